@@ -1,0 +1,84 @@
+# Needs python3 and make. Every target sets up what it needs in $(VENV), once.
+#
+#   make run PYTHON=python3.12                     another Python (3.10 to 3.13)
+#   make run PIP_ARGS="--extra-index-url <url>"    anything pip takes, e.g. where PyTorch's CPU builds are
+#   make run RUN_ARGS="--env-id ALE/Breakout-v5"   other flags for the script
+#   make test PYTEST_ARGS="-k lossless -x"         other flags for pytest
+
+PYTHON ?= python3
+VENV ?= .venv
+EXTRAS ?= dev
+CONSTRAINTS ?= constraints.txt
+PIP_ARGS ?=
+PYTEST_ARGS ?=
+RUN_ARGS ?= --env-id ALE/Pong-v5 --total-timesteps 45056
+
+BIN = $(VENV)/bin
+READY = $(VENV)/.ready
+PYTEST = $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help run test test-long test-nojit test-lowest lint format format-check type check \
+	bench bench-ppo bench-memory clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' Makefile
+
+# The stamp is older than what it was made from when that has changed: then install again.
+$(READY): pyproject.toml $(CONSTRAINTS)
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 10) <= sys.version_info < (3, 14))' || { \
+		echo "error: Python 3.10 to 3.13 is needed, and $(PYTHON) is not one. Name another: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || \
+		if [ -n "$$CI" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -qq && apt-get install -qq -y python3-venv; \
+		else \
+			echo "error: $(PYTHON) comes without venv. Install it and try again: sudo apt install python3-venv" >&2; exit 1; \
+		fi
+	@echo "Setting up $(VENV) ..."
+	@$(BIN)/python -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV)
+	@$(BIN)/python -m pip install -q $(PIP_ARGS) -c $(CONSTRAINTS) "setuptools>=77"
+	@$(BIN)/python -m pip install -q $(PIP_ARGS) -c $(CONSTRAINTS) --no-build-isolation -e ".[$(EXTRAS)]"
+	@touch $@
+
+run: $(READY) ## train PPO on Pong for about two minutes, and show speed and memory
+	$(BIN)/python cleanrl_scripts/ppo_atari.py $(RUN_ARGS)
+
+test: $(READY) ## run the tests
+	$(PYTEST) $(PYTEST_ARGS)
+
+test-long: $(READY) ## run the property tests with a hundred times the examples
+	HYPOTHESIS_PROFILE=long $(PYTEST) -m hypothesis $(PYTEST_ARGS)
+
+test-nojit: $(READY) ## run the tests with interpreted kernels, where every index is checked
+	NUMBA_DISABLE_JIT=1 HYPOTHESIS_PROFILE=nojit $(PYTEST) -m "not compiled_only" $(PYTEST_ARGS)
+
+test-lowest: ## run the library's tests (no scripts) on the oldest supported dependencies
+	$(MAKE) test VENV=.venv-lowest EXTRAS=test CONSTRAINTS=constraints-lowest.txt
+
+lint: $(READY) ## look for mistakes
+	$(BIN)/ruff check .
+
+format: $(READY) ## format the code in place
+	$(BIN)/ruff format .
+
+format-check: $(READY)
+	$(BIN)/ruff format --check .
+
+type: $(READY) ## check the library's types
+	$(BIN)/mypy
+
+check: format-check lint type test test-nojit ## everything to pass before a pull request
+
+bench: $(READY) ## bytes per frame and microseconds to append and gather, per codec
+	$(BIN)/python -m benchmarks.bench_codecs
+
+bench-ppo: $(READY) ## PPO's rollout memory and speed on ten games, beside the paper's
+	$(BIN)/python -m benchmarks.bench_ppo
+
+bench-memory: $(READY) ## growth of resident memory beside nbytes_stored
+	$(BIN)/python -m benchmarks.bench_memory
+
+clean: ## remove the virtual environments and caches, and keep runs/
+	rm -rf .venv .venv-lowest build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,788 @@
+"""`DiffFrameArray`: a compressed container of frames with the face of an ndarray."""
+
+from __future__ import annotations
+
+import copy as copying
+import operator
+from collections.abc import Iterator, Sequence
+from math import prod
+from typing import Any, Literal, SupportsIndex
+
+import numpy as np
+import numpy.typing as npt
+from numpy.lib.mixins import NDArrayOperatorsMixin
+
+from compressarray.codecs import Codec, resolve
+from compressarray.errors import FrameEvictedError, StaleStreamError
+from compressarray.indexing import select
+from compressarray.ring import FIRST_PIN, Ring
+from compressarray.store import Int64s, Store, UInt8s, make_store
+
+AnyArray = npt.NDArray[Any]
+# Frames that are held beside a result, while keys reach inside frames: one group of pictures.
+_FRAMES_AT_ONCE = 16
+
+
+class _Frames:
+    """What an array and its views share: the store, the ring, and how a frame looks."""
+
+    def __init__(
+        self,
+        shape: tuple[int, ...],
+        dtype: np.dtype[Any],
+        frame_ndim: int,
+        stack_axis: int | None,
+        codec: Codec,
+        fill_value: Any,
+    ) -> None:
+        self.shape = shape
+        self.dtype = dtype
+        self.lead_shape = shape[: len(shape) - frame_ndim]
+        self.frame_shape = shape[len(shape) - frame_ndim :]
+        self.stack_axis = stack_axis
+        between = range(1, len(self.lead_shape))
+        self.lane_shape = tuple(shape[axis] for axis in between if axis != stack_axis)
+        self.stack_shape = () if stack_axis is None else (shape[stack_axis],)
+        self.codec = codec
+        self.fill_value = fill_value
+        self.n_lanes = prod(self.lane_shape)
+        self.stack = prod(self.stack_shape)
+        self.frame_bytes = prod(self.frame_shape) * dtype.itemsize
+        self.stream = 0
+        self.is_empty = prod(shape) == 0 or dtype.itemsize == 0
+        self._last_lead_axis = len(self.lead_shape) - 1
+        self._begin()
+
+    def _begin(self) -> None:
+        self.ring = Ring(self.shape[0], self.n_lanes)
+        fill = np.empty(self.frame_shape, self.dtype)
+        fill[...] = self.fill_value
+        row = self.frame_shape[-1] if len(self.frame_shape) == 2 else prod(self.frame_shape[1:])
+        self.store: Store = make_store(
+            0 if self.is_empty else self.shape[0],
+            max(self.n_lanes, 1),
+            max(self.stack, 1),
+            max(self.frame_bytes, 1),
+            row * self.dtype.itemsize,
+            np.frombuffer(fill.tobytes() or b"\\0", np.uint8),
+            self.codec,
+        )
+
+    def clear(self) -> None:
+        """Forget every frame but the pinned ones."""
+        pinned = self.store
+        self._begin()
+        self.store.take_pins(pinned)
+        self.stream += 1
+
+    # Cells of a key count in C order over the leading axes; the store wants the stack axis last.
+
+    def to_store(self, cells: Int64s) -> Int64s:
+        """Translate C-order cells to the store's."""
+        axis = self.stack_axis
+        if axis is None or axis == self._last_lead_axis:
+            return cells
+        inner = prod(self.lead_shape[axis + 1 :])
+        outer, rest = np.divmod(cells, inner)
+        outer, k = np.divmod(outer, self.stack)
+        return (outer * inner + rest) * self.stack + k
+
+    def read(self, cells: Int64s, out: AnyArray) -> None:
+        """Fill ``out`` with the frames of C-order cells."""
+        self.store.read(self.to_store(cells), as_bytes(out, self.frame_bytes))
+
+    def write(self, cells: Int64s, frames: AnyArray) -> None:
+        """Store frames in C-order cells, and retire the indices that lived there."""
+        cells = self.to_store(cells)
+        self.ring.retire(cells // self.stack)
+        self.store.write(cells, as_bytes(frames, self.frame_bytes))
+
+
+def as_bytes(frames: AnyArray, frame_bytes: int) -> UInt8s:
+    """View C-contiguous frames as rows of bytes, ``(n, frame_bytes)``."""
+    flat: UInt8s = frames.reshape(-1).view(np.uint8)
+    return flat.reshape(-1, frame_bytes) if frame_bytes else flat.reshape(0, 0)
+
+
+class DiffFrameArray(NDArrayOperatorsMixin):
+    """An array of frames that stores what is new, once, without loss.
+
+    It indexes, assigns, compares and computes like the ndarray of the same shape, and holds a
+    hundredth of its memory where frames resemble the ones before them.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Time first; last the ``frame_ndim`` axes of one frame; in between lanes (one stream of
+        frames each) and, where observations are stacks, the stack axis.
+    dtype : dtype, default uint8
+        Any of fixed size; stored bit for bit.
+    frame_ndim : int, default 2
+        Axes of one frame, from 0.
+    codec : str or object, default "delta"
+        ``"raw"``, ``"sparse"``, ``"delta"``, ``"delta-zstd"``, or a numcodecs codec, its
+        configuration or its id: those code each frame alone.
+    fill_value : scalar, default 0
+        What never written elements hold.
+    stack_axis : int, None or "auto", default "auto"
+        Which axis between time and frame holds stacks, of which each repeats all but one frame of
+        the one before. "auto" takes the last where there are two or more, so that
+        ``(128, 8, 4, 84, 84)`` is 128 steps of 8 environments with stacks of 4. It changes how
+        small and how fast the array is, and which axes are lanes; never what it holds.
+    gop_length : int, optional
+        Frames from one keyframe to the next. Longer is smaller and slower to read.
+
+    Raises
+    ------
+    ValueError
+        For negative lengths, more frame axes than axes, an unknown codec or stack axis, or frames
+        that the codec cannot hold.
+    TypeError
+        For a dtype that holds Python objects, or a codec that is none.
+    MemoryError
+        If the system refuses the address space.
+
+    Notes
+    -----
+    Reading returns fresh ndarrays, so ``a[0][1] = x`` changes nothing in ``a``; ``a[0, 1] = x``
+    does, and so does ``a += 1``. Reading decodes the groups of pictures that a key names and no
+    others; writing encodes anew those that it touches.
+
+    Many threads may read while one writes: each frame comes wholly old or wholly new.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from compressarray import DiffFrameArray
+    >>> rollout = DiffFrameArray((128, 8, 4, 84, 84))
+    >>> rollout[0] = np.zeros((8, 4, 84, 84), np.uint8)
+    >>> rollout.reshape(-1, 4, 84, 84)[[3, 1, 2]].shape
+    (3, 4, 84, 84)
+    >>> ring = DiffFrameArray((1000, 2, 84, 84))
+    >>> ring.append(np.zeros((2, 84, 84), np.uint8))
+    array([0, 1])
+    >>> ring.gather([[1, 0]]).shape
+    (1, 2, 84, 84)
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[SupportsIndex] | SupportsIndex,
+        dtype: npt.DTypeLike = np.uint8,
+        *,
+        frame_ndim: int = 2,
+        codec: object = "delta",
+        fill_value: Any = 0,
+        stack_axis: int | Literal["auto"] | None = "auto",
+        gop_length: int | None = None,
+    ) -> None:
+        lengths = _checked_shape(shape)
+        plain_dtype = np.dtype(dtype)
+        if plain_dtype.hasobject:
+            raise TypeError(
+                f"dtype={plain_dtype} holds Python objects, which cannot be stored as bytes; "
+                "use a dtype of fixed size"
+            )
+        if plain_dtype.itemsize == 0 and plain_dtype.kind in "SU":
+            # as numpy makes empty strings room for one character
+            plain_dtype = np.empty((), plain_dtype).dtype
+        ndim = operator.index(frame_ndim)
+        if not 0 <= ndim < len(lengths):
+            raise ValueError(
+                f"frame_ndim={frame_ndim} must be from 0 to {len(lengths) - 1} in shape "
+                f"{lengths}: the first axis is time"
+            )
+        chosen = resolve(codec, gop_length)
+        if chosen.name == "sparse" and (plain_dtype != np.uint8 or ndim != 2):
+            raise ValueError(
+                f"codec='sparse' codes uint8 frames of two axes, not {plain_dtype} frames of "
+                f"{ndim}; use codec='delta'"
+            )
+        axis = _checked_stack_axis(stack_axis, len(lengths), len(lengths) - ndim)
+        self._frames = _Frames(lengths, plain_dtype, ndim, axis, chosen, fill_value)
+        self._lead_shape = self._frames.lead_shape
+        self._is_view = False
+
+    # -- attributes --------------------------------------------------------------------------
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Lengths of all axes."""
+        return self._lead_shape + self._frames.frame_shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Data type of the elements."""
+        return self._frames.dtype
+
+    @property
+    def ndim(self) -> int:
+        """Number of axes."""
+        return len(self.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of one element."""
+        return self.dtype.itemsize
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the dense equivalent, as in numpy."""
+        return self.size * self.itemsize
+
+    @property
+    def nbytes_stored(self) -> int:
+        """Bytes truly held: frames, tables, indices, caches and slack; a view's are its base's."""
+        return sum(self._bytes_by_part().values())
+
+    @property
+    def compression_ratio(self) -> float:
+        """``nbytes / nbytes_stored``, of the base where this is a view."""
+        base = prod(self._frames.shape) * self.itemsize
+        return base / self.nbytes_stored
+
+    @property
+    def frame_ndim(self) -> int:
+        """Number of axes of one frame."""
+        return len(self._frames.frame_shape)
+
+    @property
+    def frame_shape(self) -> tuple[int, ...]:
+        """Shape of one frame."""
+        return self._frames.frame_shape
+
+    @property
+    def stack_axis(self) -> int | None:
+        """The axis that holds stacks, if there is one; views have none."""
+        return None if self._is_view else self._frames.stack_axis
+
+    @property
+    def lane_shape(self) -> tuple[int, ...]:
+        """Lengths of the lane axes."""
+        return self._frames.lane_shape
+
+    @property
+    def n_lanes(self) -> int:
+        """Number of lanes: the product of the axes between time and frame, the stack's apart."""
+        return self._frames.n_lanes
+
+    @property
+    def codec(self) -> str:
+        """Name of the codec."""
+        return self._frames.codec.name
+
+    @property
+    def fill_value(self) -> Any:
+        """What never written elements hold."""
+        return self._frames.fill_value
+
+    @property
+    def stream(self) -> int:
+        """Number of the stream that frame indices belong to; `clear` begins the next one."""
+        return self._frames.stream
+
+    @property
+    def lane_counts(self) -> Int64s:
+        """Frames appended to each lane in this stream, ``(n_lanes,)``, a copy."""
+        return self._frames.ring.counts.copy()
+
+    def stats(self) -> dict[str, Any]:
+        """Report counts since construction, and bytes by part.
+
+        Returns
+        -------
+        dict
+            ``frames_decoded``, ``gops_decoded``, ``frames_encoded``, ``gops_closed`` (encoded and
+            put away), ``gops_evicted`` (those replaced), ``frames_held`` (indices that can be
+            gathered), ``nbytes``, ``nbytes_stored``, ``compression_ratio``, and
+            ``nbytes_by_part``. The codec "sparse" adds ``nbytes_equation_3``, what the paper
+            counts for the same frames.
+        """
+        report: dict[str, Any] = dict(self._frames.store.report)
+        report["gops_encoded"] = report["gops_closed"]
+        report["frames_held"] = self._frames.ring.n_held
+        report["nbytes"] = self.nbytes
+        report["nbytes_stored"] = self.nbytes_stored
+        report["compression_ratio"] = self.compression_ratio
+        report["nbytes_by_part"] = self._bytes_by_part()
+        return report
+
+    def _bytes_by_part(self) -> dict[str, int]:
+        # The objects themselves: the array, store, ring, arena and their locks.
+        parts = {**self._frames.store.nbytes_by_part, "ring": self._frames.ring.nbytes}
+        return {**parts, "objects": 4096}
+
+    # -- reading and writing -----------------------------------------------------------------
+
+    def __getitem__(self, key: Any) -> Any:
+        frames = self._frames
+        selection = select(_plain_key(key), self._lead_shape, frames.frame_shape, frames.dtype)
+        return selection.read(self._read, _FRAMES_AT_ONCE)
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        frames = self._frames
+        plain = _plain_key(key)
+        if isinstance(value, DiffFrameArray):
+            value = np.asarray(value)
+        selection = select(plain, self._lead_shape, frames.frame_shape, frames.dtype, value)
+        selection.write(value, self._read, self._write, _FRAMES_AT_ONCE)
+
+    def _read(self, cells: Int64s, out: AnyArray) -> None:
+        if not self._frames.is_empty:
+            self._frames.read(cells, out)
+
+    def _write(self, cells: Int64s, values: AnyArray) -> None:
+        if not self._frames.is_empty:
+            self._frames.write(cells, values)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[i] for i in range(len(self)))
+
+    def __bool__(self) -> bool:
+        return bool(np.asarray(self)) if self.size <= 1 else bool(np.empty(2))
+
+    def __contains__(self, value: object) -> bool:
+        return any(bool(np.any(row == value)) for row in self)
+
+    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> AnyArray:
+        if copy is False:
+            raise ValueError(
+                "a DiffFrameArray cannot be seen as an ndarray without a copy: decoding makes one"
+            )
+        dense: AnyArray = self[...]
+        return dense if dtype is None else dense.astype(dtype, copy=False)
+
+    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
+        targets = kwargs.get("out", ())
+        if targets:
+            kwargs["out"] = tuple(_dense(target) for target in targets)
+        result = getattr(ufunc, method)(*map(_dense, inputs), **kwargs)
+        for target, dense in zip(targets, kwargs.get("out", ()), strict=True):
+            if isinstance(target, DiffFrameArray):
+                target[...] = dense
+        if len(targets) == 1:
+            return targets[0]
+        return targets or result
+
+    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
+        if func in _KEPT_LAZY:
+            return _KEPT_LAZY[func](*args, **kwargs)
+        return func(*_dense_tree(args), **_dense_tree(kwargs))
+
+    def __repr__(self) -> str:
+        kind = "view" if self._is_view else f"codec={self.codec!r}"
+        return (
+            f"DiffFrameArray(shape={self.shape}, dtype={self.dtype}, {kind}, "
+            f"{self.nbytes_stored:,} bytes for {self.nbytes:,})"
+        )
+
+    def astype(self, dtype: npt.DTypeLike) -> AnyArray:
+        """Return a dense copy of another dtype."""
+        return np.asarray(self).astype(dtype)
+
+    # -- views and copies --------------------------------------------------------------------
+
+    def reshape(self, *shape: Any) -> DiffFrameArray:
+        """Give the leading axes another shape, in a view that shares storage and writes through.
+
+        Parameters
+        ----------
+        *shape : int, or one sequence of int
+            Must end with the frame's axes; one length may be -1.
+
+        Returns
+        -------
+        DiffFrameArray
+            A view. It has no `append`, `pin` or `clear`; `gather` asks its base.
+
+        Raises
+        ------
+        ValueError
+            If the sizes differ, or the frame's axes would change.
+        """
+        lengths = shape[0] if len(shape) == 1 and not _is_int(shape[0]) else shape
+        frame_shape = self._frames.frame_shape
+        # numpy works out -1 and refuses what does not fit, on an array of no bytes
+        wanted = np.broadcast_to(np.empty((), "V0"), self.shape)
+        new_shape = _reshaped(wanted, tuple(operator.index(n) for n in lengths))
+        n_lead = len(new_shape) - len(frame_shape)
+        if n_lead < 1 or new_shape[n_lead:] != frame_shape:
+            raise ValueError(
+                f"reshape to {new_shape} would change the frames: the last axes must stay "
+                f"{frame_shape}; use np.asarray(a).reshape(...) for a dense copy"
+            )
+        view = copying.copy(self)
+        view._lead_shape = new_shape[:n_lead]
+        view._is_view = True
+        return view
+
+    def copy(self) -> DiffFrameArray:
+        """Return an array of its own with the same content; of a view, without frame indices."""
+        return copying.deepcopy(self)
+
+    def __copy__(self) -> DiffFrameArray:
+        twin = object.__new__(DiffFrameArray)
+        twin._frames, twin._lead_shape, twin._is_view = (
+            self._frames, self._lead_shape, self._is_view,
+        )  # fmt: skip
+        return twin
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> DiffFrameArray:
+        twin = object.__new__(DiffFrameArray)
+        twin.__setstate__(copying.deepcopy(self.__getstate__(), memo))
+        return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        if not self._is_view:
+            return {"frames": self._frames}
+        # A view's copy is an array of the view's shape: group by group, never dense.
+        frames = self._frames
+        own = _Frames(
+            self.shape, frames.dtype, self.frame_ndim, None, frames.codec, frames.fill_value
+        )
+        n_cells = 0 if frames.is_empty else prod(self._lead_shape)
+        buffer = np.empty((_FRAMES_AT_ONCE, *frames.frame_shape), frames.dtype)
+        for start in range(0, n_cells, _FRAMES_AT_ONCE):
+            cells = np.arange(start, min(start + _FRAMES_AT_ONCE, n_cells))
+            frames.read(cells, buffer[: len(cells)])
+            own.write(cells, buffer[: len(cells)])
+        return {"frames": own}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._frames = state["frames"]
+        self._lead_shape = self._frames.lead_shape
+        self._is_view = False
+
+    # -- the ring ----------------------------------------------------------------------------
+
+    def append(self, frames: npt.ArrayLike, lanes: npt.ArrayLike | None = None) -> Int64s:
+        """Add a row: one frame (or stack) to each lane.
+
+        Parameters
+        ----------
+        frames : ndarray of the array's dtype
+            One row, ``a.shape[1:]``; with `lanes`, ``(len(lanes), *a frame or stack)``. One more
+            leading axis gives several rows in time order. Any memory layout; copied.
+        lanes : sequence of int, optional
+            The lanes to append to, each once.
+
+        Returns
+        -------
+        ndarray of int64
+            Frame indices, ``count * n_lanes + lane`` where count is how many frames the lane had:
+            of shape ``lane_shape`` or ``(len(lanes),)``, after the axis of rows if there is one.
+
+        Raises
+        ------
+        TypeError
+            If the dtype is not the array's, lanes are no integers, or this is a view.
+        ValueError
+            If the shape is wrong, a lane is named twice, or the array has no slots.
+        IndexError
+            If a lane does not exist.
+        """
+        self._refuse_view("append")
+        shared = self._frames
+        values = self._checked_frames(frames, "append")
+        entry_shape = shared.stack_shape + shared.frame_shape
+        if lanes is None:
+            numbers = np.arange(shared.n_lanes)
+            index_shape = shared.lane_shape
+            row_shape = shared.shape[1:]
+        else:
+            numbers = _checked_lanes(lanes, shared.n_lanes)
+            index_shape = (len(numbers),)
+            row_shape = index_shape + entry_shape
+        several = values.ndim == len(row_shape) + 1
+        if values.shape[several:] != row_shape:
+            raise ValueError(
+                f"frames of shape {values.shape} are neither one row, {row_shape}, nor several, "
+                f"(n, {', '.join(map(str, row_shape))})"
+            )
+        if lanes is None and shared.stack_axis not in (None, len(shared.lead_shape) - 1):
+            values = np.moveaxis(values, shared.stack_axis - 1 + several, len(index_shape) + several)
+        n_rows = len(values) if several else 1
+        if n_rows and not shared.shape[0]:
+            raise ValueError("an array whose first axis is 0 has no slot to append to")
+        indices, slots = shared.ring.advance(numbers, n_rows)
+        if not shared.is_empty:
+            flat = np.ascontiguousarray(values)
+            try:
+                shared.store.append(
+                    np.tile(numbers, n_rows), slots.ravel(), as_bytes(flat, shared.frame_bytes)
+                )
+            except MemoryError:
+                shared.ring.counts[numbers] -= n_rows
+                shared.ring.retire((slots * shared.n_lanes + numbers).ravel())
+                raise
+        return indices.reshape((n_rows, *index_shape) if several else index_shape)
+
+    def gather(
+        self, indices: npt.ArrayLike, out: Any = None, *, stream: int | None = None
+    ) -> Any:
+        """Return the frames (or stacks) that frame indices name.
+
+        Parameters
+        ----------
+        indices : array_like of int
+            Of any shape.
+        out : ndarray or CPU tensor, optional
+            C-contiguous, writable, of the array's dtype and shape ``indices.shape + frame_shape``
+            (stacks: the stack axis before the frame's). It is filled and returned.
+        stream : int, optional
+            The stream that the indices belong to.
+
+        Returns
+        -------
+        ndarray
+            `out`, or a fresh array.
+
+        Raises
+        ------
+        FrameEvictedError
+            An IndexError: a frame was overwritten, retired, or never appended.
+        StaleStreamError
+            An IndexError: numbering has started over since.
+        IndexError
+            If the indices are no integers.
+        TypeError, ValueError
+            If `out` has another dtype, shape or layout.
+        """
+        shared = self._frames
+        if stream is not None and stream != shared.stream:
+            raise StaleStreamError(
+                f"stream {stream} has ended; the array is in stream {shared.stream}. Indices of "
+                "an earlier stream name other frames now: drop them"
+            )
+        wanted = _checked_indices(indices)
+        entry_shape = shared.stack_shape + shared.frame_shape
+        shape = wanted.shape + entry_shape
+        result = np.empty(shape, shared.dtype) if out is None else _checked_out(out, shape, self.dtype)
+        flat = wanted.reshape(-1)
+        places, bad = shared.ring.places(flat, shared.store.n_pins)
+        if bad < 0 and result.size and not shared.is_empty:
+            cells = places
+            if shared.stack > 1:
+                k = np.arange(shared.stack)
+                pinned = places[:, None] < 0
+                cells = np.where(
+                    pinned,
+                    -1 - ((-1 - places[:, None]) * shared.stack + k),
+                    places[:, None] * shared.stack + k,
+                ).ravel()
+            shared.store.read(cells, as_bytes(result, shared.frame_bytes))
+            # A frame that was evicted while it was read may be the next one by now.
+            _, bad = shared.ring.places(flat, shared.store.n_pins)
+        if bad >= 0:
+            reason = shared.ring.explain(int(flat[bad]), shared.store.n_pins)
+            raise FrameEvictedError(f"{reason} (position {bad} of {flat.size})")
+        return result if out is None else out
+
+    def pin(self, frames: npt.ArrayLike) -> Int64s:
+        """Store frames for good, under reserved indices that `gather` takes.
+
+        Parameters
+        ----------
+        frames : ndarray of the array's dtype
+            ``(..., *frame_shape)``; of stack arrays ``(..., stack, *frame_shape)``. Copied.
+
+        Returns
+        -------
+        ndarray of int64
+            Indices, from ``2**63 - 2`` downwards; equal frames share one. They outlive `clear`.
+
+        Raises
+        ------
+        TypeError
+            If the dtype is not the array's, or this is a view.
+        ValueError
+            If the shape does not end with the frame's.
+        """
+        self._refuse_view("pin")
+        shared = self._frames
+        values = self._checked_frames(frames, "pin")
+        entry_shape = shared.stack_shape + shared.frame_shape
+        n_lead = values.ndim - len(entry_shape)
+        if n_lead < 0 or values.shape[n_lead:] != entry_shape:
+            raise ValueError(
+                f"frames of shape {values.shape} do not end with the axes {entry_shape} of one entry"
+            )
+        lead = values.shape[:n_lead]
+        entry_bytes = prod(entry_shape) * self.itemsize
+        flat = np.ascontiguousarray(values)
+        if entry_bytes:
+            entries = as_bytes(flat, entry_bytes)
+        else:
+            entries = np.zeros((prod(lead), 1), np.uint8)
+        numbers = [shared.store.pin(entry) for entry in entries]
+        return np.array([FIRST_PIN - number for number in numbers], np.int64).reshape(lead)
+
+    def clear(self) -> None:
+        """Forget every frame but the pinned ones and begin a new stream, numbered from 0."""
+        self._refuse_view("clear")
+        self._frames.clear()
+
+    def _refuse_view(self, what: str) -> None:
+        if self._is_view:
+            raise TypeError(f"a view has no {what}; call it on the array that it was made from")
+
+    def _checked_frames(self, frames: npt.ArrayLike, what: str) -> AnyArray:
+        values = np.asarray(frames)
+        if values.dtype != self.dtype:
+            raise TypeError(
+                f"{what} takes frames of the array's dtype {self.dtype}, not {values.dtype}; "
+                "convert them first (nothing is cast silently here)"
+            )
+        return values
+
+
+# -- what numpy asks for ---------------------------------------------------------------------
+
+
+def _shape_of(a: Any) -> tuple[int, ...]:
+    return tuple(a.shape) if isinstance(a, DiffFrameArray) else np.shape(a)
+
+
+def _reshape(a: DiffFrameArray, shape: Any, **_: Any) -> DiffFrameArray:
+    return a.reshape(shape)
+
+
+def _size_of(a: Any, axis: int | None = None) -> int:
+    return prod(a.shape) if axis is None else int(a.shape[axis])
+
+
+_KEPT_LAZY: dict[Any, Any] = {
+    np.shape: _shape_of,
+    np.ndim: lambda a: a.ndim,
+    np.size: _size_of,
+    np.reshape: _reshape,
+    np.copy: lambda a, **_: np.asarray(a),
+    np.shares_memory: lambda a, b, **_: _base_of(a) is _base_of(b),
+    np.may_share_memory: lambda a, b, **_: _base_of(a) is _base_of(b),
+}
+
+
+def _base_of(a: Any) -> Any:
+    return a._frames if isinstance(a, DiffFrameArray) else a
+
+
+def _dense(value: Any) -> Any:
+    return np.asarray(value) if isinstance(value, DiffFrameArray) else value
+
+
+def _dense_tree(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):
+        return type(value)(map(_dense_tree, value))
+    if isinstance(value, dict):
+        return {name: _dense_tree(item) for name, item in value.items()}
+    return _dense(value)
+
+
+def _plain_key(key: Any) -> Any:
+    if isinstance(key, tuple):
+        return tuple(map(_dense, key))
+    return _dense(key)
+
+
+def _is_int(value: Any) -> bool:
+    try:
+        operator.index(value)
+    except TypeError:
+        return False
+    return True
+
+
+def _reshaped(dummy: AnyArray, shape: tuple[int, ...]) -> tuple[int, ...]:
+    known = prod(n for n in shape if n != -1)
+    if shape.count(-1) == 1 and known and dummy.size % known == 0:
+        shape = tuple(dummy.size // known if n == -1 else n for n in shape)
+    if min(shape, default=0) < 0 or prod(shape) != dummy.size:
+        raise ValueError(f"cannot reshape array of shape {dummy.shape} into shape {shape}")
+    return shape
+
+
+# -- checks ----------------------------------------------------------------------------------
+
+
+def _checked_shape(shape: Any) -> tuple[int, ...]:
+    lengths = (shape,) if _is_int(shape) else tuple(shape)
+    try:
+        numbers = tuple(operator.index(length) for length in lengths)
+    except TypeError:
+        raise TypeError(f"shape={shape!r} must hold whole numbers") from None
+    if not numbers:
+        raise ValueError("shape=() has no axis for time; give at least one")
+    if min(numbers) < 0:
+        raise ValueError(f"shape={numbers} has a negative length; lengths count from 0")
+    return numbers
+
+
+def _checked_stack_axis(stack_axis: Any, ndim: int, n_lead: int) -> int | None:
+    if isinstance(stack_axis, str) and stack_axis == "auto":
+        return n_lead - 1 if n_lead >= 3 else None
+    if stack_axis is None:
+        return None
+    try:
+        axis = operator.index(stack_axis)
+    except TypeError:
+        raise TypeError(f"stack_axis={stack_axis!r} must be an axis, None or 'auto'") from None
+    axis += ndim if axis < 0 else 0
+    if not 1 <= axis < n_lead:
+        raise ValueError(
+            f"stack_axis={stack_axis} must be one of the axes between time and frame, "
+            f"{list(range(1, n_lead))}, or None"
+        )
+    return axis
+
+
+def _checked_lanes(lanes: npt.ArrayLike, n_lanes: int) -> Int64s:
+    given = np.asarray(lanes)
+    if given.ndim != 1:
+        raise ValueError(f"lanes={lanes!r} must be one sequence of lane numbers")
+    if given.size and given.dtype.kind not in "iu":
+        raise TypeError(f"lanes={lanes!r} must be integers, not {given.dtype}")
+    numbers = given.astype(np.int64)
+    outside = numbers[(numbers < 0) | (numbers >= n_lanes)]
+    if len(outside):
+        raise IndexError(f"lane {outside[0]} does not exist; lanes are 0 to {n_lanes - 1}")
+    if len(np.unique(numbers)) < len(numbers):
+        raise ValueError(f"lanes={lanes!r} names a lane twice; give several rows instead")
+    return numbers
+
+
+def _checked_indices(indices: npt.ArrayLike) -> Int64s:
+    given = np.asarray(indices)
+    if given.size == 0 and not isinstance(indices, np.ndarray):
+        given = given.astype(np.int64)  # as numpy takes a[[]]
+    if given.dtype.kind not in "iu":
+        raise IndexError(f"frame indices must be integers, not {given.dtype}")
+    if given.dtype == np.uint64 and given.size and given.max() > FIRST_PIN:
+        raise FrameEvictedError(f"frame {given.max()} is above every index, {FIRST_PIN}")
+    return np.ascontiguousarray(given, np.int64).reshape(given.shape)
+
+
+def _checked_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> AnyArray:
+    target = out if isinstance(out, np.ndarray) else _as_ndarray(out)
+    if target.dtype != dtype:
+        raise TypeError(f"out holds {target.dtype}; it must hold the array's dtype {dtype}")
+    if target.shape != shape:
+        raise ValueError(f"out has shape {target.shape}; these indices need {shape}")
+    if not target.flags.c_contiguous:
+        raise ValueError("out must be C-contiguous; gather into a contiguous one and copy")
+    if not target.flags.writeable:
+        raise ValueError("out is read-only")
+    return target
+
+
+def _as_ndarray(out: Any) -> AnyArray:
+    if hasattr(out, "numpy") and hasattr(out, "device"):
+        return np.asarray(out.detach().numpy())
+    raise TypeError(f"out={type(out).__name__} must be an ndarray or a CPU tensor")

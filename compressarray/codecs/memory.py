@@ -1,0 +1,192 @@
+"""Raw memory inside kernels: unaligned words, byte masks, copies.
+
+Kernels take addresses (``int64``) instead of arrays where frames of any alignment and
+writability come in: one compiled version then serves every caller. Nothing here checks bounds;
+callers validate before, or only read what this process's own encoder wrote.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import llvmlite.binding
+import numpy as np
+from llvmlite import ir
+from numba import njit, types
+from numba.extending import intrinsic
+
+# x86 deposits and extracts bytes under a mask in one instruction; elsewhere a loop does.
+HAS_BMI2 = bool(llvmlite.binding.get_host_cpu_features().get("bmi2", False))
+
+_BYTE_ONES = np.uint64(0x0101010101010101)
+_LOW_7 = np.uint64(0x7F7F7F7F7F7F7F7F)
+_HIGH_1 = np.uint64(0x8080808080808080)
+_GATHER_BITS = np.uint64(0x0102040810204080)
+
+
+def _loader(bits: int, ty: Any) -> Any:
+    @intrinsic
+    def load(typingctx: Any, address: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            word = ir.IntType(bits)
+            pointer = builder.inttoptr(args[0], word.as_pointer())
+            return builder.load(pointer, align=1)
+
+        return ty(types.int64), codegen
+
+    return load
+
+
+def _storer(bits: int, ty: Any) -> Any:
+    @intrinsic
+    def store(typingctx: Any, address: Any, value: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            word = ir.IntType(bits)
+            pointer = builder.inttoptr(args[0], word.as_pointer())
+            builder.store(args[1], pointer, align=1)
+            return context.get_dummy_value()
+
+        return types.void(types.int64, ty), codegen
+
+    return store
+
+
+load64 = _loader(64, types.uint64)
+load32 = _loader(32, types.uint32)
+load16 = _loader(16, types.uint16)
+load8 = _loader(8, types.uint8)
+store64 = _storer(64, types.uint64)
+store32 = _storer(32, types.uint32)
+store16 = _storer(16, types.uint16)
+store8 = _storer(8, types.uint8)
+
+
+@intrinsic
+def copy_bytes(typingctx: Any, target: Any, source: Any, n_bytes: Any) -> Any:
+    """``memcpy``: ``n_bytes`` from address ``source`` to address ``target``, not overlapping."""
+
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        byte_pointer = ir.IntType(8).as_pointer()
+        target_pointer = builder.inttoptr(args[0], byte_pointer)
+        source_pointer = builder.inttoptr(args[1], byte_pointer)
+        memcpy = builder.module.declare_intrinsic(
+            "llvm.memcpy", [byte_pointer, byte_pointer, ir.IntType(64)]
+        )
+        builder.call(
+            memcpy, [target_pointer, source_pointer, args[2], ir.Constant(ir.IntType(1), 0)]
+        )
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), codegen
+
+
+def _bmi2(name: str) -> Any:
+    @intrinsic
+    def bit_move(typingctx: Any, value: Any, mask: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            word = ir.IntType(64)
+            function = builder.module.globals.get(name) or ir.Function(
+                builder.module, ir.FunctionType(word, [word, word]), name
+            )
+            return builder.call(function, args)
+
+        return types.uint64(types.uint64, types.uint64), codegen
+
+    return bit_move
+
+
+if HAS_BMI2:
+    spread_bytes = _bmi2("llvm.x86.bmi.pdep.64")
+    squeeze_bytes = _bmi2("llvm.x86.bmi.pext.64")
+else:  # pragma: no cover - tested through portable_* on every machine
+
+    @njit(inline="always")
+    def spread_bytes(value: Any, mask: Any) -> Any:
+        return portable_spread_bytes(value, mask)
+
+    @njit(inline="always")
+    def squeeze_bytes(value: Any, mask: Any) -> Any:
+        return portable_squeeze_bytes(value, mask)
+
+
+@njit(nogil=True, cache=True)
+def portable_spread_bytes(value: Any, mask: Any) -> Any:
+    """Deposit the low bytes of ``value`` under the whole-byte ``mask`` (``pdep``)."""
+    result = np.uint64(0)
+    for i in range(8):
+        lane = np.uint64(0xFF) << np.uint64(8 * i)
+        if mask & lane:
+            result |= (value & np.uint64(0xFF)) << np.uint64(8 * i)
+            value >>= np.uint64(8)
+    return result
+
+
+@njit(nogil=True, cache=True)
+def portable_squeeze_bytes(value: Any, mask: Any) -> Any:
+    """Gather the bytes of ``value`` under the whole-byte ``mask`` to the low end (``pext``)."""
+    result = np.uint64(0)
+    n = 0
+    for i in range(8):
+        if mask & (np.uint64(0xFF) << np.uint64(8 * i)):
+            byte = (value >> np.uint64(8 * i)) & np.uint64(0xFF)
+            result |= byte << np.uint64(8 * n)
+            n += 1
+    return result
+
+
+@njit(inline="always")
+def nonzero_bytes(word: Any) -> Any:
+    """An 8-bit mask with bit ``i`` set where byte ``i`` of ``word`` is not zero."""
+    high = (((word & _LOW_7) + _LOW_7) | word) & _HIGH_1
+    return ((high >> np.uint64(7)) * _GATHER_BITS) >> np.uint64(56)
+
+
+@njit(inline="always")
+def widen_mask(mask: Any) -> Any:
+    """The inverse of `nonzero_bytes`: 0xFF in every byte whose bit is set."""
+    bits = ((mask & np.uint64(0xFF)) * _BYTE_ONES) & np.uint64(0x8040201008040201)
+    high = (((bits & _LOW_7) + _LOW_7) | bits) & _HIGH_1
+    return (high >> np.uint64(7)) * np.uint64(0xFF)
+
+
+@njit(inline="always")
+def repeat_byte(byte: Any) -> Any:
+    """A word that holds ``byte`` eight times."""
+    return (byte & np.uint64(0xFF)) * _BYTE_ONES
+
+
+@njit(inline="always")
+def load_tail(address: Any, n_bytes: Any) -> Any:
+    """The ``n_bytes`` (under 8) at ``address`` as the low end of a word, reading no further."""
+    word = np.uint64(0)
+    for i in range(n_bytes):
+        word |= np.uint64(load8(address + i)) << np.uint64(8 * i)
+    return word
+
+
+@njit(inline="always")
+def store_tail(address: Any, word: Any, n_bytes: Any) -> None:
+    """Store the low ``n_bytes`` (under 8) of ``word``, writing no further."""
+    for i in range(n_bytes):
+        store8(address + i, np.uint8((word >> np.uint64(8 * i)) & np.uint64(0xFF)))
+
+
+@njit(nogil=True, cache=True)
+def same_bytes(first: Any, second: Any, n_bytes: Any) -> Any:
+    """Whether the ``n_bytes`` at two addresses are equal."""
+    whole = n_bytes >> 3
+    block = whole & ~7
+    for i in range(0, block, 8):
+        # eight words at a time, without a branch between them: LLVM makes vectors of these
+        change = np.uint64(0)
+        for j in range(8):
+            offset = (i + j) << 3
+            change |= load64(first + offset) ^ load64(second + offset)
+        if change:
+            return False
+    for i in range(block, whole):
+        if load64(first + (i << 3)) != load64(second + (i << 3)):
+            return False
+    tail = n_bytes & 7
+    offset = whole << 3
+    return tail == 0 or load_tail(first + offset, tail) == load_tail(second + offset, tail)

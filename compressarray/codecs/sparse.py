@@ -1,0 +1,110 @@
+"""The paper's record: a frame as the pixels that differ from its group's first, raw frame.
+
+Differentially Encoded Observation Spaces (arXiv 2310.01767), section IV-C: every ``gop_length``-th
+frame raw; of the others each changed pixel's row and column (8 bits, 16 in frames that need them)
+and its ``int16`` difference; raw where that would exceed the frame. Here to be compared with.
+
+A record is a tag (0 sparse, 1 raw); raw, the frame's bytes; sparse, ``uint32`` n, then n rows, n
+columns and n differences.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from compressarray.codecs.memory import (
+    copy_bytes,
+    load8,
+    load16,
+    load32,
+    store8,
+    store16,
+    store32,
+)
+
+RAW_TAG = 1
+HEADER_BYTES = 5
+
+
+@njit(inline="always")
+def coordinate_bytes(n_bytes: Any, row_bytes: Any) -> Any:
+    """Bytes of one row or column number: 1 up to 256 rows and columns, else 2."""
+    rows = n_bytes // max(row_bytes, 1)
+    return 1 if rows <= 256 and row_bytes <= 256 else 2
+
+
+@njit(nogil=True, cache=True)
+def encode_sparse(new: Any, first: Any, n_bytes: Any, row_bytes: Any, out: Any) -> Any:
+    """Write the record of the frame at ``new``; return the address after it.
+
+    Parameters
+    ----------
+    new : address
+        The frame, ``n_bytes`` of ``uint8`` in rows of ``row_bytes``.
+    first : address
+        The group's first record, which is raw, or 0 to write it.
+    out : address
+        Room for ``n_bytes + 8`` bytes.
+    """
+    if first != 0:
+        key = first + 1
+        changed = 0
+        for i in range(n_bytes):
+            changed += load8(new + i) != load8(key + i)
+        width = coordinate_bytes(n_bytes, row_bytes)
+        if changed * (2 * width + 2) <= n_bytes:
+            store8(out, np.uint8(0))
+            store32(out + 1, np.uint32(changed))
+            rows = out + HEADER_BYTES
+            columns = rows + changed * width
+            values = columns + changed * width
+            n = 0
+            for i in range(n_bytes):
+                difference = np.int64(load8(new + i)) - np.int64(load8(key + i))
+                if difference != 0:
+                    if width == 1:
+                        store8(rows + n, np.uint8(i // row_bytes))
+                        store8(columns + n, np.uint8(i % row_bytes))
+                    else:
+                        store16(rows + 2 * n, np.uint16(i // row_bytes))
+                        store16(columns + 2 * n, np.uint16(i % row_bytes))
+                    store16(values + 2 * n, np.uint16(difference & 0xFFFF))
+                    n += 1
+            return values + 2 * changed
+    store8(out, np.uint8(RAW_TAG))
+    copy_bytes(out + 1, new, n_bytes)
+    return out + 1 + n_bytes
+
+
+@njit(nogil=True, cache=True)
+def skip_sparse(record: Any, n_bytes: Any, row_bytes: Any) -> Any:
+    """The address after a record."""
+    if load8(record) == RAW_TAG:
+        return record + 1 + n_bytes
+    changed = np.int64(load32(record + 1))
+    return record + HEADER_BYTES + changed * (2 * coordinate_bytes(n_bytes, row_bytes) + 2)
+
+
+@njit(nogil=True, cache=True)
+def apply_sparse(record: Any, first: Any, state: Any, n_bytes: Any, row_bytes: Any) -> Any:
+    """Rebuild at ``state`` the frame of one record; return the address after the record."""
+    if load8(record) == RAW_TAG:
+        copy_bytes(state, record + 1, n_bytes)
+        return record + 1 + n_bytes
+    copy_bytes(state, first + 1, n_bytes)
+    changed = np.int64(load32(record + 1))
+    width = coordinate_bytes(n_bytes, row_bytes)
+    rows = record + HEADER_BYTES
+    columns = rows + changed * width
+    values = columns + changed * width
+    for n in range(changed):
+        if width == 1:
+            i = np.int64(load8(rows + n)) * row_bytes + np.int64(load8(columns + n))
+        else:
+            i = np.int64(load16(rows + 2 * n)) * row_bytes + np.int64(load16(columns + 2 * n))
+        pixel = np.int64(load8(state + i)) + np.int64(load16(values + 2 * n))
+        store8(state + i, np.uint8(pixel & 0xFF))
+    return values + 2 * changed

@@ -1,0 +1,15 @@
+"""The library's own errors: each derives from the builtin that numpy would raise in its place."""
+
+from __future__ import annotations
+
+
+class FrameEvictedError(IndexError):
+    """A frame index names a frame that is not held: evicted, retired, or not appended yet."""
+
+
+class StaleStreamError(IndexError):
+    """Frame indices of an earlier stream were used after numbering started over."""
+
+
+class CorruptFrameError(ValueError):
+    """A stored stream of bytes is not one that the encoder writes."""

@@ -1,0 +1,128 @@
+"""Frame indices: which slot an index lives in, and whether it still does."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+Int64s = npt.NDArray[np.int64]
+
+# Pinned frames are numbered downwards from here: the largest index that a Box can hold without
+# its ``sample()`` overflowing.
+FIRST_PIN = 2**63 - 2
+
+
+class Ring:
+    """The frame indices of ``n_lanes`` lanes of ``n_slots`` slots each.
+
+    Index ``count * n_lanes + lane`` lives in slot ``count % n_slots`` until that is appended to
+    or assigned again.
+    """
+
+    def __init__(self, n_slots: int, n_lanes: int) -> None:
+        self.n_slots = n_slots
+        self.n_lanes = n_lanes
+        self.counts: Int64s = np.zeros(n_lanes, np.int64)
+        self._retired: npt.NDArray[np.bool_] = np.zeros(0, np.bool_)  # slot * n_lanes + lane
+
+    def advance(self, lanes: Int64s, n_rows: int) -> tuple[Int64s, Int64s]:
+        """Number ``n_rows`` new frames in each of some lanes.
+
+        Returns
+        -------
+        indices, slots : ndarray, (n_rows, len(lanes)) int64
+        """
+        counts = self.counts[lanes] + np.arange(n_rows)[:, None]
+        slots = counts % self.n_slots
+        # Counts first, frames second: whoever reads in between finds the old frame evicted.
+        self.counts[lanes] += n_rows
+        if self._retired.size:
+            self._retired[slots * self.n_lanes + lanes] = False
+        return counts * self.n_lanes + lanes, slots
+
+    def retire(self, slots_and_lanes: Int64s) -> None:
+        """Retire the indices that live in places ``slot * n_lanes + lane``."""
+        if self.counts.any():
+            if not self._retired.size:
+                self._retired = np.zeros(self.n_slots * self.n_lanes, np.bool_)
+            self._retired[slots_and_lanes] = True
+
+    def places(self, indices: Int64s, n_pins: int) -> tuple[Int64s, int]:
+        """Find where flat indices live.
+
+        Returns
+        -------
+        places : ndarray, (n,) int64
+            ``slot * n_lanes + lane``, or ``-1 - i`` for the i-th pinned.
+        bad : int
+            The first position of an index that is not held, or -1.
+        """
+        places = np.empty(len(indices), np.int64)
+        bad = find_places(indices, self.counts, self.n_slots, self._retired, n_pins, places)
+        return places, int(bad)
+
+    def explain(self, index: int, n_pins: int) -> str:
+        """Say why an index is not held."""
+        if index < 0:
+            return f"frame {index} is negative; frame indices count from 0"
+        if index > FIRST_PIN - (1 << 32):
+            return f"frame {index} names no pinned frame; {n_pins} are pinned"
+        if not self.n_lanes:
+            return f"frame {index} does not exist: the array has no lanes"
+        count, lane = divmod(index, self.n_lanes)
+        appended = int(self.counts[lane])
+        if count >= appended:
+            return (
+                f"frame {index} was never appended: lane {lane} has had {appended} frames, "
+                f"the last one {(appended - 1) * self.n_lanes + lane if appended else 'none'}"
+            )
+        oldest = max(0, appended - self.n_slots)
+        if count < oldest:
+            return (
+                f"frame {index} was evicted; the oldest kept frame of lane {lane} is "
+                f"{oldest * self.n_lanes + lane}. Use newer ones, or build the array with a "
+                f"larger first axis than {self.n_slots}"
+            )
+        return f"frame {index} was retired: its slot {count % self.n_slots} was assigned to"
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self.counts.nbytes + self._retired.nbytes
+
+    @property
+    def n_held(self) -> int:
+        """Frame indices that can be gathered, pinned ones apart."""
+        held = int(np.minimum(self.counts, self.n_slots).sum())
+        if self._retired.size:
+            slots, lanes = np.divmod(np.flatnonzero(self._retired), max(self.n_lanes, 1))
+            held -= int(np.count_nonzero(slots < self.counts[lanes]))
+        return held
+
+
+@njit(nogil=True, cache=True)
+def find_places(indices: Any, counts: Any, n_slots: Any, retired: Any, n_pins: Any,
+                places: Any) -> Any:  # fmt: skip
+    """Fill ``places`` as `Ring.places` says; return the first bad position, or -1."""
+    n_lanes = len(counts)
+    for i in range(len(indices)):
+        index = indices[i]
+        if index > FIRST_PIN - n_pins:
+            if index > FIRST_PIN:
+                return i
+            places[i] = -1 - (FIRST_PIN - index)
+            continue
+        if index < 0 or n_lanes == 0:
+            return i
+        count = index // n_lanes
+        lane = index - count * n_lanes
+        if count >= counts[lane] or count < counts[lane] - n_slots:
+            return i
+        place = (count % n_slots) * n_lanes + lane
+        if len(retired) and retired[place]:
+            return i
+        places[i] = place
+    return -1

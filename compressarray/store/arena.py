@@ -1,0 +1,450 @@
+"""Chunks of bytes in one arena: a log with cleaning, under kernels.
+
+The arena is one range of address space, reserved but not touched, cut into segments. Chunks are
+written one after the other at the head; a freed chunk leaves garbage in its segments, an empty
+segment is used again or given back to the system, and when garbage passes a bound the emptiest
+segments are cleaned by moving what lives in them to the head. So chunks of any size pack without
+size classes, and memory held stays within a few per cent of what is live, whatever the order in
+which chunks come and go (Rosenblum and Ousterhout, The design and implementation of a
+log-structured file system, 1992).
+
+A chunk's entry is ten bytes: offset, size and count of references. Offsets are 32-bit numbers of
+granules of 8 bytes or, in arenas over 32 GiB, more.
+"""
+
+from __future__ import annotations
+
+import mmap
+import sys
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from compressarray.codecs.memory import copy_bytes, same_bytes
+
+PAGE_BYTES = mmap.PAGESIZE
+# Garbage that is left alone, as a part of what is live. Cleaning copies live/garbage bytes for
+# each byte it wins: 16 at this bound, a fraction of a microsecond for a GOP of a game.
+GARBAGE_PART = 0.06
+MAX_REFERENCES = 65535
+# Kernels read words and may look, though never use, this far behind a chunk.
+GUARD_BYTES = 64
+
+# Fields of Arena.meta.
+(
+    HEAD,
+    LIMIT,
+    LIVE_BYTES,
+    N_USED_SEGMENTS,
+    N_FREE_SEGMENTS,  # touched, not given back yet
+    HINT,
+    SEGMENT_SHIFT,
+    N_SEGMENTS,
+    GRANULE_SHIFT,
+    N_ENTRIES,
+    FREE_ENTRY,
+    HEAD_UNTOUCHED,
+    N_META,
+) = range(13)
+
+UNTOUCHED, FREE, USED, VICTIM = range(4)
+
+
+class ArenaState(NamedTuple):
+    """What kernels see of an `Arena`."""
+
+    meta: npt.NDArray[np.int64]
+    memory: npt.NDArray[np.uint8]
+    segment_live: npt.NDArray[np.uint32]
+    segment_use: npt.NDArray[np.uint8]
+    offset: npt.NDArray[np.uint32]
+    size: npt.NDArray[np.uint32]
+    references: npt.NDArray[np.uint16]
+
+
+def reserve(n: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
+    """Zeros that take memory only where they are touched, ``(n,)`` of ``dtype``."""
+    array, _ = _reserve(n, np.dtype(dtype))
+    return array
+
+
+def _reserve(n: int, dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], mmap.mmap | None]:
+    n_bytes = max(n, 1) * dtype.itemsize
+    if n_bytes < 64 * 1024:
+        return np.zeros(n, dtype), None
+    if sys.platform == "win32":  # pragma: no cover
+        region = mmap.mmap(-1, n_bytes)
+    else:
+        # MAP_NORESERVE is missing from older Pythons' mmap; its value on Linux is fixed.
+        no_reserve = getattr(mmap, "MAP_NORESERVE", 0x4000 if sys.platform == "linux" else 0)
+        try:
+            region = mmap.mmap(
+                -1, n_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | no_reserve
+            )
+        except OSError as error:
+            raise MemoryError(
+                f"the system refuses to reserve {n_bytes} bytes of address space ({error}); "
+                "make the array smaller or raise the limit (ulimit -v, vm.overcommit_memory)"
+            ) from None
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        # A huge page would make the first byte of a segment cost 2 MiB.
+        region.madvise(mmap.MADV_NOHUGEPAGE)
+    return np.frombuffer(region, dtype=dtype, count=n), region
+
+
+class Arena:
+    """Storage of chunks for one array.
+
+    Parameters
+    ----------
+    max_bytes : int
+        Most bytes that may be live at once.
+    max_chunks : int
+        Most chunks that may be live at once.
+    """
+
+    def __init__(self, max_bytes: int, max_chunks: int) -> None:
+        self._limits = (max_bytes, max_chunks)
+        # Room for garbage, for runs of segments that a large chunk needs, and for alignment.
+        wanted = max_bytes * 3 // 2 + 16 * max_chunks + 64 * PAGE_BYTES
+        granule_shift = 3
+        while wanted >> granule_shift >= 1 << 32:
+            granule_shift += 1
+        segment_bytes = PAGE_BYTES
+        while segment_bytes < 1 << 20 and wanted // segment_bytes > 1 << 16:
+            segment_bytes *= 2
+        n_segments = -(-wanted // segment_bytes)
+        memory, self._region = _reserve(n_segments * segment_bytes + GUARD_BYTES, np.dtype("u1"))
+        meta = np.zeros(N_META, np.int64)
+        meta[SEGMENT_SHIFT] = segment_bytes.bit_length() - 1
+        meta[N_SEGMENTS] = n_segments
+        meta[GRANULE_SHIFT] = granule_shift
+        meta[N_ENTRIES] = 1  # entry 0 means "no chunk"
+        self.state = ArenaState(
+            meta,
+            memory,
+            reserve(n_segments, np.uint32),
+            reserve(n_segments, np.uint8),
+            reserve(max_chunks + 2, np.uint32),
+            reserve(max_chunks + 2, np.uint32),
+            reserve(max_chunks + 2, np.uint16),
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held: touched segments, and the chunks' entries."""
+        meta = self.state.meta
+        shift = int(meta[SEGMENT_SHIFT])
+        held = int(meta[N_USED_SEGMENTS] + meta[N_FREE_SEGMENTS]) << shift
+        if meta[HEAD_UNTOUCHED]:
+            head = -(-int(meta[HEAD]) // PAGE_BYTES) * PAGE_BYTES
+            held -= max(0, int(meta[LIMIT]) - head)
+        touched_segments = int(meta[HINT]) + int(meta[N_USED_SEGMENTS])
+        return held + 10 * int(meta[N_ENTRIES]) + 5 * touched_segments
+
+    @property
+    def live_bytes(self) -> int:
+        """Bytes of the chunks themselves."""
+        return int(self.state.meta[LIVE_BYTES])
+
+    def tidy(self) -> None:
+        """Clean where garbage has passed its bound, and give free segments back."""
+        meta = self.state.meta
+        segment_bytes = 1 << int(meta[SEGMENT_SHIFT])
+        if garbage_bytes(self.state) > max(segment_bytes, GARBAGE_PART * meta[LIVE_BYTES]):
+            clean(self.state)
+        if meta[N_FREE_SEGMENTS] > 2 + meta[N_USED_SEGMENTS] // 64:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        state = self.state
+        meta = state.meta
+        free = np.flatnonzero(state.segment_use == FREE)
+        if self._region is not None and hasattr(mmap, "MADV_DONTNEED"):
+            shift = int(meta[SEGMENT_SHIFT])
+            for run in np.split(free, np.flatnonzero(np.diff(free) != 1) + 1):
+                self._region.madvise(
+                    mmap.MADV_DONTNEED, int(run[0]) << shift, len(run) << shift
+                )
+            state.segment_use[free] = UNTOUCHED
+            meta[N_FREE_SEGMENTS] = 0
+
+    def add(self, chunk: npt.NDArray[np.uint8]) -> int:
+        """Store a copy of ``chunk``; return its entry.
+
+        Raises
+        ------
+        MemoryError
+            If the reservation is full.
+        """
+        entry = int(allocate(self.state, chunk.nbytes))
+        if entry < 0:
+            raise MemoryError(f"the arena has no room for a chunk of {chunk.nbytes} bytes")
+        start = chunk_start(self.state, entry)
+        self.state.memory[start : start + chunk.nbytes] = chunk
+        return entry
+
+    def __getstate__(self) -> dict[str, Any]:
+        n = int(self.state.meta[N_ENTRIES])
+        sizes = self.state.size[:n].copy()
+        chunks = [self.view(entry) for entry in np.flatnonzero(self.state.references[:n])]
+        return {
+            "limits": self._limits,
+            "sizes": sizes,
+            "references": self.state.references[:n].copy(),
+            "bytes": np.concatenate(chunks) if chunks else np.zeros(0, np.uint8),
+        }
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(*state["limits"])  # type: ignore[misc]
+        restore(self.state, state["sizes"], state["references"], state["bytes"])
+
+    def view(self, entry: int) -> npt.NDArray[np.uint8]:
+        """The bytes of one chunk, a view that the next write may move."""
+        start = chunk_start(self.state, entry)
+        return self.state.memory[start : start + int(self.state.size[entry])]
+
+
+@njit(inline="always")
+def chunk_start(state: Any, entry: Any) -> Any:
+    """Where a chunk begins in ``state.memory``."""
+    return np.int64(state.offset[entry]) << state.meta[GRANULE_SHIFT]
+
+
+@njit(nogil=True, cache=True)
+def garbage_bytes(state: Any) -> Any:
+    """Bytes of used segments that no live chunk covers and the head will not fill."""
+    meta = state.meta
+    return (
+        (meta[N_USED_SEGMENTS] << meta[SEGMENT_SHIFT])
+        - meta[LIVE_BYTES]
+        - (meta[LIMIT] - meta[HEAD])
+    )
+
+
+@njit(nogil=True, cache=True)
+def _take_segment(state: Any, segment: Any) -> None:
+    meta = state.meta
+    if state.segment_use[segment] == FREE:
+        meta[N_FREE_SEGMENTS] -= 1
+        meta[HEAD_UNTOUCHED] = 0
+    else:
+        meta[HEAD_UNTOUCHED] = 1
+    state.segment_use[segment] = USED
+    meta[N_USED_SEGMENTS] += 1
+
+
+@njit(nogil=True, cache=True)
+def _free_segment(state: Any, segment: Any) -> None:
+    meta = state.meta
+    state.segment_use[segment] = FREE
+    meta[N_USED_SEGMENTS] -= 1
+    meta[N_FREE_SEGMENTS] += 1
+    meta[HINT] = min(meta[HINT], segment)
+
+
+@njit(nogil=True, cache=True)
+def _leave_head(state: Any) -> None:
+    """Give up the rest of the head's segments, so that empty ones are free again."""
+    meta = state.meta
+    shift = meta[SEGMENT_SHIFT]
+    head, limit = meta[HEAD], meta[LIMIT]
+    meta[HEAD] = 0
+    meta[LIMIT] = 0
+    if limit > head:
+        for segment in range(head >> shift, limit >> shift):
+            if state.segment_live[segment] == 0:
+                _free_segment(state, segment)
+
+
+@njit(nogil=True, cache=True)
+def _make_room(state: Any, n_bytes: Any) -> Any:
+    """Put the head where ``n_bytes`` fit; return whether there was such a place."""
+    meta = state.meta
+    shift = meta[SEGMENT_SHIFT]
+    n_segments = meta[N_SEGMENTS]
+    if meta[LIMIT] > meta[HEAD] or meta[LIMIT] > 0:
+        # grow into the segments behind, as far as they are free
+        segment = meta[LIMIT] >> shift
+        while (
+            meta[LIMIT] - meta[HEAD] < n_bytes
+            and segment < n_segments
+            and state.segment_use[segment] < USED
+        ):
+            _take_segment(state, segment)
+            meta[LIMIT] += 1 << shift
+            segment += 1
+        if meta[LIMIT] - meta[HEAD] >= n_bytes:
+            return True
+        _leave_head(state)
+    needed = (n_bytes + (1 << shift) - 1) >> shift
+    while meta[HINT] < n_segments and state.segment_use[meta[HINT]] >= USED:
+        meta[HINT] += 1
+    run = 0
+    segment = meta[HINT]
+    while segment < n_segments:
+        if state.segment_use[segment] < USED:
+            run += 1
+            if run == needed:
+                break
+        else:
+            run = 0
+        segment += 1
+    if run < needed:
+        return False
+    first = segment - needed + 1
+    for i in range(first, segment + 1):
+        _take_segment(state, i)
+    meta[HEAD] = first << shift
+    meta[LIMIT] = (segment + 1) << shift
+    return True
+
+
+@njit(nogil=True, cache=True)
+def _place(state: Any, entry: Any, n_bytes: Any) -> Any:
+    meta = state.meta
+    granule = np.int64(1) << meta[GRANULE_SHIFT]
+    room = (n_bytes + granule - 1) & ~(granule - 1)
+    if meta[LIMIT] - meta[HEAD] < room and not _make_room(state, room):
+        return False
+    start = meta[HEAD]
+    meta[HEAD] += room
+    state.offset[entry] = start >> meta[GRANULE_SHIFT]
+    state.size[entry] = n_bytes
+    _count_live(state, start, room, 1)
+    return True
+
+
+@njit(nogil=True, cache=True)
+def _count_live(state: Any, start: Any, room: Any, sign: Any) -> None:
+    """Add a chunk to, or take it from, the live bytes of the segments that it lies in."""
+    meta = state.meta
+    shift = meta[SEGMENT_SHIFT]
+    meta[LIVE_BYTES] += sign * room
+    end = start + room
+    while start < end:
+        segment = start >> shift
+        part = min(end, (segment + 1) << shift) - start
+        state.segment_live[segment] = np.uint32(
+            np.int64(state.segment_live[segment]) + sign * part
+        )
+        in_head = start >= (meta[HEAD] >> shift) << shift and start < meta[LIMIT]
+        if sign < 0 and state.segment_live[segment] == 0 and not in_head:
+            _free_segment(state, segment)
+        start += part
+
+
+@njit(nogil=True, cache=True)
+def allocate(state: Any, n_bytes: Any) -> Any:
+    """A new chunk of ``n_bytes`` with one reference: its entry, or -1 if nothing fits."""
+    meta = state.meta
+    entry = meta[FREE_ENTRY]
+    fresh = entry == 0
+    if fresh:
+        entry = meta[N_ENTRIES]
+        if entry >= len(state.offset):
+            return -1
+    follower = np.int64(state.offset[entry])
+    if not _place(state, entry, n_bytes):
+        return -1
+    if fresh:
+        meta[N_ENTRIES] += 1
+    else:
+        meta[FREE_ENTRY] = follower
+    state.references[entry] = np.uint16(1)
+    return entry
+
+
+@njit(nogil=True, cache=True)
+def release(state: Any, entry: Any) -> Any:
+    """Drop one reference; return whether it was the last and the chunk is gone."""
+    state.references[entry] -= np.uint16(1)
+    if state.references[entry] > 0:
+        return False
+    meta = state.meta
+    granule = np.int64(1) << meta[GRANULE_SHIFT]
+    room = (np.int64(state.size[entry]) + granule - 1) & ~(granule - 1)
+    _count_live(state, chunk_start(state, entry), room, -1)
+    state.size[entry] = 0
+    state.offset[entry] = meta[FREE_ENTRY]  # free entries form a list through their offsets
+    meta[FREE_ENTRY] = entry
+    return True
+
+
+@njit(nogil=True, cache=True)
+def share(state: Any, entry: Any, address: Any, n_bytes: Any) -> Any:
+    """Add a reference to a chunk if it holds these bytes; return whether it does."""
+    if (
+        entry == 0
+        or state.references[entry] == 0
+        or state.references[entry] == MAX_REFERENCES
+        or np.int64(state.size[entry]) != n_bytes
+    ):
+        return False
+    start = state.memory.ctypes.data + chunk_start(state, entry)
+    if not same_bytes(start, address, n_bytes):
+        return False
+    state.references[entry] += np.uint16(1)
+    return True
+
+
+@njit(nogil=True, cache=True)
+def clean(state: Any) -> None:
+    """Move what lives in the emptiest segments to the head."""
+    meta = state.meta
+    shift = meta[SEGMENT_SHIFT]
+    segment_bytes = np.int64(1) << shift
+    _leave_head(state)
+    used = np.flatnonzero(state.segment_use == USED)
+    order = used[np.argsort(state.segment_live[used])]
+    excess = garbage_bytes(state) - np.int64(GARBAGE_PART / 3 * meta[LIVE_BYTES])
+    n_victims = 0
+    while n_victims < len(order) and excess > 0:
+        won = segment_bytes - np.int64(state.segment_live[order[n_victims]])
+        if won <= 0:
+            break
+        state.segment_use[order[n_victims]] = VICTIM
+        excess -= won
+        n_victims += 1
+    base = state.memory.ctypes.data
+    granule = np.int64(1) << meta[GRANULE_SHIFT]
+    for entry in range(1, meta[N_ENTRIES]):
+        if state.references[entry] == 0:
+            continue
+        size = np.int64(state.size[entry])
+        room = (size + granule - 1) & ~(granule - 1)
+        start = chunk_start(state, entry)
+        doomed = False
+        for segment in range(start >> shift, ((start + max(room, 1) - 1) >> shift) + 1):
+            doomed |= state.segment_use[segment] == VICTIM
+        if doomed and room > 0:
+            if not _place(state, entry, size):
+                break
+            copy_bytes(base + chunk_start(state, entry), base + start, size)
+            _count_live(state, start, room, -1)
+    for i in range(n_victims):  # one that could not be emptied stays in use
+        if state.segment_use[order[i]] == VICTIM:
+            state.segment_use[order[i]] = USED
+
+
+@njit(nogil=True, cache=True)
+def restore(state: Any, sizes: Any, references: Any, chunks: Any) -> None:
+    """Fill an empty arena with entries, numbered as they were."""
+    meta = state.meta
+    meta[N_ENTRIES] = len(sizes)
+    start = 0
+    for entry in range(1, len(sizes)):
+        state.references[entry] = references[entry]
+        size = np.int64(sizes[entry])
+        if references[entry] == 0:
+            state.offset[entry] = meta[FREE_ENTRY]
+            meta[FREE_ENTRY] = entry
+        elif _place(state, entry, size):
+            copy_bytes(
+                state.memory.ctypes.data + chunk_start(state, entry),
+                chunks.ctypes.data + start,
+                size,
+            )
+            start += size

@@ -1,0 +1,146 @@
+"""What every store does: cells in, cells out, one writer or many readers, pinned frames."""
+
+from __future__ import annotations
+
+import copy
+import threading
+from abc import ABC, abstractmethod
+
+import numpy as np
+import numpy.typing as npt
+
+from compressarray.store.locks import ReadWriteLock
+
+Int64s = npt.NDArray[np.int64]
+UInt8s = npt.NDArray[np.uint8]
+
+
+def address_of(array: npt.NDArray[np.generic]) -> int:
+    """Where an array's memory begins."""
+    return int(array.__array_interface__["data"][0])
+
+
+class Store(ABC):
+    """Frames of bytes in cells ``(row * n_lanes + lane) * stack + k``.
+
+    Callers pass valid cells and contiguous memory; everything a user could get wrong has been
+    refused before.
+    """
+
+    def __init__(self, n_rows: int, n_lanes: int, stack: int, frame_bytes: int) -> None:
+        self._n_rows = n_rows
+        self._n_lanes = n_lanes
+        self._stack = stack
+        self._frame_bytes = frame_bytes
+        self._pins = np.zeros((0, frame_bytes), np.uint8)
+        self._open_lock()
+        self._frames_decoded = 0
+        self._gops_decoded = 0
+
+    def _open_lock(self) -> None:
+        self._lock = ReadWriteLock()
+        self._count_lock = threading.Lock()
+
+    def read(self, cells: Int64s, out: UInt8s) -> None:
+        """Decode cells into ``out``, ``(len(cells), frame bytes)``, C-contiguous.
+
+        Negative cells name pinned frames.
+        """
+        if len(cells):
+            with self._lock.reading():
+                self._read(cells, address_of(out), self._frame_bytes)
+
+    def write(self, cells: Int64s, frames: UInt8s) -> None:
+        """Store copies of ``frames``, ``(len(cells), frame bytes)``, C-contiguous, in cells.
+
+        Of frames for one cell the last one stays.
+        """
+        if not len(cells):
+            return
+        stack, n_lanes = self._stack, self._n_lanes
+        whole = len(cells) % stack == 0
+        rows = cells
+        if whole and stack > 1:
+            stacks = cells.reshape(-1, stack)
+            whole = bool((stacks - stacks[:, :1] == np.arange(stack)).all())
+            whole = whole and bool((stacks[:, 0] % stack == 0).all())
+            rows = stacks[:, 0] // stack
+        with self._lock.writing():
+            if not whole:
+                self._write_cells(cells, address_of(frames))
+                return
+            lanes = rows % n_lanes
+            rows = rows // n_lanes
+            # Lane by lane in time order: the order in which groups are cheapest to build.
+            items = np.lexsort((rows, lanes)) if len(rows) > 1 else np.zeros(1, np.int64)
+            self._write_rows(lanes[items], rows[items], items, address_of(frames))
+
+    def append(self, lanes: Int64s, rows: Int64s, frames: UInt8s) -> None:
+        """Store stacks in rows of lanes, in the order given."""
+        if not len(rows):
+            return
+        with self._lock.writing():
+            items = np.arange(len(rows))
+            self._write_rows(lanes, rows, items, address_of(frames))
+
+    def pin(self, entry: UInt8s) -> int:
+        """Keep a stack, ``(stack * frame bytes,)``, for good; return its number.
+
+        An equal one that is pinned already gives its number. Frame k of stack i is cell
+        ``-1 - (i * stack + k)``.
+        """
+        with self._lock.writing():
+            held = self._pins.reshape(-1, entry.size)
+            same = np.flatnonzero((held == entry).all(axis=1))
+            if len(same):
+                return int(same[0])
+            self._pins = np.concatenate([held, entry[None]]).reshape(-1, self._frame_bytes)
+            return len(held)
+
+    def take_pins(self, other: Store) -> None:
+        """Pin what another store of the same frames has pinned, under the same numbers."""
+        self._pins = other._pins
+
+    @property
+    def n_pins(self) -> int:
+        """Number of pinned stacks."""
+        return len(self._pins) // self._stack
+
+    @property
+    def nbytes_by_part(self) -> dict[str, int]:
+        """Bytes held, by what holds them."""
+        return {**self._bytes_by_part(), "pins": self._pins.nbytes}
+
+    @property
+    def report(self) -> dict[str, int]:
+        """Counts since construction."""
+        return {
+            "frames_decoded": self._frames_decoded,
+            "gops_decoded": self._gops_decoded,
+            **self._report(),
+        }
+
+    @abstractmethod
+    def _read(self, cells: Int64s, out: int, step: int) -> None: ...
+
+    @abstractmethod
+    def _write_rows(self, lanes: Int64s, rows: Int64s, items: Int64s, frames: int) -> None: ...
+
+    @abstractmethod
+    def _write_cells(self, cells: Int64s, frames: int) -> None: ...
+
+    @abstractmethod
+    def _bytes_by_part(self) -> dict[str, int]: ...
+
+    @abstractmethod
+    def _report(self) -> dict[str, int]: ...
+
+    def __getstate__(self) -> dict[str, object]:
+        with self._lock.reading():
+            state = self.__dict__.copy()
+            del state["_lock"], state["_count_lock"]
+            return copy.deepcopy(state)
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._open_lock()

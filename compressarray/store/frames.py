@@ -1,0 +1,251 @@
+"""Frames coded alone, each distinct one once: raw, or by a numcodecs codec."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any
+
+import numpy as np
+from numba import njit
+
+from compressarray.codecs import Codec
+from compressarray.codecs.memory import copy_bytes, load64, load_tail, same_bytes
+from compressarray.errors import CorruptFrameError
+from compressarray.store.arena import N_ENTRIES, Arena, allocate, chunk_start, release, reserve
+from compressarray.store.arena import MAX_REFERENCES
+from compressarray.store.base import Int64s, Store, UInt8s, address_of
+
+# Recent frames that a new one is compared with: a row of all lanes and stacks, with room to
+# spare, for up to as many environments as run on one machine.
+RECENT = 4096
+_PRIME_1 = np.uint64(0x9E3779B185EBCA87)  # xxHash64's first two primes
+_PRIME_2 = np.uint64(0xC2B2AE3D27D4EB4F)
+
+# A frame that its codec does not make smaller is kept as it is. Its size says so.
+
+
+class FrameStore(Store):
+    """Cells that name chunks: one for each distinct frame among the recent ones."""
+
+    def __init__(
+        self,
+        n_rows: int,
+        n_lanes: int,
+        stack: int,
+        frame_bytes: int,
+        row_bytes: int,  # noqa: ARG002 - a frame's inside matters to groups only
+        fill: UInt8s,
+        codec: Codec,
+    ) -> None:
+        super().__init__(n_rows, n_lanes, stack, frame_bytes)
+        n_cells = n_rows * n_lanes * stack
+        self._codec = codec.foreign
+        self._cell_chunk = reserve(n_cells, np.uint32)
+        self._arena = Arena(n_cells * frame_bytes, n_cells)
+        self._recent = np.zeros(min(RECENT, 1 << max(n_cells - 1, 1).bit_length()), np.uint32)
+        self._fill = fill.copy()
+        self._high_cell = 0
+        self._n_encoded = 0
+
+    def _read(self, cells: Int64s, out: int, step: int) -> None:
+        if self._codec is None:
+            n = read_raw(
+                self._arena.state, self._cell_chunk, self._fill, self._pins, cells, out, step
+            )
+        else:
+            n = self._read_coded(cells, out, step)
+        with self._count_lock:
+            self._frames_decoded += n
+            self._gops_decoded += n
+
+    def _read_coded(self, cells: Int64s, out: int, step: int) -> int:
+        decoded: dict[int, UInt8s] = {}
+        n = 0
+        last = -1
+        for i, cell in enumerate(cells.tolist()):
+            if cell < 0:
+                frame = self._pins[-1 - cell]
+            else:
+                entry = int(self._cell_chunk[cell])
+                if entry == 0:
+                    frame = self._fill
+                elif entry == last:
+                    frame = decoded[0]
+                else:
+                    frame = self._decode(entry)
+                    decoded[0] = frame
+                    last = entry
+                    n += 1
+            ctypes.memmove(out + i * step, address_of(frame), self._frame_bytes)
+        return n
+
+    def _decode(self, entry: int) -> UInt8s:
+        chunk = self._arena.view(entry)
+        if len(chunk) == self._frame_bytes:
+            return chunk
+        decoded = np.frombuffer(self._codec.decode(chunk.tobytes()), np.uint8)
+        if decoded.nbytes != self._frame_bytes:
+            raise CorruptFrameError(
+                f"{type(self._codec).__name__}.decode gave {decoded.nbytes} bytes for a frame of "
+                f"{self._frame_bytes}; only lossless codecs of bytes can be used"
+            )
+        return np.ascontiguousarray(decoded)
+
+    def _write_rows(self, lanes: Int64s, rows: Int64s, items: Int64s, frames: int) -> None:
+        stack = self._stack
+        cells = ((rows * self._n_lanes + lanes) * stack)[:, None] + np.arange(stack)
+        places = (items * stack)[:, None] + np.arange(stack)
+        self._write(cells.ravel(), frames + places.ravel() * self._frame_bytes)
+
+    def _write_cells(self, cells: Int64s, frames: int) -> None:
+        self._write(cells, frames + np.arange(len(cells)) * self._frame_bytes)
+
+    def _write(self, cells: Int64s, addresses: Int64s) -> None:
+        arena = self._arena
+        done = 0
+        while done < len(cells):
+            # In batches: what they overwrite stays as garbage until the arena is tidied.
+            end = min(done + 1024, len(cells))
+            if self._codec is None:
+                written = write_raw(
+                    arena.state, self._cell_chunk, self._recent, self._frame_bytes,
+                    cells[done:end], addresses[done:end],
+                )  # fmt: skip
+                if written < end - done:
+                    raise MemoryError("the arena is full")
+                self._n_encoded += end - done
+            else:
+                for i in range(done, end):
+                    self._write_coded(int(cells[i]), int(addresses[i]))
+            arena.tidy()
+            done = end
+        self._high_cell = max(self._high_cell, int(cells.max()) + 1)
+
+    def _write_coded(self, cell: int, address: int) -> None:
+        arena, n_bytes = self._arena, self._frame_bytes
+        slot = int(hash_frame(address, n_bytes)) % len(self._recent)
+        frame = np.ctypeslib.as_array((ctypes.c_uint8 * n_bytes).from_address(address))
+        entry = int(self._recent[slot])
+        known = (
+            entry > 0
+            and 0 < arena.state.references[entry] < MAX_REFERENCES
+            and np.array_equal(self._decode(entry), frame)
+        )
+        if known:
+            arena.state.references[entry] += 1
+        else:
+            coded = np.frombuffer(self._codec.encode(frame.copy()), np.uint8)
+            if coded.nbytes >= n_bytes:
+                coded = frame
+            entry = arena.add(coded)
+            self._recent[slot] = entry
+            self._n_encoded += 1
+        old = int(self._cell_chunk[cell])
+        self._cell_chunk[cell] = entry
+        if old:
+            release(arena.state, old)
+
+    def __getstate__(self) -> dict[str, Any]:
+        state: dict[str, Any] = super().__getstate__()
+        state["_cell_chunk"] = state["_cell_chunk"][: self._high_cell].copy()
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        cell_chunk = reserve(state["_n_rows"] * state["_n_lanes"] * state["_stack"], np.uint32)
+        cell_chunk[: len(state["_cell_chunk"])] = state["_cell_chunk"]
+        super().__setstate__({**state, "_cell_chunk": cell_chunk})
+
+    def _bytes_by_part(self) -> dict[str, int]:
+        return {
+            "arena": self._arena.nbytes,
+            "index": 4 * self._high_cell,
+            "recent": self._recent.nbytes + self._fill.nbytes,
+        }
+
+    def _report(self) -> dict[str, int]:
+        return {
+            "gop_length": 1,
+            "gops_closed": self._n_encoded,
+            "gops_evicted": 0,
+            "gops_open": 0,
+            "frames_encoded": self._n_encoded,
+            "chunks": int(self._arena.state.meta[N_ENTRIES]) - 1,
+        }
+
+
+@njit(nogil=True, cache=True)
+def hash_frame(address: Any, n_bytes: Any) -> Any:
+    """A quick 64-bit hash: four interleaved chains of multiply and rotate, as in xxHash64."""
+    chains = (np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4))
+    a, b, c, d = chains
+    whole = n_bytes >> 3
+    i = 0
+    while i + 4 <= whole:
+        p = address + (i << 3)
+        a = (a ^ load64(p)) * _PRIME_1
+        b = (b ^ load64(p + 8)) * _PRIME_1
+        c = (c ^ load64(p + 16)) * _PRIME_1
+        d = (d ^ load64(p + 24)) * _PRIME_1
+        a ^= a >> np.uint64(29)
+        b ^= b >> np.uint64(31)
+        c ^= c >> np.uint64(30)
+        d ^= d >> np.uint64(32)
+        i += 4
+    while i < whole:
+        a = (a ^ load64(address + (i << 3))) * _PRIME_1
+        a ^= a >> np.uint64(29)
+        i += 1
+    if n_bytes & 7:
+        b = (b ^ load_tail(address + (whole << 3), n_bytes & 7)) * _PRIME_1
+    mixed = (a * _PRIME_2) ^ (b * _PRIME_1) ^ (c + _PRIME_2) ^ (d * _PRIME_2 + _PRIME_1)
+    mixed ^= mixed >> np.uint64(32)
+    mixed *= _PRIME_2
+    return mixed >> np.uint64(33)
+
+
+@njit(nogil=True, cache=True)
+def read_raw(arena: Any, cell_chunk: Any, fill: Any, pins: Any, cells: Any, out: Any,
+             step: Any) -> Any:  # fmt: skip
+    """Copy cells to ``out + i * step``; return how many were not the fill value or pinned."""
+    n_bytes = len(fill)
+    base = arena.memory.ctypes.data
+    n = 0
+    for i in range(len(cells)):
+        cell = cells[i]
+        source = fill.ctypes.data
+        if cell < 0:
+            source = pins.ctypes.data + (-1 - cell) * n_bytes
+        elif cell_chunk[cell] != 0:
+            source = base + chunk_start(arena, cell_chunk[cell])
+            n += 1
+        copy_bytes(out + i * step, source, n_bytes)
+    return n
+
+
+@njit(nogil=True, cache=True)
+def write_raw(arena: Any, cell_chunk: Any, recent: Any, n_bytes: Any, cells: Any,
+              addresses: Any) -> Any:  # fmt: skip
+    """Store frames in cells, equal ones of late once; return how many found room."""
+    base = arena.memory.ctypes.data
+    for i in range(len(cells)):
+        slot = np.int64(hash_frame(addresses[i], n_bytes)) % len(recent)
+        entry = np.int64(recent[slot])
+        if (
+            entry > 0
+            and 0 < arena.references[entry] < MAX_REFERENCES
+            and same_bytes(base + chunk_start(arena, entry), addresses[i], n_bytes)
+        ):
+            arena.references[entry] += np.uint16(1)
+        else:
+            entry = allocate(arena, n_bytes)
+            if entry < 0:
+                return i
+            copy_bytes(base + chunk_start(arena, entry), addresses[i], n_bytes)
+            recent[slot] = np.uint32(entry)
+        old = np.int64(cell_chunk[cells[i]])
+        cell_chunk[cells[i]] = np.uint32(entry)
+        if old:
+            release(arena, old)
+    return len(cells)
+
+

@@ -1,0 +1,37 @@
+"""What every test shares: Hypothesis profiles, and a header that says what runs."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+
+import pytest
+from hypothesis import HealthCheck, settings
+
+from tests.effort import BASE_EXAMPLES
+
+# The first example of a test pays for compiling its kernels: no deadline, no complaint.
+_common = settings(deadline=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "default", _common, max_examples=BASE_EXAMPLES, derandomize=True, database=None
+)
+settings.register_profile("ci", settings.get_profile("default"))
+# A hundred times the examples, and other ones each time; what fails is kept in .hypothesis/.
+settings.register_profile("long", _common, max_examples=100 * BASE_EXAMPLES)
+# Interpreted kernels are about a hundred times slower.
+settings.register_profile("nojit", settings.get_profile("default"), max_examples=BASE_EXAMPLES // 5)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+# The library's tests run without the extra that the scripts need.
+collect_ignore_glob = [] if importlib.util.find_spec("torch") else ["test_ppo*.py"]
+
+
+def pytest_report_header(config: pytest.Config) -> list[str]:
+    """Say what is special about this run."""
+    profile = os.environ.get("HYPOTHESIS_PROFILE", "default")
+    lines = [f"hypothesis: profile {profile}, {settings().max_examples} examples a test"]
+    if collect_ignore_glob:
+        lines.append(f"torch is not installed: {', '.join(collect_ignore_glob)} left out")
+    if os.environ.get("NUMBA_DISABLE_JIT") == "1":
+        lines.append("numba: kernels are interpreted")
+    return lines

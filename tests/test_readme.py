@@ -1,0 +1,38 @@
+"""What the documents show works: their Python runs, and the commands they name exist."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+SNIPPETS = re.findall(r"^```python\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.parametrize("number", range(len(SNIPPETS)))
+def test_the_readmes_python_runs(number):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", SNIPPETS[number]],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, f"{SNIPPETS[number]}\n{done.stderr}"
+
+
+def test_there_are_snippets():
+    assert len(SNIPPETS) >= 5
+
+
+@pytest.mark.parametrize("name", ["README.md", "CONTRIBUTING.md", "Makefile"])
+def test_the_commands_named_exist(name):
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"(?:^|`)make ([a-z-]+)", (ROOT / name).read_text(), re.MULTILINE))
+    assert named <= targets
+    assert named or name == "Makefile"

@@ -1,0 +1,323 @@
+"""Many readers at once and a writer beside them: every frame is wholly old or wholly new."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pytest
+
+from compressarray import DiffFrameArray, FrameEvictedError
+from tests.naive import assert_same
+from tests.strategies import frames, game
+
+N_READERS = 4
+N_ROUNDS = 400  # of the writer
+FRAME = (32, 32)
+OWN = ["raw", "sparse", "delta", "delta-zstd", "zstd"]
+
+
+@pytest.fixture(autouse=True)
+def _threads_take_turns_often() -> Iterator[None]:
+    """Hand over every 50 microseconds instead of every 5 milliseconds."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(5e-5)
+    yield
+    sys.setswitchinterval(before)
+
+
+@contextmanager
+def readers(*reads: Callable[[], None]) -> Iterator[None]:
+    """Run each read over and over in a thread of its own while the body writes."""
+    stop = threading.Event()
+    counts = [0] * len(reads)
+    errors: list[BaseException] = []
+
+    def loop(k: int, read: Callable[[], None]) -> None:
+        try:
+            while not stop.is_set():
+                read()
+                counts[k] += 1
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [
+        threading.Thread(target=loop, args=(k, read), daemon=True) for k, read in enumerate(reads)
+    ]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(timeout=60)
+    if errors:
+        raise errors[0]
+    assert not any(thread.is_alive() for thread in threads), "a reader hangs"
+    assert all(counts), f"a reader never read: {counts}"
+
+
+@pytest.mark.parametrize("codec", OWN)
+def test_many_threads_read_the_same(codec: str) -> None:
+    content = np.stack([game(200, FRAME, seed=k) for k in range(2)], axis=1)
+    array = DiffFrameArray(content.shape, codec=codec)
+    index = array.append(content)
+    flat = array.reshape(-1, *FRAME)
+    dense = content.reshape(-1, *FRAME)
+
+    def read(seed: int) -> int:
+        rng = np.random.default_rng(seed)
+        out = np.zeros((4, 4, *FRAME), np.uint8)
+        for _ in range(60):
+            some = rng.integers(0, 200, 6)
+            assert_same(array[some, 1], content[some, 1])
+            cells = rng.integers(0, 400, (4, 4))
+            assert array.gather(index.reshape(-1)[cells], out=out) is out
+            assert_same(out, dense[cells])
+            t = int(rng.integers(200))
+            assert_same(array[t, 0, 3:9], content[t, 0, 3:9].copy())
+            assert_same(flat[t : t + 9 : 2], np.ascontiguousarray(dense[t : t + 9 : 2]))
+        return seed
+
+    with ThreadPoolExecutor(8) as pool:
+        assert sorted(pool.map(read, range(16))) == list(range(16))
+
+
+@pytest.mark.parametrize("codec", OWN)
+def test_reading_beside_assignments(codec: str) -> None:
+    """Slots hold one of the frames ever written to them, never a mixture."""
+    n_slots, n_lanes = 48, 2
+    bank = np.concatenate(
+        [game(60, FRAME, seed=1), frames("noise", 60, FRAME), frames("constant", 1, FRAME)]
+    )
+    whole = {frame.tobytes() for frame in bank}
+    array = DiffFrameArray((n_slots, n_lanes, *FRAME), codec=codec, gop_length=None)
+    array[...] = bank[:n_slots, None]
+    view = array.reshape(-1, *FRAME)
+    rngs = [np.random.default_rng(k) for k in range(5)]
+
+    def check(batch: np.ndarray[Any, Any]) -> None:
+        for frame in batch.reshape(-1, *FRAME):
+            assert frame.tobytes() in whole, "a frame that is neither old nor new"
+
+    def one() -> None:
+        check(array[int(rngs[0].integers(n_slots)), int(rngs[0].integers(n_lanes))])
+
+    def batch() -> None:
+        check(array[rngs[1].integers(0, n_slots, 9), rngs[1].integers(0, n_lanes, 9)])
+
+    def run() -> None:
+        first = int(rngs[2].integers(0, n_slots - 10))
+        check(array[first : first + 10 : 3])
+
+    def through_a_view() -> None:
+        check(view[rngs[3].integers(0, len(view), 7)])
+
+    def everything() -> None:
+        check(np.asarray(array))
+
+    rng = np.random.default_rng(99)
+    with readers(one, batch, run, through_a_view, everything):
+        for _ in range(N_ROUNDS):
+            how = rng.integers(4)
+            some = bank[rng.integers(0, len(bank), 12)]
+            if how == 0:
+                array[int(rng.integers(n_slots)), int(rng.integers(n_lanes))] = some[0]
+            elif how == 1:
+                first = int(rng.integers(0, n_slots - 12))
+                array[first : first + 12, int(rng.integers(n_lanes))] = some
+            elif how == 2:
+                view[rng.choice(len(view), 12, replace=False)] = some
+            else:
+                first = int(rng.integers(0, n_slots - 6))
+                array[first : first + 6] = some.reshape(6, 2, *FRAME)
+
+
+@pytest.mark.parametrize("codec", OWN)
+def test_gathering_beside_appends(codec: str) -> None:
+    """An index names one frame for ever: that frame comes, or an error, never its successor."""
+    n_slots, n_lanes = 64, 2
+    pool = np.stack(
+        [np.concatenate([game(97, FRAME, seed=k), frames("noise", 30, FRAME)]) for k in range(2)],
+        axis=1,
+    )
+    array = DiffFrameArray((n_slots, n_lanes, *FRAME), codec=codec)
+    array.append(pool[:n_slots])
+    written = [n_slots]
+    outcomes = {"frames": 0, "evicted": 0}
+
+    def reader(seed: int) -> Callable[[], None]:
+        rng = np.random.default_rng(seed)
+
+        def read() -> None:
+            head = written[0]
+            # From the newest to some that are gone or about to go.
+            counts = head - 1 - rng.integers(0, n_slots + 4, 3)
+            counts = np.maximum(counts, 0)
+            lanes = rng.integers(0, n_lanes, 3)
+            try:
+                batch = array.gather(counts * n_lanes + lanes)
+            except FrameEvictedError:
+                outcomes["evicted"] += 1
+                return
+            outcomes["frames"] += 1
+            assert_same(batch, pool[counts % len(pool), lanes])
+
+        return read
+
+    with readers(*(reader(seed) for seed in range(N_READERS))):
+        rng = np.random.default_rng(7)
+        while written[0] < 12 * N_ROUNDS:
+            start = written[0] % len(pool)
+            stop = min(start + int(rng.integers(1, 20)), len(pool))
+            array.append(pool[start:stop])
+            written[0] += stop - start
+    assert outcomes["frames"] > 0
+
+
+@pytest.mark.parametrize("codec", ["raw", "delta", "delta-zstd"])
+def test_copies_and_pickles_beside_a_writer(codec: str) -> None:
+    """What a copy holds were all frames of the array, and the copy can be read on its own."""
+    bank = np.concatenate([game(60, FRAME, seed=1), frames("noise", 40, FRAME)])
+    whole = {frame.tobytes() for frame in bank}
+    array = DiffFrameArray((32, *FRAME), codec=codec)
+    array[...] = bank[:32]
+
+    def check(twin: DiffFrameArray) -> None:
+        assert {frame.tobytes() for frame in np.asarray(twin)} <= whole
+
+    with readers(
+        lambda: check(array.copy()),
+        lambda: check(pickle.loads(pickle.dumps(array))),
+        lambda: check(array.reshape(8, 4, *FRAME).copy().reshape(32, *FRAME)),
+    ):
+        rng = np.random.default_rng(3)
+        for _ in range(N_ROUNDS // 2):
+            array.append(bank[rng.integers(0, len(bank), 5)])
+            array[rng.integers(0, 32, 3)] = bank[rng.integers(0, len(bank), 3)]
+
+
+def test_accounts_beside_a_writer() -> None:
+    array = DiffFrameArray((64, *FRAME))
+    content = frames("noise", 300, FRAME)
+    array.append(content[:64])
+
+    def accounts() -> None:
+        assert array.nbytes_stored > 0
+        assert array.stats()["frames_decoded"] >= 0
+        assert 64 <= array.lane_counts[0] <= 300
+        assert "DiffFrameArray" in repr(array)
+
+    with readers(accounts, accounts):
+        for frame in content[64:]:
+            array.append(frame)
+    assert array.lane_counts.tolist() == [300]
+
+
+FORK = """
+    import os, signal, sys, threading
+    import numpy as np
+    from compressarray import DiffFrameArray
+    from tests.strategies import game
+
+    content = game(200, (32, 32))
+    array = DiffFrameArray((120, 32, 32), codec=sys.argv[1])
+    array.append(content[:150])
+
+    def use(array, first, last):
+        kept = np.arange(first, last)
+        assert (array.gather(kept) == content[kept]).all()
+        for t in range(last, last + 20):
+            array.append(content[t % 200])
+        kept = np.arange(last, last + 20)
+        assert (array.gather(kept) == content[kept % 200]).all()
+        array[3] = 7
+        assert (array[3] == 7).all()
+        np.asarray(array)
+
+    threads = [threading.Thread(target=lambda: np.asarray(array)) for _ in range(4)]
+    for thread in threads: thread.start()
+    for thread in threads: thread.join()
+
+    children = []
+    for _ in range(3):
+        child = os.fork()
+        if child == 0:
+            signal.alarm(60)
+            try:
+                use(array, 31, 150)
+                inner = [threading.Thread(target=use, args=(array.copy(), 124, 170))]
+                inner[0].start(); inner[0].join()
+            except BaseException as error:
+                print(repr(error), file=sys.stderr, flush=True)
+                os._exit(1)
+            os._exit(0)
+        children.append(child)
+    use(array, 31, 150)  # the parent goes on meanwhile
+    codes = [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    assert codes == [0, 0, 0], codes
+    assert (array.gather(np.arange(60, 120)) == content[60:120]).all()
+    print("done")
+"""
+
+
+@pytest.mark.parametrize("codec", ["raw", "delta", "delta-zstd", "zstd"])
+def test_a_fork_may_read_and_write_on(codec: str) -> None:
+    """What parent and child do after the fork stays their own business."""
+    run_script(FORK, codec)
+
+
+POOL = """
+    import multiprocessing, sys
+    import numpy as np
+    from compressarray import DiffFrameArray
+    from tests.strategies import game
+
+    content = game(100, (32, 32))
+    array = DiffFrameArray(content.shape, codec=sys.argv[1])
+    array[...] = content
+
+    def total(t):
+        return int(array[t].sum())
+
+    def total_of(pair):
+        sent, t = pair
+        return int(sent[t].sum())
+
+    if __name__ == "__main__":
+        expected = content.reshape(100, -1).sum(axis=1).tolist()
+        with multiprocessing.get_context("fork").Pool(2) as pool:
+            assert pool.map(total, range(100), chunksize=25) == expected
+            sent = [(array, t) for t in range(4)]
+            assert pool.map(total_of, sent) == expected[:4]
+        print("done")
+"""
+
+
+@pytest.mark.parametrize("codec", ["delta", "delta-zstd"])
+def test_worker_processes_read(codec: str) -> None:
+    run_script(POOL, codec)
+
+
+def run_script(script: str, *arguments: str) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(script), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=180,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p) or "."},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.endswith("done\n")
+    assert not done.stderr, done.stderr
