@@ -320,23 +320,33 @@ def make_storage(args: Args, envs: gym.vector.VectorEnv, device: torch.device) -
         return Storage(envs, obs, lambda x: torch.Tensor(x).to(device), lambda x: x, None)
 
     # Imported here, so that a dense run has none of it in memory.
-    from compressarray import DiffFrameArray
-    from wrappers.vector import IndexedFrameStack
+    try:
+        from compressarray import DiffFrameArray
+        from wrappers.vector import IndexedFrameStack
+    except ModuleNotFoundError as error:
+        fail(f"--obs-storage {args.obs_storage}: {error}; in the repository: pip install -e .")
+
+    # One frame through the codec: numcodecs has some that want other data or lose bits.
+    frame = (np.arange(84 * 84) % 251).astype(np.uint8).reshape(STACK[1:])
+    try:
+        probe = DiffFrameArray((4, *STACK[1:]), codec=args.codec)
+        stored = probe.gather(probe.append(frame))
+    except Exception as error:
+        fail(f"--codec {args.codec}: {error}")
+    if not np.array_equal(stored, frame):
+        fail(f"--codec {args.codec}: it is not lossless")
 
     inputs = NetworkInputs(max(args.minibatch_size, args.num_envs), device)
-    try:
-        if args.obs_storage == "compressed":
-            obs = DiffFrameArray(rollout + STACK, dtype=np.uint8, codec=args.codec)
-            return Storage(envs, obs, lambda x: x, inputs.from_stacks, obs)
-        envs = IndexedFrameStack(
-            PlainFrames(envs),
-            stack_size=STACK[0],
-            capacity=args.num_steps + STACK[0],  # the first stack, then a frame a step
-            padding_type="zero",
-            codec=args.codec,
-        )
-    except (ValueError, TypeError) as error:
-        fail(f"--codec {args.codec}: {error}")
+    if args.obs_storage == "compressed":
+        obs = DiffFrameArray(rollout + STACK, dtype=np.uint8, codec=args.codec)
+        return Storage(envs, obs, lambda x: x, inputs.from_stacks, obs)
+    envs = IndexedFrameStack(
+        PlainFrames(envs),
+        stack_size=STACK[0],
+        capacity=args.num_steps + STACK[0],  # the first stack, then a frame a step
+        padding_type="zero",
+        codec=args.codec,
+    )
     obs = np.zeros((*rollout, STACK[0]), dtype=np.int64)
     load = partial(inputs.from_indices, envs.frames)
     return Storage(envs, obs, lambda x: x, load, envs.frames)
@@ -819,7 +829,7 @@ def main(argv: list[str] | None = None) -> None:
     try:
         train(parse_args(argv))
     except KeyboardInterrupt:
-        sys.exit("ppo_atari.py: interrupted; go on from the last checkpoint with --resume")
+        sys.exit("ppo_atari.py: interrupted; --resume goes on from a checkpoint, if there is one")
 
 
 if __name__ == "__main__":

@@ -35,26 +35,43 @@ class _Frames:
         codec: Codec,
         fill_value: Any,
     ) -> None:
-        self.shape = shape
         self.dtype = dtype
-        self.lead_shape = shape[: len(shape) - frame_ndim]
         self.frame_shape = shape[len(shape) - frame_ndim :]
+        self.codec = codec
+        self.fill_value = fill_value
+        self.frame_bytes = prod(self.frame_shape) * dtype.itemsize
+        self.is_empty = prod(shape) == 0 or dtype.itemsize == 0
+        self._take_shape(shape, stack_axis)
+        self._begin()
+
+    def _take_shape(self, shape: tuple[int, ...], stack_axis: int | None) -> None:
+        self.shape = shape
+        self.lead_shape = shape[: len(shape) - len(self.frame_shape)]
         self.stack_axis = stack_axis
         between = range(1, len(self.lead_shape))
         self.lane_shape = tuple(shape[axis] for axis in between if axis != stack_axis)
         self.stack_shape = () if stack_axis is None else (shape[stack_axis],)
-        self.codec = codec
-        self.fill_value = fill_value
         self.n_lanes = prod(self.lane_shape)
         self.stack = prod(self.stack_shape)
-        self.frame_bytes = prod(self.frame_shape) * dtype.itemsize
         self.stream = 0
-        self.is_empty = prod(shape) == 0 or dtype.itemsize == 0
-        self._last_lead_axis = len(self.lead_shape) - 1
-        self._begin()
+        self.ring = Ring(shape[0], self.n_lanes)
+
+    def of_shape(self, shape: tuple[int, ...]) -> _Frames:
+        """Copy these frames into an array of other leading axes, without frame indices.
+
+        The store keeps the layout that it has.
+        """
+        twin = copying.copy(self)
+        twin.store = copying.deepcopy(self.store)
+        twin._take_shape(shape, None)
+        twin.is_native = False
+        return twin
 
     def _begin(self) -> None:
         self.ring = Ring(self.shape[0], self.n_lanes)
+        self._store_lead, self._store_axis = self.lead_shape, self.stack_axis
+        # Whether rows, lanes and stacks are the store's own.
+        self.is_native = True
         fill = np.empty(self.frame_shape, self.dtype)
         fill[...] = self.fill_value
         row = self.frame_shape[-1] if len(self.frame_shape) == 2 else prod(self.frame_shape[1:])
@@ -78,14 +95,14 @@ class _Frames:
     # Cells of a key count in C order over the leading axes; the store wants the stack axis last.
 
     def to_store(self, cells: Int64s) -> Int64s:
-        """Translate C-order cells to the store's."""
-        axis = self.stack_axis
-        if axis is None or axis == self._last_lead_axis:
+        """Translate C-order cells to the store's; those of pins stay."""
+        lead, axis = self._store_lead, self._store_axis
+        if axis is None or axis == len(lead) - 1:
             return cells
-        inner = prod(self.lead_shape[axis + 1 :])
+        inner = prod(lead[axis + 1 :])
         outer, rest = np.divmod(cells, inner)
-        outer, k = np.divmod(outer, self.stack)
-        return (outer * inner + rest) * self.stack + k
+        outer, k = np.divmod(outer, lead[axis])
+        return np.where(cells < 0, cells, (outer * inner + rest) * lead[axis] + k)
 
     def read(self, cells: Int64s, out: AnyArray) -> None:
         """Fill ``out`` with the frames of C-order cells."""
@@ -93,9 +110,29 @@ class _Frames:
 
     def write(self, cells: Int64s, frames: AnyArray) -> None:
         """Store frames in C-order cells, and retire the indices that lived there."""
-        cells = self.to_store(cells)
-        self.ring.retire(cells // self.stack)
-        self.store.write(cells, as_bytes(frames, self.frame_bytes))
+        in_store = self.to_store(cells)
+        self.ring.retire((in_store if self.is_native else cells) // self.stack)
+        self.store.write(in_store, as_bytes(frames, self.frame_bytes))
+
+    def append(self, lanes: Int64s, slots: Int64s, entries: AnyArray) -> None:
+        """Store entries, ``(rows, lanes, ...)`` and C-contiguous, in slots ``(rows, lanes)``."""
+        flat = as_bytes(entries, self.frame_bytes)
+        if self.is_native:
+            self.store.append(np.tile(lanes, len(slots)), slots.ravel(), flat)
+        else:
+            self.store.write(self.to_store((slots * self.n_lanes + lanes).ravel()), flat)
+
+    def gather(self, places: Int64s, out: AnyArray) -> None:
+        """Fill ``out`` with the entries at `Ring.places`."""
+        cells = places
+        if self.stack > 1:
+            k = np.arange(self.stack)
+            first = places[:, None] * self.stack
+            # entry -1 - i is pinned: its cells count downwards from -1 - i * stack
+            cells = np.where(first < 0, first + self.stack - 1 - k, first + k).ravel()
+        elif not self.is_native:
+            cells = self.to_store(places)
+        self.store.read(cells, as_bytes(out, self.frame_bytes))
 
 
 def as_bytes(frames: AnyArray, frame_bytes: int) -> UInt8s:
@@ -289,7 +326,8 @@ class DiffFrameArray(NDArrayOperatorsMixin):
     @property
     def lane_counts(self) -> Int64s:
         """Frames appended to each lane in this stream, ``(n_lanes,)``, a copy."""
-        return self._frames.ring.counts.copy()
+        counts: Int64s = self._frames.ring.counts.copy()
+        return counts
 
     def stats(self) -> dict[str, Any]:
         """Report counts since construction, and bytes by part.
@@ -349,10 +387,20 @@ class DiffFrameArray(NDArrayOperatorsMixin):
     def __bool__(self) -> bool:
         return bool(np.asarray(self)) if self.size <= 1 else bool(np.empty(2))
 
-    def __contains__(self, value: object) -> bool:
-        return any(bool(np.any(row == value)) for row in self)
+    def __contains__(self, value: Any) -> bool:
+        if np.ndim(value) < self.ndim:  # the same for each row
+            return any(bool(np.any(row == value)) for row in self)
+        return bool(np.any(np.asarray(self) == value))
 
-    def __array__(self, dtype: npt.DTypeLike = None, copy: bool | None = None) -> AnyArray:
+    def __eq__(self, other: object) -> Any:
+        return np.asarray(self) == _dense(other)
+
+    def __ne__(self, other: object) -> Any:
+        return np.asarray(self) != _dense(other)
+
+    __hash__ = None  # type: ignore[assignment] # as of every ndarray
+
+    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> AnyArray:
         if copy is False:
             raise ValueError(
                 "a DiffFrameArray cannot be seen as an ndarray without a copy: decoding makes one"
@@ -362,6 +410,12 @@ class DiffFrameArray(NDArrayOperatorsMixin):
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         targets = kwargs.get("out", ())
+        if method == "__call__" and len(targets) == 1 and kwargs.keys() == {"out"}:
+            target = targets[0]
+            if isinstance(target, DiffFrameArray) and ufunc.signature is None:
+                others = [x for x in inputs if isinstance(x, DiffFrameArray)]
+                if all(x is target or x._frames is not target._frames for x in others):
+                    return target._fill_by_rows(ufunc, inputs)
         if targets:
             kwargs["out"] = tuple(_dense(target) for target in targets)
         result = getattr(ufunc, method)(*map(_dense, inputs), **kwargs)
@@ -371,6 +425,32 @@ class DiffFrameArray(NDArrayOperatorsMixin):
         if len(targets) == 1:
             return targets[0]
         return targets or result
+
+    def _fill_by_rows(self, ufunc: np.ufunc, inputs: tuple[Any, ...]) -> DiffFrameArray:
+        """Compute an elementwise function into this array, a few rows at a time."""
+        # Python's numbers stay what they are: numpy gives them the array's dtype.
+        inputs = tuple(
+            x if hasattr(x, "shape") or np.isscalar(x) else np.asarray(x) for x in inputs
+        )
+        # numpy's own checks of types, on arrays without rows
+        empty = tuple(np.empty((0,) * np.ndim(x), x.dtype) if np.ndim(x) else x for x in inputs)
+        ufunc(*empty, out=np.empty((0,) * self.ndim, self.dtype))
+        shape = np.broadcast_shapes(*map(_shape_of, inputs), self.shape)
+        if shape != self.shape:
+            raise ValueError(
+                f"non-broadcastable output operand with shape {self.shape} doesn't match the "
+                f"broadcast shape {shape}"
+            )
+        rows_at_once = max(1, _FRAMES_AT_ONCE // max(prod(self._lead_shape[1:]), 1))
+        for start in range(0, len(self), rows_at_once):
+            rows = slice(start, start + rows_at_once)
+            parts = [
+                x[rows] if np.ndim(x) == self.ndim and len(x) > 1 else _dense(x) for x in inputs
+            ]
+            out = self[rows]
+            ufunc(*parts, out=out)
+            self[rows] = out
+        return self
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         if func in _KEPT_LAZY:
@@ -419,7 +499,8 @@ class DiffFrameArray(NDArrayOperatorsMixin):
                 f"reshape to {new_shape} would change the frames: the last axes must stay "
                 f"{frame_shape}; use np.asarray(a).reshape(...) for a dense copy"
             )
-        view = copying.copy(self)
+        view = object.__new__(DiffFrameArray)
+        view._frames = self._frames
         view._lead_shape = new_shape[:n_lead]
         view._is_view = True
         return view
@@ -428,12 +509,7 @@ class DiffFrameArray(NDArrayOperatorsMixin):
         """Return an array of its own with the same content; of a view, without frame indices."""
         return copying.deepcopy(self)
 
-    def __copy__(self) -> DiffFrameArray:
-        twin = object.__new__(DiffFrameArray)
-        twin._frames, twin._lead_shape, twin._is_view = (
-            self._frames, self._lead_shape, self._is_view,
-        )  # fmt: skip
-        return twin
+    __copy__ = copy
 
     def __deepcopy__(self, memo: dict[int, Any]) -> DiffFrameArray:
         twin = object.__new__(DiffFrameArray)
@@ -443,18 +519,7 @@ class DiffFrameArray(NDArrayOperatorsMixin):
     def __getstate__(self) -> dict[str, Any]:
         if not self._is_view:
             return {"frames": self._frames}
-        # A view's copy is an array of the view's shape: group by group, never dense.
-        frames = self._frames
-        own = _Frames(
-            self.shape, frames.dtype, self.frame_ndim, None, frames.codec, frames.fill_value
-        )
-        n_cells = 0 if frames.is_empty else prod(self._lead_shape)
-        buffer = np.empty((_FRAMES_AT_ONCE, *frames.frame_shape), frames.dtype)
-        for start in range(0, n_cells, _FRAMES_AT_ONCE):
-            cells = np.arange(start, min(start + _FRAMES_AT_ONCE, n_cells))
-            frames.read(cells, buffer[: len(cells)])
-            own.write(cells, buffer[: len(cells)])
-        return {"frames": own}
+        return {"frames": self._frames.of_shape(self.shape)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self._frames = state["frames"]
@@ -508,26 +573,23 @@ class DiffFrameArray(NDArrayOperatorsMixin):
                 f"(n, {', '.join(map(str, row_shape))})"
             )
         if lanes is None and shared.stack_axis not in (None, len(shared.lead_shape) - 1):
-            values = np.moveaxis(values, shared.stack_axis - 1 + several, len(index_shape) + several)
+            values = np.moveaxis(
+                values, shared.stack_axis - 1 + several, len(index_shape) + several
+            )
         n_rows = len(values) if several else 1
         if n_rows and not shared.shape[0]:
             raise ValueError("an array whose first axis is 0 has no slot to append to")
         indices, slots = shared.ring.advance(numbers, n_rows)
         if not shared.is_empty:
-            flat = np.ascontiguousarray(values)
             try:
-                shared.store.append(
-                    np.tile(numbers, n_rows), slots.ravel(), as_bytes(flat, shared.frame_bytes)
-                )
+                shared.append(numbers, slots, np.ascontiguousarray(values))
             except MemoryError:
                 shared.ring.counts[numbers] -= n_rows
                 shared.ring.retire((slots * shared.n_lanes + numbers).ravel())
                 raise
         return indices.reshape((n_rows, *index_shape) if several else index_shape)
 
-    def gather(
-        self, indices: npt.ArrayLike, out: Any = None, *, stream: int | None = None
-    ) -> Any:
+    def gather(self, indices: npt.ArrayLike, out: Any = None, *, stream: int | None = None) -> Any:
         """Return the frames (or stacks) that frame indices name.
 
         Parameters
@@ -565,20 +627,13 @@ class DiffFrameArray(NDArrayOperatorsMixin):
         wanted = _checked_indices(indices)
         entry_shape = shared.stack_shape + shared.frame_shape
         shape = wanted.shape + entry_shape
-        result = np.empty(shape, shared.dtype) if out is None else _checked_out(out, shape, self.dtype)
+        result = (
+            np.empty(shape, shared.dtype) if out is None else _checked_out(out, shape, self.dtype)
+        )
         flat = wanted.reshape(-1)
         places, bad = shared.ring.places(flat, shared.store.n_pins)
         if bad < 0 and result.size and not shared.is_empty:
-            cells = places
-            if shared.stack > 1:
-                k = np.arange(shared.stack)
-                pinned = places[:, None] < 0
-                cells = np.where(
-                    pinned,
-                    -1 - ((-1 - places[:, None]) * shared.stack + k),
-                    places[:, None] * shared.stack + k,
-                ).ravel()
-            shared.store.read(cells, as_bytes(result, shared.frame_bytes))
+            shared.gather(places, result)
             # A frame that was evicted while it was read may be the next one by now.
             _, bad = shared.ring.places(flat, shared.store.n_pins)
         if bad >= 0:
@@ -613,7 +668,7 @@ class DiffFrameArray(NDArrayOperatorsMixin):
         n_lead = values.ndim - len(entry_shape)
         if n_lead < 0 or values.shape[n_lead:] != entry_shape:
             raise ValueError(
-                f"frames of shape {values.shape} do not end with the axes {entry_shape} of one entry"
+                f"frames of shape {values.shape} do not end with the axes {entry_shape} of an entry"
             )
         lead = values.shape[:n_lead]
         entry_bytes = prod(entry_shape) * self.itemsize

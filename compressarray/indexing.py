@@ -111,9 +111,9 @@ def select(
         ...
     IndexError: index 10 is out of bounds for axis 0 with size 10
     """
+    if dtype.names is not None and _names_fields(key):
+        return _select_fields(key, lead_shape, frame_shape, dtype)
     try:
-        if dtype.names is not None and _names_fields(key):
-            return _select_fields(key, lead_shape, frame_shape, dtype)
         rows = _select_rows(key, lead_shape, frame_shape, dtype)
         return _select_any(key, lead_shape, frame_shape, dtype) if rows is None else rows
     except Exception as error:  # an index may be any object, and raise what it likes
@@ -124,6 +124,9 @@ def select(
         _one_element(shape, np.dtype("V0"))[key]
     else:
         _one_element(shape, dtype)[key] = value
+    if isinstance(failure, _RefusedError):
+        # numpy before 2.4 only warns where a wrong index comes to nothing beside an empty slice.
+        raise IndexError(f"key {key!r} is out of bounds for shape {shape}")
     raise failure
 
 

@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+
+from compressarray.jit import kernel
 
 Int64s = npt.NDArray[np.int64]
 
@@ -103,7 +104,7 @@ class Ring:
         return held
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def find_places(indices: Any, counts: Any, n_slots: Any, retired: Any, n_pins: Any,
                 places: Any) -> Any:  # fmt: skip
     """Fill ``places`` as `Ring.places` says; return the first bad position, or -1."""

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import ale_py
 import gymnasium as gym
 import numpy as np
-from gymnasium.spaces import Box, Dict
+from gymnasium.spaces import Box, Dict, Discrete
 from gymnasium.wrappers import TransformObservation
 
 gym.register_envs(ale_py)
 
 # Discrete observations. CliffWalking was v0 in older versions of Gymnasium.
-GRID_WORLDS = ["FrozenLake-v1", max(name for name in gym.registry if "CliffWalking-v" in name)]
+GRID_WORLDS = ["FrozenLake-v1", max(filter(re.compile("CliffWalking-v").match, gym.registry))]
 
 
 class EpisodicLife(gym.Wrapper):
@@ -64,26 +65,47 @@ def atari(
     return TransformObservation(env, lambda screen: screen[::5, ::4].copy(), space)
 
 
-def atari_dict(**kwargs: Any) -> gym.Env:
-    """Build a game whose observation is a Dict of its image and of what is no image."""
-    env = atari(**kwargs)
-    image = env.observation_space
-    assert isinstance(image, Box)
-    space = Dict({"mean": Box(0, 255, (1,), np.float32), "image": image, "row": image_row(image)})
-    return TransformObservation(
-        env,
-        lambda screen: {
-            "mean": np.array([screen.mean()], np.float32),
-            "image": screen,
-            "row": screen[20].copy(),
-        },
-        space,
-    )
+class Play(gym.Wrapper):
+    """Keeps all that the environment answers, for :class:`Replay` to answer again."""
+
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(env)
+        self.answers: list[tuple[Any, ...]] = []
+
+    def reset(self, **kwargs: Any) -> Any:
+        self.answers.append(self.env.reset(**kwargs))
+        return self.answers[-1]
+
+    def step(self, action: Any) -> Any:
+        self.answers.append(self.env.step(action))
+        return self.answers[-1]
 
 
-def image_row(image: Box) -> Box:
-    """Return the space of one row of an image."""
-    return Box(0, 255, image.shape[1:], np.uint8)
+class Replay(gym.Env):
+    """A game that was played, once more from memory.
+
+    An emulator takes a tenth of a second to start, so a game is played once for all the wrappers
+    that are to see it. They must call it as it was called then.
+    """
+
+    def __init__(self, play: Play) -> None:
+        self.observation_space = play.observation_space
+        self.action_space = play.action_space
+        self.answers = iter(play.answers)
+
+    def _answer(self) -> tuple[Any, ...]:
+        observation, *outcome, info = next(self.answers)
+        return observation.copy(), *outcome, dict(info)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Any, dict[str, Any]]:
+        observation, info = self._answer()
+        return observation, info
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        observation, reward, terminated, truncated, info = self._answer()
+        return observation, reward, terminated, truncated, info
 
 
 class Ramp(gym.Env):
@@ -92,7 +114,7 @@ class Ramp(gym.Env):
     def __init__(self, low: Any, high: Any, start: float = 0.0, length: int = 5) -> None:
         bounds = np.asarray(low, np.float32), np.asarray(high, np.float32)
         self.observation_space = Box(*bounds, dtype=np.float32)
-        self.action_space = gym.spaces.Discrete(2)
+        self.action_space = Discrete(2)
         self.start, self.length, self.steps = start, length, 0
 
     def _observation(self) -> np.ndarray:
@@ -109,3 +131,14 @@ class Ramp(gym.Env):
     def step(self, action: Any) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         self.steps += 1
         return self._observation(), 0.0, self.steps >= self.length, False, {}
+
+
+def ramp_dict(length: int) -> gym.Env:
+    """Build an environment whose observation is a Dict of an image and of what is no image."""
+    image = Box(0, 255, (6, 5), np.uint8)
+    row = Box(0, 255, (5,), np.float32)
+    return TransformObservation(
+        Ramp(np.zeros(5), np.full(5, 99.0), length=length),
+        lambda obs: {"row": obs, "image": np.tile(2 * obs, (6, 1)).astype(np.uint8), "step": 7},
+        Dict({"row": row, "image": image, "step": Discrete(9)}),
+    )

@@ -396,7 +396,7 @@ _GOOD: dict[str, list[str]] = {
         ":, :, :, True",
         ":, :, 1, True",
         # many axes
-        "*(None,) * 60, 0",
+        "*(None,) * 58, 0",
         "[[[[[[[[[[[[[1]]]]]]]]]]]]]",
     ],
     "stacks": [

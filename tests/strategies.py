@@ -162,8 +162,9 @@ def layouts(
         frame_ndim = draw(st.sampled_from((2, 2, 1, 3, 0)))
     least = 0 if empty else 1
     lead = [draw(axis_lengths(40))]
-    for _ in range(draw(st.sampled_from((0, 1, 1, 2, 2, 3)))):
-        lead.append(draw(st.integers(least, 4) if draw(st.booleans()) else st.integers(1, 3)))
+    n_between = draw(st.sampled_from((0, 1, 1, 2, 2, 3)))
+    between_length = st.one_of(st.integers(1, 3), st.integers(least, 4))
+    lead += draw(st.lists(between_length, min_size=n_between, max_size=n_between))
     while prod(n for n in lead if n) > max_cells:
         lead[0] = max(1, lead[0] // 2)
         lead[-1] = max(1, lead[-1] - 1)
@@ -180,9 +181,7 @@ def layouts(
     if codec in CHAINED_CODECS:
         gop_length = draw(st.sampled_from((None, 1, 2, 3, 4, 8, 16, 33)))
     fill = draw(st.one_of(st.none(), st.integers(0, 99)))
-    return Layout(
-        tuple(lead + frame), dtype, frame_ndim, codec, stack_axis, gop_length, fill
-    )
+    return Layout(tuple(lead + frame), dtype, frame_ndim, codec, stack_axis, gop_length, fill)
 
 
 # --------------------------------------------------------------------------- frames
@@ -199,7 +198,7 @@ def from_bits(raw: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> np.ndarray[Any
         out = np.zeros(raw.shape[:-1], dtype)
         at = 0
         for name in dtype.names:
-            field, offset = dtype.fields[name][:2]  # type: ignore[index]
+            field = dtype.fields[name][0]  # type: ignore[index]
             base, inner = field.base, field.shape
             part = raw[..., at : at + field.itemsize]
             part = part.reshape(*part.shape[:-1], *inner, base.itemsize)
@@ -318,7 +317,7 @@ def frames(
             np.array([[0] * dtype.itemsize, [255] * dtype.itemsize], np.uint8), dtype
         )
         out[rng.random((n, size)) < 0.5] = high
-        out[:: 3] = low
+        out[::3] = low
         out[1::3] = high
     else:
         raise ValueError(f"unknown kind {kind!r}")
@@ -440,9 +439,7 @@ def basic_keys(draw: st.DrawFn, shape: tuple[int, ...]) -> Any:
         n_after = draw(st.integers(0, len(shape) - n_axes))
         after = shape[len(shape) - n_after :]
         parts.append(Ellipsis)
-        parts += [
-            draw(_slice(n) if draw(st.booleans()) or n == 0 else _integer(n)) for n in after
-        ]
+        parts += [draw(_slice(n) if draw(st.booleans()) or n == 0 else _integer(n)) for n in after]
     for _ in range(draw(st.sampled_from((0, 0, 0, 1, 2)))):
         parts.insert(draw(st.integers(0, len(parts))), None)
     if len(parts) == 1 and draw(st.booleans()):
@@ -556,7 +553,7 @@ def values(draw: st.DrawFn, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any
         wide = np.repeat(value, 2, axis=-1)
         return wide[..., ::2]
     if order == "reversed" and value.ndim:
-        return value[::-1][:: -1] if draw(st.booleans()) else value[..., ::-1]
+        return value[::-1][::-1] if draw(st.booleans()) else value[..., ::-1]
     if order == "swapped" and dtype.kind in "iufcmM":
         return value.astype(dtype.newbyteorder())
     return value

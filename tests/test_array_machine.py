@@ -126,9 +126,7 @@ class ArrayMachine(RuleBasedStateMachine):
         dense = dense.copy()
         n_cells = int(np.prod(layout.lead_shape))
         cells = np.arange(n_cells).reshape(shape[: len(shape) - layout.frame_ndim])
-        cells = np.broadcast_to(
-            cells.reshape(cells.shape + (1,) * layout.frame_ndim), shape
-        )
+        cells = np.broadcast_to(cells.reshape(cells.shape + (1,) * layout.frame_ndim), shape)
         touched, _ = outcome(lambda: cells[key])
         _, expected_error = outcome(lambda: dense.__setitem__(key, value))
         _, error = outcome(lambda: target.__setitem__(key, value))
@@ -327,7 +325,9 @@ class ArrayMachine(RuleBasedStateMachine):
         live = set(self.live)
         lanes = range(self.layout.n_lanes)
         dead = [index for index in self.given if index not in live]
-        dead += [(self.counts[k] + ahead) * self.layout.n_lanes + k for k in lanes for ahead in (0, 3)]
+        dead += [
+            (self.counts[k] + ahead) * self.layout.n_lanes + k for k in lanes for ahead in (0, 3)
+        ]
         dead += [-1, -(2**63), 2**63 - 1, 2**63 - 2 - len(self.pins) - 3, 2**62]
         wrong = data.draw(st.sampled_from(dead))
         among = data.draw(st.lists(st.sampled_from([*self.live, *self.pins, wrong]), max_size=5))
@@ -416,7 +416,7 @@ class ArrayMachine(RuleBasedStateMachine):
             assert isinstance(stats[name], int), name
             assert stats[name] >= self.counters[name] or stats[name] == 0, name
             self.counters[name] = stats[name]
-        assert 0 <= stats["frames_held"]
+        assert stats["frames_held"] >= 0
 
 
 TestArrayMachine = ArrayMachine.TestCase

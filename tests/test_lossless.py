@@ -119,7 +119,7 @@ def test_every_index_gathers_the_frame_it_was_given_for(data: st.DataObject) -> 
     assert_holds(array, dense)
     expected_index = np.arange(n_rows * layout.n_lanes).reshape(n_rows, *layout.lane_shape)
     for t in range(n_rows):
-        assert_same(indices[t], expected_index[t])
+        assert_same(indices[t], np.array(expected_index[t]))
     kept = expected_index[max(0, n_rows - layout.shape[0]) :]
     assert_same(array.gather(kept), lane_major(rows[n_rows - len(kept) :], layout))
 
@@ -323,7 +323,7 @@ def test_any_lossless_numcodecs_codec(config: dict[str, Any]) -> None:
 
     for dtype in (np.dtype(np.uint8), np.dtype(">f4"), np.dtype([("a", "u1"), ("b", "<f8")])):
         content = np.concatenate(
-            [frames("special values", 9, (6, 7), dtype), frames("noise", 9, (6, 7), dtype)],
+            [frames("special values", 9, (6, 8), dtype), frames("noise", 9, (6, 8), dtype)],
             dtype=dtype,
         )
         array = DiffFrameArray(content.shape, dtype, codec=numcodecs.get_codec(config))
@@ -408,9 +408,7 @@ def test_stacks_come_back_by_index_until_their_slot_is_overwritten() -> None:
         assert_same(index, np.array([2 * t, 2 * t + 1]))
         oldest = max(0, t - 15)
         kept = np.arange(2 * oldest, 2 * (t + 1))
-        assert_same(
-            array.gather(kept.reshape(-1, 2)), np.ascontiguousarray(stacks[oldest : t + 1])
-        )
+        assert_same(array.gather(kept.reshape(-1, 2)), np.ascontiguousarray(stacks[oldest : t + 1]))
 
 
 def test_the_stack_axis_may_be_named() -> None:
@@ -458,11 +456,8 @@ def test_lanes_may_differ_in_length(data: st.DataObject) -> None:
     counts = [0] * n_lanes
     truth: dict[int, np.ndarray[Any, Any]] = {}
     for _ in range(data.draw(st.integers(1, 12))):
-        lanes = data.draw(
-            st.permutations(range(n_lanes)).flatmap(
-                lambda order: st.integers(1, len(order)).map(lambda k: order[:k])
-            )
-        )
+        order = data.draw(st.permutations(range(n_lanes)))
+        lanes = order[: data.draw(st.integers(1, n_lanes))]
         n_rows = data.draw(st.sampled_from((1, 1, 2, capacity + 2)))
         content = np.stack(
             [data.draw(frame_runs(n_rows, (4, 6), np.dtype(np.uint8))) for _ in lanes], axis=1

@@ -18,11 +18,11 @@ ROOT = Path(__file__).parents[1]
 CODECS = ["raw", "sparse", "delta", "delta-zstd", "zstd"]
 
 # Small settings of a real game whose episodes are short.
-NUM_ENVS, NUM_STEPS, ITERATIONS = 2, 32, 13
+NUM_ENVS, NUM_STEPS, ITERATIONS = 2, 32, 10
 SMALL = [
     *("--quiet", "--torch-threads", "1", "--env-id", "ALE/Breakout-v5"),
     *("--num-envs", str(NUM_ENVS), "--num-steps", str(NUM_STEPS)),
-    *("--num-minibatches", "2", "--update-epochs", "1", "--max-episode-frames", "800"),
+    *("--num-minibatches", "2", "--update-epochs", "1", "--max-episode-frames", "560"),
 ]
 
 
@@ -81,7 +81,10 @@ def test_the_same_learning(storage, codec, dense):
     else:
         assert result["history"]["memory"][-1][0] >= 3 * frames.shape[0] * frames.shape[1]
     assert stats["gops_closed"] > 0
-    assert stats["gops_evicted"] > 0
+    if stats["gop_length"] > 1:
+        assert stats["gops_evicted"] > 0
+    else:  # frames by themselves are no GOPs: of those put away, few are still there
+        assert stats["gops_closed"] > 3 * stats["chunks"]
     assert_two_episodes_per_lane(result["history"]["episodes"])
 
 
@@ -316,6 +319,8 @@ def checkpoint(tmp_path_factory):
         (["--obs-storage", "sparse"], "'compressed', 'indexed', 'dense'"),
         (["--codec", "nosuch"], "--codec nosuch: .*delta"),
         (["--codec", "nosuch", "--obs-storage", "indexed"], "--codec nosuch: .*delta"),
+        (["--codec", "packbits"], "--codec packbits: it is not lossless"),
+        (["--codec", "quantize"], "--codec quantize: "),
         (["--total-timesteps", "10"], "must be at least 64, one rollout"),
         (["--num-minibatches", "33"], "must be at most 32"),
         (["--seed", "-3"], "--seed -3"),

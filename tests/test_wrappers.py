@@ -7,7 +7,8 @@ import json
 import multiprocessing
 import pickle
 import re
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
@@ -21,7 +22,7 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.wrappers import FrameStackObservation, RecordEpisodeStatistics, TransformObservation
 
 from compressarray import DiffFrameArray, FrameEvictedError, StaleStreamError
-from tests.gym_envs import GRID_WORLDS, Ramp, atari, atari_dict
+from tests.gym_envs import GRID_WORLDS, Play, Ramp, Replay, atari, ramp_dict
 from tests.naive import assert_same
 from wrappers import IndexedFrameStack
 from wrappers import _indexed as shared
@@ -38,71 +39,75 @@ def custom_padding(space: gym.Space, padding: str) -> Any:
     return space.sample()
 
 
+def drive(env: gym.Env, steps: int, reseed_every: int | None = None) -> Iterator[tuple[Any, ...]]:
+    """Play at random and reset what ended; yield the answers to every reset and step."""
+    rng = np.random.default_rng(3)
+    ends = 0
+    yield env.reset(seed=3)
+    for _ in range(steps):
+        answer = env.step(int(rng.integers(env.action_space.n)))
+        yield answer
+        if answer[2] or answer[3]:
+            ends += 1
+            reseed = reseed_every is not None and ends % reseed_every == 0
+            yield env.reset(seed=ends if reseed else None)
+
+
 def compare(
     make: Callable[[], gym.Env],
     padding: str,
     *,
     steps: int,
     stack_size: int = 4,
-    seed: int = 3,
     reseed_every: int | None = None,
     **kwargs: Any,
 ) -> tuple[IndexedFrameStack, int]:
-    """Step both wrappers alike and compare every stack; return ours and how many episodes ended."""
+    """Drive both wrappers alike and compare every stack; return ours and how many resets it saw."""
     env = make()
     padding_type = custom_padding(env.observation_space, padding)
     ours = IndexedFrameStack(env, stack_size, padding_type=padding_type, **kwargs)
     theirs = FrameStackObservation(make(), stack_size, padding_type=padding_type)
-    rng = np.random.default_rng(seed)
-
-    def check(obs: np.ndarray, expected: np.ndarray) -> None:
+    both = (drive(env, steps, reseed_every) for env in (ours, theirs))
+    resets = 0
+    for (obs, *outcome, _), (expected, *expected_outcome, _) in zip(*both, strict=True):
         assert obs in ours.observation_space
         assert_same(ours.frames.gather(obs), expected)
-
-    obs, _ = ours.reset(seed=seed)
-    expected, _ = theirs.reset(seed=seed)
-    check(obs, expected)
-    ends = 0
-    for _ in range(steps):
-        action = int(rng.integers(theirs.action_space.n))
-        obs, *outcome, _ = ours.step(action)
-        expected, *expected_outcome, _ = theirs.step(action)
-        check(obs, expected)
         assert outcome == expected_outcome
-        if outcome[1] or outcome[2]:
-            ends += 1
-            again = seed + ends if reseed_every and ends % reseed_every == 0 else None
-            obs, _ = ours.reset(seed=again)
-            expected, _ = theirs.reset(seed=again)
-            check(obs, expected)
-    return ours, ends
+        resets += not outcome
+    return ours, resets
+
+
+STEPS = 1000
+
+
+@pytest.fixture(scope="module", params=[("Breakout", 23, True, 10), ("Pong", 150, False, 3)])
+def game(request: pytest.FixtureRequest) -> tuple[Play, int]:
+    """Play one game of many short lives, and one of a few longer episodes."""
+    name, time_limit, episodic_life, reseed_every = request.param
+    play = Play(atari(name, time_limit=time_limit, episodic_life=episodic_life))
+    deque(drive(play, STEPS, reseed_every), maxlen=0)
+    return play, reseed_every
 
 
 @pytest.mark.compiled_only
+@pytest.mark.parametrize("capacity", [20, 250])
 @pytest.mark.parametrize("padding", PADDINGS)
-@pytest.mark.parametrize(
-    ("game", "time_limit", "episodic_life"), [("Breakout", 23, True), ("Pong", 61, False)]
-)
-def test_real_games(game: str, time_limit: int, episodic_life: bool, padding: str) -> None:
-    make = partial(atari, game, time_limit=time_limit, episodic_life=episodic_life)
-    ours, ends = compare(make, padding, steps=500, capacity=150, reseed_every=4)
-    assert ends >= 8
-    assert ours.frames.stream > 1
-
-
-@pytest.mark.compiled_only
-def test_a_ring_that_turned_many_times() -> None:
-    ours, ends = compare(partial(atari, time_limit=40), "reset", steps=500, capacity=20)
-    assert ends >= 12
-    assert ours.frames.lane_counts[0] > 25 * 20
+def test_real_games(game: tuple[Play, int], padding: str, capacity: int) -> None:
+    play, reseed_every = game
+    ours, resets = compare(
+        partial(Replay, play), padding, steps=STEPS, capacity=capacity, reseed_every=reseed_every
+    )
+    assert resets >= 2 * reseed_every
+    assert ours.frames.stream >= 3
+    assert ours.frames.lane_counts[0] > 4 * 20
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("stack_size", [1, 2, 5])
 def test_vector_observation(padding: str, stack_size: int) -> None:
     make = partial(gym.make, "CartPole-v1", max_episode_steps=30)
-    ours, ends = compare(make, padding, steps=200, stack_size=stack_size, capacity=64)
-    assert ends >= 5
+    ours, resets = compare(make, padding, steps=200, stack_size=stack_size, capacity=64)
+    assert resets >= 5
     assert ours.frames.shape == (64, 4)
     assert ours.frames.dtype == np.float32
 
@@ -111,15 +116,15 @@ def test_vector_observation(padding: str, stack_size: int) -> None:
 @pytest.mark.parametrize("name", GRID_WORLDS)
 def test_discrete_observation(name: str, padding: str) -> None:
     make = partial(gym.make, name, max_episode_steps=30)
-    ours, ends = compare(make, padding, steps=300, capacity=64)
-    assert ends >= 8
+    ours, resets = compare(make, padding, steps=300, capacity=64)
+    assert resets >= 8
     assert ours.frames.shape == (64,)
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
 def test_rgb_observation(padding: str) -> None:
-    ours, ends = compare(partial(atari, rgb=True, time_limit=7), padding, steps=60, capacity=50)
-    assert ends >= 5
+    ours, resets = compare(partial(atari, rgb=True, time_limit=7), padding, steps=60, capacity=50)
+    assert resets >= 5
     assert ours.frames.shape == (50, 42, 40, 3)
     assert ours.frames.frame_ndim == 3
 
@@ -140,26 +145,29 @@ def test_observations_are_cast_as_gymnasium_casts_them(padding: str) -> None:
     compare(make, padding, steps=20, capacity=20)
 
 
+def test_observations_that_a_cast_would_change_are_refused() -> None:
+    space = Box(0, 9, (2,), np.uint8)
+    env = TransformObservation(Ramp([0, 0], [9, 9]), lambda obs: obs, space)
+    with pytest.raises(TypeError, match="float32.*uint8"):
+        FrameStackObservation(env, 2).reset()
+    with pytest.raises(TypeError, match="float32.*uint8"):
+        IndexedFrameStack(env, 2, 10).reset()
+
+
 def test_a_dict_observation_keeps_its_other_entries() -> None:
-    env = IndexedFrameStack(atari_dict(time_limit=5), 3, capacity=50, key="image")
-    plain = atari_dict(time_limit=5)
-    stacked = FrameStackObservation(atari_dict(time_limit=5), 3)
+    env = IndexedFrameStack(ramp_dict(5), 3, capacity=50, key="image")
+    plain = ramp_dict(5)
+    stacked = FrameStackObservation(ramp_dict(5), 3)
 
     assert isinstance(env.observation_space, Dict)
     assert list(env.observation_space) == list(plain.observation_space)
     assert env.observation_space["row"] == plain.observation_space["row"]
-    obs, _ = env.reset(seed=1)
-    expected, _ = plain.reset(seed=1)
-    stacks, _ = stacked.reset(seed=1)
-    for step in range(12):
+    answers = (drive(each, 12) for each in (env, plain, stacked))
+    for (obs, *_), (expected, *_), (stacks, *_) in zip(*answers, strict=True):
         assert obs in env.observation_space
         assert_same(env.frames.gather(obs["image"]), stacks["image"])
-        assert_same(obs["mean"], expected["mean"])
         assert_same(obs["row"], expected["row"])
-        if step % 5 == 4:
-            (obs, _), (expected, _), (stacks, _) = (e.reset() for e in (env, plain, stacked))
-        else:
-            (obs, *_), (expected, *_), (stacks, *_) = (e.step(1) for e in (env, plain, stacked))
+        assert obs["step"] == 7
 
 
 def test_reset_padding_repeats_one_index() -> None:
@@ -233,8 +241,8 @@ def test_step_before_reset() -> None:
 
 
 def test_the_smallest_capacity_still_holds_every_emitted_stack() -> None:
-    ours, ends = compare(partial(Ramp, [0.0], [9.0]), "reset", steps=40, capacity=4)
-    assert ends == 8
+    ours, resets = compare(partial(Ramp, [0.0], [9.0]), "reset", steps=40, capacity=4)
+    assert resets == 9
     assert ours.frames.shape[0] == ours.stack_size
 
 
@@ -448,13 +456,32 @@ def test_a_learner_in_its_own_process_is_not_taken_for_a_worker() -> None:
     process.join()
 
 
+def custom_worker(
+    index: int, env_fn: Any, pipe: Any, parent_pipe: Any, memory: Any, errors: Any, *_: Any
+) -> None:
+    """Serve what comes before the first step, as a user's own worker would."""
+    env = env_fn()
+    while True:
+        command, data = pipe.recv()
+        if command == "_check_spaces":
+            pipe.send(((True, True), True))
+        if command == "reset":
+            try:
+                env.reset(**data)
+            except RuntimeError as error:
+                errors.put((index, RuntimeError, str(error), "Traceback"))
+                pipe.send((None, False))
+                return
+
+
 @pytest.mark.filterwarnings("ignore:.*Worker-0", "ignore:.*Raising the last exception")
 @pytest.mark.filterwarnings("ignore:.*Traceback")
-def test_inside_a_worker_process_it_raises() -> None:
+@pytest.mark.parametrize("worker", [None, custom_worker])
+def test_inside_a_worker_process_it_raises(worker: Callable[..., None] | None) -> None:
     def make() -> gym.Env:
-        return IndexedFrameStack(gym.make("CartPole-v1"), 2, 10)
+        return IndexedFrameStack(Ramp([0.0], [9.0]), 2, 10)
 
-    envs = gym.vector.AsyncVectorEnv([make], context="spawn")
+    envs = gym.vector.AsyncVectorEnv([make], context="spawn", worker=worker)
     try:
         with pytest.raises(RuntimeError, match=r"Apply wrappers\.vector\.IndexedFrameStack"):
             envs.reset(seed=1)

@@ -12,10 +12,11 @@ from typing import Any
 import llvmlite.binding
 import numpy as np
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic
 
-# x86 deposits and extracts bytes under a mask in one instruction; elsewhere a loop does.
+from compressarray.jit import inlined, kernel
+
 HAS_BMI2 = bool(llvmlite.binding.get_host_cpu_features().get("bmi2", False))
 
 _BYTE_ONES = np.uint64(0x0101010101010101)
@@ -61,8 +62,7 @@ store16 = _storer(16, types.uint16)
 store8 = _storer(8, types.uint8)
 
 
-@intrinsic
-def copy_bytes(typingctx: Any, target: Any, source: Any, n_bytes: Any) -> Any:
+def _copy_bytes(typingctx: Any, target: Any, source: Any, n_bytes: Any) -> Any:
     """``memcpy``: ``n_bytes`` from address ``source`` to address ``target``, not overlapping."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -80,6 +80,9 @@ def copy_bytes(typingctx: Any, target: Any, source: Any, n_bytes: Any) -> Any:
     return types.void(types.int64, types.int64, types.int64), codegen
 
 
+copy_bytes: Any = intrinsic(_copy_bytes)
+
+
 def _bmi2(name: str) -> Any:
     @intrinsic
     def bit_move(typingctx: Any, value: Any, mask: Any) -> Any:
@@ -95,21 +98,7 @@ def _bmi2(name: str) -> Any:
     return bit_move
 
 
-if HAS_BMI2:
-    spread_bytes = _bmi2("llvm.x86.bmi.pdep.64")
-    squeeze_bytes = _bmi2("llvm.x86.bmi.pext.64")
-else:  # pragma: no cover - tested through portable_* on every machine
-
-    @njit(inline="always")
-    def spread_bytes(value: Any, mask: Any) -> Any:
-        return portable_spread_bytes(value, mask)
-
-    @njit(inline="always")
-    def squeeze_bytes(value: Any, mask: Any) -> Any:
-        return portable_squeeze_bytes(value, mask)
-
-
-@njit(nogil=True, cache=True)
+@kernel
 def portable_spread_bytes(value: Any, mask: Any) -> Any:
     """Deposit the low bytes of ``value`` under the whole-byte ``mask`` (``pdep``)."""
     result = np.uint64(0)
@@ -121,7 +110,7 @@ def portable_spread_bytes(value: Any, mask: Any) -> Any:
     return result
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def portable_squeeze_bytes(value: Any, mask: Any) -> Any:
     """Gather the bytes of ``value`` under the whole-byte ``mask`` to the low end (``pext``)."""
     result = np.uint64(0)
@@ -134,14 +123,19 @@ def portable_squeeze_bytes(value: Any, mask: Any) -> Any:
     return result
 
 
-@njit(inline="always")
+# One instruction on x86; the loops serve every other machine, and are tested on all.
+spread_bytes: Any = _bmi2("llvm.x86.bmi.pdep.64") if HAS_BMI2 else portable_spread_bytes
+squeeze_bytes: Any = _bmi2("llvm.x86.bmi.pext.64") if HAS_BMI2 else portable_squeeze_bytes
+
+
+@inlined
 def nonzero_bytes(word: Any) -> Any:
     """An 8-bit mask with bit ``i`` set where byte ``i`` of ``word`` is not zero."""
     high = (((word & _LOW_7) + _LOW_7) | word) & _HIGH_1
     return ((high >> np.uint64(7)) * _GATHER_BITS) >> np.uint64(56)
 
 
-@njit(inline="always")
+@inlined
 def widen_mask(mask: Any) -> Any:
     """The inverse of `nonzero_bytes`: 0xFF in every byte whose bit is set."""
     bits = ((mask & np.uint64(0xFF)) * _BYTE_ONES) & np.uint64(0x8040201008040201)
@@ -149,13 +143,13 @@ def widen_mask(mask: Any) -> Any:
     return (high >> np.uint64(7)) * np.uint64(0xFF)
 
 
-@njit(inline="always")
+@inlined
 def repeat_byte(byte: Any) -> Any:
     """A word that holds ``byte`` eight times."""
     return (byte & np.uint64(0xFF)) * _BYTE_ONES
 
 
-@njit(inline="always")
+@inlined
 def load_tail(address: Any, n_bytes: Any) -> Any:
     """The ``n_bytes`` (under 8) at ``address`` as the low end of a word, reading no further."""
     word = np.uint64(0)
@@ -164,14 +158,14 @@ def load_tail(address: Any, n_bytes: Any) -> Any:
     return word
 
 
-@njit(inline="always")
+@inlined
 def store_tail(address: Any, word: Any, n_bytes: Any) -> None:
     """Store the low ``n_bytes`` (under 8) of ``word``, writing no further."""
     for i in range(n_bytes):
         store8(address + i, np.uint8((word >> np.uint64(8 * i)) & np.uint64(0xFF)))
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def same_bytes(first: Any, second: Any, n_bytes: Any) -> Any:
     """Whether the ``n_bytes`` at two addresses are equal."""
     whole = n_bytes >> 3

@@ -13,7 +13,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from compressarray.codecs.memory import (
     copy_bytes,
@@ -24,19 +23,20 @@ from compressarray.codecs.memory import (
     store16,
     store32,
 )
+from compressarray.jit import inlined, kernel
 
 RAW_TAG = 1
 HEADER_BYTES = 5
 
 
-@njit(inline="always")
+@inlined
 def coordinate_bytes(n_bytes: Any, row_bytes: Any) -> Any:
     """Bytes of one row or column number: 1 up to 256 rows and columns, else 2."""
     rows = n_bytes // max(row_bytes, 1)
     return 1 if rows <= 256 and row_bytes <= 256 else 2
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def encode_sparse(new: Any, first: Any, n_bytes: Any, row_bytes: Any, out: Any) -> Any:
     """Write the record of the frame at ``new``; return the address after it.
 
@@ -79,7 +79,7 @@ def encode_sparse(new: Any, first: Any, n_bytes: Any, row_bytes: Any, out: Any) 
     return out + 1 + n_bytes
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def skip_sparse(record: Any, n_bytes: Any, row_bytes: Any) -> Any:
     """The address after a record."""
     if load8(record) == RAW_TAG:
@@ -88,7 +88,7 @@ def skip_sparse(record: Any, n_bytes: Any, row_bytes: Any) -> Any:
     return record + HEADER_BYTES + changed * (2 * coordinate_bytes(n_bytes, row_bytes) + 2)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def apply_sparse(record: Any, first: Any, state: Any, n_bytes: Any, row_bytes: Any) -> Any:
     """Rebuild at ``state`` the frame of one record; return the address after the record."""
     if load8(record) == RAW_TAG:

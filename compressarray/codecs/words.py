@@ -15,7 +15,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from compressarray.codecs.memory import (
     copy_bytes,
@@ -32,6 +31,7 @@ from compressarray.codecs.memory import (
     store_tail,
     widen_mask,
 )
+from compressarray.jit import inlined, kernel
 
 # Where the changed bytes of a word take their new values from.
 LITERAL = 0  # the values, one byte each
@@ -51,18 +51,18 @@ _HASH_MULTIPLIER = 2654435761  # Knuth, TAOCP 6.4: 2**32 over the golden ratio
 MIN_ROW_BYTES = 8
 
 
-@njit(inline="always")
+@inlined
 def _slot(key: Any) -> Any:
     return ((np.int64(key) * _HASH_MULTIPLIER) & 0xFFFFFFFF) >> 22
 
 
-@njit(inline="always")
+@inlined
 def token_key(skip: Any, mask: Any, kind: Any) -> Any:
     """One integer for a (skip, mask, kind): what a token stands for."""
     return (np.int64(skip) << 11) | (np.int64(mask) << 3) | np.int64(kind)
 
 
-@njit(inline="always")
+@inlined
 def _count_values(mask: Any, kind: Any) -> Any:
     n_values = np.int64(0)
     if kind == LITERAL:
@@ -75,7 +75,7 @@ def _count_values(mask: Any, kind: Any) -> Any:
     return n_values
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def build_tables(keys: Any, decode_table: Any, encode_table: Any) -> None:
     """Fill both tables from the `token_key` of up to 255 tokens.
 
@@ -128,7 +128,7 @@ def starting_tokens(row_bytes: int) -> npt.NDArray[np.int64]:
     return np.array([key for _, key in ranked[:ESCAPE]], np.int64)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def read_tokens(
     record: Any, n_records: Any, n_bytes: Any, decode_table: Any, keys: Any, n: Any
 ) -> Any:
@@ -165,7 +165,7 @@ def read_tokens(
     return n
 
 
-@njit(inline="always")
+@inlined
 def _get_varint(address: Any) -> Any:
     value = np.int64(0)
     shift = 0
@@ -179,7 +179,7 @@ def _get_varint(address: Any) -> Any:
     return value, address
 
 
-@njit(inline="always")
+@inlined
 def _put_varint(address: Any, value: Any) -> Any:
     while value >= 0x80:
         store8(address, np.uint8((value & 0x7F) | 0x80))
@@ -189,7 +189,7 @@ def _put_varint(address: Any, value: Any) -> Any:
     return address + 1
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def encode_record(
     new: Any,
     state: Any,
@@ -312,7 +312,7 @@ def encode_record(
     return out + n_tokens + n_values
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _apply_tail(p: Any, offset: Any, v: Any, wide: Any, kind: Any, tail: Any) -> None:
     """One token for the last word of a frame that is no whole number of words."""
     old = load_tail(p, tail)
@@ -327,7 +327,7 @@ def _apply_tail(p: Any, offset: Any, v: Any, wide: Any, kind: Any, tail: Any) ->
     store_tail(p, (old & ~wide) | (fresh & wide), tail)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def apply_record(
     record: Any, state: Any, background: Any, n_bytes: Any, row_bytes: Any, decode_table: Any
 ) -> Any:

@@ -20,11 +20,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from compressarray.codecs.memory import copy_bytes, same_bytes
+from compressarray.jit import inlined, kernel
 
 PAGE_BYTES = mmap.PAGESIZE
+# Entries of four bytes on a page of 4 KiB, the smallest there is.
+PAGE_SHIFT = 10
 # Garbage that is left alone, as a part of what is live. Cleaning copies live/garbage bytes for
 # each byte it wins: 16 at this bound, a fraction of a microsecond for a GOP of a game.
 GARBAGE_PART = 0.06
@@ -62,6 +64,49 @@ class ArenaState(NamedTuple):
     offset: npt.NDArray[np.uint32]
     size: npt.NDArray[np.uint32]
     references: npt.NDArray[np.uint16]
+
+
+class Table:
+    """An array of zeros over a large range of which little may ever be written.
+
+    Attributes
+    ----------
+    data : ndarray, (n,)
+        Takes memory where it is touched.
+    touched : ndarray, (pages,) uint8
+        Whoever writes ``data[i]`` sets ``touched[i >> PAGE_SHIFT]``.
+    """
+
+    def __init__(self, n: int) -> None:
+        self.data = reserve(n, np.uint32)
+        self.touched = np.zeros((n >> PAGE_SHIFT) + 1, np.uint8)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held: those of touched pages."""
+        pages = int(np.count_nonzero(self.touched))
+        return min(self.data.nbytes, pages << (PAGE_SHIFT + 2)) + self.touched.nbytes
+
+    def snapshot(self) -> dict[str, Any]:
+        """Copy the touched pages."""
+        pages = np.flatnonzero(self.touched)
+        return {
+            "n": len(self.data),
+            "pages": pages,
+            "parts": [
+                self.data[page << PAGE_SHIFT : (page + 1) << PAGE_SHIFT].copy()
+                for page in pages.tolist()
+            ],
+        }
+
+    @classmethod
+    def from_snapshot(cls, snapshot: dict[str, Any]) -> Table:
+        """Build a table with the same pages."""
+        table = cls(snapshot["n"])
+        for page, part in zip(snapshot["pages"].tolist(), snapshot["parts"], strict=True):
+            table.data[page << PAGE_SHIFT : (page + 1) << PAGE_SHIFT] = part
+            table.touched[page] = 1
+        return table
 
 
 def reserve(n: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
@@ -165,9 +210,7 @@ class Arena:
         if self._region is not None and hasattr(mmap, "MADV_DONTNEED"):
             shift = int(meta[SEGMENT_SHIFT])
             for run in np.split(free, np.flatnonzero(np.diff(free) != 1) + 1):
-                self._region.madvise(
-                    mmap.MADV_DONTNEED, int(run[0]) << shift, len(run) << shift
-                )
+                self._region.madvise(mmap.MADV_DONTNEED, int(run[0]) << shift, len(run) << shift)
             state.segment_use[free] = UNTOUCHED
             meta[N_FREE_SEGMENTS] = 0
 
@@ -186,20 +229,23 @@ class Arena:
         self.state.memory[start : start + chunk.nbytes] = chunk
         return entry
 
-    def __getstate__(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[str, Any]:
+        """Copy what is live, without the address space around it; `from_snapshot` undoes it."""
         n = int(self.state.meta[N_ENTRIES])
-        sizes = self.state.size[:n].copy()
-        chunks = [self.view(entry) for entry in np.flatnonzero(self.state.references[:n])]
+        chunks = [self.view(entry) for entry in np.flatnonzero(self.state.references[:n]).tolist()]
         return {
             "limits": self._limits,
-            "sizes": sizes,
+            "sizes": self.state.size[:n].copy(),
             "references": self.state.references[:n].copy(),
             "bytes": np.concatenate(chunks) if chunks else np.zeros(0, np.uint8),
         }
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__init__(*state["limits"])  # type: ignore[misc]
-        restore(self.state, state["sizes"], state["references"], state["bytes"])
+    @classmethod
+    def from_snapshot(cls, snapshot: dict[str, Any]) -> Arena:
+        """Build an arena with the same entries."""
+        arena = cls(*snapshot["limits"])
+        restore(arena.state, snapshot["sizes"], snapshot["references"], snapshot["bytes"])
+        return arena
 
     def view(self, entry: int) -> npt.NDArray[np.uint8]:
         """The bytes of one chunk, a view that the next write may move."""
@@ -207,13 +253,13 @@ class Arena:
         return self.state.memory[start : start + int(self.state.size[entry])]
 
 
-@njit(inline="always")
+@inlined
 def chunk_start(state: Any, entry: Any) -> Any:
     """Where a chunk begins in ``state.memory``."""
     return np.int64(state.offset[entry]) << state.meta[GRANULE_SHIFT]
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def garbage_bytes(state: Any) -> Any:
     """Bytes of used segments that no live chunk covers and the head will not fill."""
     meta = state.meta
@@ -224,7 +270,7 @@ def garbage_bytes(state: Any) -> Any:
     )
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _take_segment(state: Any, segment: Any) -> None:
     meta = state.meta
     if state.segment_use[segment] == FREE:
@@ -236,7 +282,7 @@ def _take_segment(state: Any, segment: Any) -> None:
     meta[N_USED_SEGMENTS] += 1
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _free_segment(state: Any, segment: Any) -> None:
     meta = state.meta
     state.segment_use[segment] = FREE
@@ -245,7 +291,7 @@ def _free_segment(state: Any, segment: Any) -> None:
     meta[HINT] = min(meta[HINT], segment)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _leave_head(state: Any) -> None:
     """Give up the rest of the head's segments, so that empty ones are free again."""
     meta = state.meta
@@ -259,7 +305,7 @@ def _leave_head(state: Any) -> None:
                 _free_segment(state, segment)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _make_room(state: Any, n_bytes: Any) -> Any:
     """Put the head where ``n_bytes`` fit; return whether there was such a place."""
     meta = state.meta
@@ -302,7 +348,7 @@ def _make_room(state: Any, n_bytes: Any) -> Any:
     return True
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _place(state: Any, entry: Any, n_bytes: Any) -> Any:
     meta = state.meta
     granule = np.int64(1) << meta[GRANULE_SHIFT]
@@ -317,7 +363,7 @@ def _place(state: Any, entry: Any, n_bytes: Any) -> Any:
     return True
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _count_live(state: Any, start: Any, room: Any, sign: Any) -> None:
     """Add a chunk to, or take it from, the live bytes of the segments that it lies in."""
     meta = state.meta
@@ -327,16 +373,14 @@ def _count_live(state: Any, start: Any, room: Any, sign: Any) -> None:
     while start < end:
         segment = start >> shift
         part = min(end, (segment + 1) << shift) - start
-        state.segment_live[segment] = np.uint32(
-            np.int64(state.segment_live[segment]) + sign * part
-        )
+        state.segment_live[segment] = np.uint32(np.int64(state.segment_live[segment]) + sign * part)
         in_head = start >= (meta[HEAD] >> shift) << shift and start < meta[LIMIT]
         if sign < 0 and state.segment_live[segment] == 0 and not in_head:
             _free_segment(state, segment)
         start += part
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def allocate(state: Any, n_bytes: Any) -> Any:
     """A new chunk of ``n_bytes`` with one reference: its entry, or -1 if nothing fits."""
     meta = state.meta
@@ -357,7 +401,7 @@ def allocate(state: Any, n_bytes: Any) -> Any:
     return entry
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def release(state: Any, entry: Any) -> Any:
     """Drop one reference; return whether it was the last and the chunk is gone."""
     state.references[entry] -= np.uint16(1)
@@ -373,7 +417,7 @@ def release(state: Any, entry: Any) -> Any:
     return True
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def share(state: Any, entry: Any, address: Any, n_bytes: Any) -> Any:
     """Add a reference to a chunk if it holds these bytes; return whether it does."""
     if (
@@ -390,7 +434,7 @@ def share(state: Any, entry: Any, address: Any, n_bytes: Any) -> Any:
     return True
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def clean(state: Any) -> None:
     """Move what lives in the emptiest segments to the head."""
     meta = state.meta
@@ -429,7 +473,7 @@ def clean(state: Any) -> None:
             state.segment_use[order[i]] = USED
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def restore(state: Any, sizes: Any, references: Any, chunks: Any) -> None:
     """Fill an empty arena with entries, numbered as they were."""
     meta = state.meta

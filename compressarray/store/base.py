@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -135,12 +136,21 @@ class Store(ABC):
     @abstractmethod
     def _report(self) -> dict[str, int]: ...
 
-    def __getstate__(self) -> dict[str, object]:
-        with self._lock.reading():
-            state = self.__dict__.copy()
-            del state["_lock"], state["_count_lock"]
-            return copy.deepcopy(state)
+    def _parts(self) -> dict[str, Any]:
+        """What pickling and copying keep: attributes without locks, no larger than needed."""
+        parts = self.__dict__.copy()
+        del parts["_lock"], parts["_count_lock"]
+        return parts
 
-    def __setstate__(self, state: dict[str, object]) -> None:
+    def __getstate__(self) -> dict[str, Any]:
+        with self._lock.reading():
+            return copy.deepcopy(self._parts())
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._open_lock()
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Store:
+        twin = object.__new__(type(self))
+        twin.__setstate__(self.__getstate__())
+        return twin

@@ -6,13 +6,21 @@ import ctypes
 from typing import Any
 
 import numpy as np
-from numba import njit
 
 from compressarray.codecs import Codec
 from compressarray.codecs.memory import copy_bytes, load64, load_tail, same_bytes
 from compressarray.errors import CorruptFrameError
-from compressarray.store.arena import N_ENTRIES, Arena, allocate, chunk_start, release, reserve
-from compressarray.store.arena import MAX_REFERENCES
+from compressarray.jit import kernel
+from compressarray.store.arena import (
+    MAX_REFERENCES,
+    N_ENTRIES,
+    PAGE_SHIFT,
+    Arena,
+    Table,
+    allocate,
+    chunk_start,
+    release,
+)
 from compressarray.store.base import Int64s, Store, UInt8s, address_of
 
 # Recent frames that a new one is compared with: a row of all lanes and stacks, with room to
@@ -40,17 +48,17 @@ class FrameStore(Store):
         super().__init__(n_rows, n_lanes, stack, frame_bytes)
         n_cells = n_rows * n_lanes * stack
         self._codec = codec.foreign
-        self._cell_chunk = reserve(n_cells, np.uint32)
+        self._cells = Table(n_cells)
         self._arena = Arena(n_cells * frame_bytes, n_cells)
         self._recent = np.zeros(min(RECENT, 1 << max(n_cells - 1, 1).bit_length()), np.uint32)
         self._fill = fill.copy()
-        self._high_cell = 0
         self._n_encoded = 0
 
     def _read(self, cells: Int64s, out: int, step: int) -> None:
         if self._codec is None:
+            seen = np.zeros(1 << (2 * len(cells)).bit_length(), np.uint32)
             n = read_raw(
-                self._arena.state, self._cell_chunk, self._fill, self._pins, cells, out, step
+                self._arena.state, self._cells.data, self._fill, self._pins, cells, out, step, seen
             )
         else:
             n = self._read_coded(cells, out, step)
@@ -59,23 +67,20 @@ class FrameStore(Store):
             self._gops_decoded += n
 
     def _read_coded(self, cells: Int64s, out: int, step: int) -> int:
-        decoded: dict[int, UInt8s] = {}
         n = 0
         last = -1
-        for i, cell in enumerate(cells.tolist()):
-            if cell < 0:
-                frame = self._pins[-1 - cell]
-            else:
-                entry = int(self._cell_chunk[cell])
-                if entry == 0:
-                    frame = self._fill
-                elif entry == last:
-                    frame = decoded[0]
-                else:
-                    frame = self._decode(entry)
-                    decoded[0] = frame
-                    last = entry
-                    n += 1
+        frame = self._fill
+        entries = np.where(cells < 0, cells, self._cells.data[np.maximum(cells, 0)])
+        for i in np.argsort(entries, kind="stable").tolist():
+            entry = int(entries[i])
+            if entry < 0:
+                frame = self._pins[-1 - entry]
+            elif entry == 0:
+                frame = self._fill
+            elif entry != last:
+                frame = self._decode(entry)
+                n += 1
+            last = entry
             ctypes.memmove(out + i * step, address_of(frame), self._frame_bytes)
         return n
 
@@ -102,13 +107,14 @@ class FrameStore(Store):
 
     def _write(self, cells: Int64s, addresses: Int64s) -> None:
         arena = self._arena
+        self._cells.touched[cells >> PAGE_SHIFT] = 1
         done = 0
         while done < len(cells):
             # In batches: what they overwrite stays as garbage until the arena is tidied.
             end = min(done + 1024, len(cells))
             if self._codec is None:
                 written = write_raw(
-                    arena.state, self._cell_chunk, self._recent, self._frame_bytes,
+                    arena.state, self._cells.data, self._recent, self._frame_bytes,
                     cells[done:end], addresses[done:end],
                 )  # fmt: skip
                 if written < end - done:
@@ -119,7 +125,6 @@ class FrameStore(Store):
                     self._write_coded(int(cells[i]), int(addresses[i]))
             arena.tidy()
             done = end
-        self._high_cell = max(self._high_cell, int(cells.max()) + 1)
 
     def _write_coded(self, cell: int, address: int) -> None:
         arena, n_bytes = self._arena, self._frame_bytes
@@ -140,25 +145,31 @@ class FrameStore(Store):
             entry = arena.add(coded)
             self._recent[slot] = entry
             self._n_encoded += 1
-        old = int(self._cell_chunk[cell])
-        self._cell_chunk[cell] = entry
+        old = int(self._cells.data[cell])
+        self._cells.data[cell] = entry
         if old:
             release(arena.state, old)
 
-    def __getstate__(self) -> dict[str, Any]:
-        state: dict[str, Any] = super().__getstate__()
-        state["_cell_chunk"] = state["_cell_chunk"][: self._high_cell].copy()
-        return state
+    def _parts(self) -> dict[str, Any]:
+        return {
+            **super()._parts(),
+            "_arena": self._arena.snapshot(),
+            "_cells": self._cells.snapshot(),
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        cell_chunk = reserve(state["_n_rows"] * state["_n_lanes"] * state["_stack"], np.uint32)
-        cell_chunk[: len(state["_cell_chunk"])] = state["_cell_chunk"]
-        super().__setstate__({**state, "_cell_chunk": cell_chunk})
+        super().__setstate__(
+            {
+                **state,
+                "_arena": Arena.from_snapshot(state["_arena"]),
+                "_cells": Table.from_snapshot(state["_cells"]),
+            }
+        )
 
     def _bytes_by_part(self) -> dict[str, int]:
         return {
             "arena": self._arena.nbytes,
-            "index": 4 * self._high_cell,
+            "index": self._cells.nbytes,
             "recent": self._recent.nbytes + self._fill.nbytes,
         }
 
@@ -173,7 +184,7 @@ class FrameStore(Store):
         }
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def hash_frame(address: Any, n_bytes: Any) -> Any:
     """A quick 64-bit hash: four interleaved chains of multiply and rotate, as in xxHash64."""
     chains = (np.uint64(1), np.uint64(2), np.uint64(3), np.uint64(4))
@@ -203,26 +214,37 @@ def hash_frame(address: Any, n_bytes: Any) -> Any:
     return mixed >> np.uint64(33)
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def read_raw(arena: Any, cell_chunk: Any, fill: Any, pins: Any, cells: Any, out: Any,
-             step: Any) -> Any:  # fmt: skip
-    """Copy cells to ``out + i * step``; return how many were not the fill value or pinned."""
+             step: Any, seen: Any) -> Any:  # fmt: skip
+    """Copy cells to ``out + i * step``; return how many distinct frames they hold.
+
+    ``seen`` is a hash set: zeros, a power of two above twice the cells.
+    """
     n_bytes = len(fill)
     base = arena.memory.ctypes.data
     n = 0
+    last = np.int64(0)
     for i in range(len(cells)):
         cell = cells[i]
         source = fill.ctypes.data
         if cell < 0:
             source = pins.ctypes.data + (-1 - cell) * n_bytes
         elif cell_chunk[cell] != 0:
-            source = base + chunk_start(arena, cell_chunk[cell])
-            n += 1
+            entry = np.int64(cell_chunk[cell])
+            source = base + chunk_start(arena, entry)
+            if entry != last:
+                slot = entry & (len(seen) - 1)
+                while seen[slot] != 0 and seen[slot] != entry:
+                    slot = (slot + 1) & (len(seen) - 1)
+                n += seen[slot] == 0
+                seen[slot] = entry
+            last = entry
         copy_bytes(out + i * step, source, n_bytes)
     return n
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def write_raw(arena: Any, cell_chunk: Any, recent: Any, n_bytes: Any, cells: Any,
               addresses: Any) -> Any:  # fmt: skip
     """Store frames in cells, equal ones of late once; return how many found room."""
@@ -247,5 +269,3 @@ def write_raw(arena: Any, cell_chunk: Any, recent: Any, n_bytes: Any, cells: Any
         if old:
             release(arena, old)
     return len(cells)
-
-

@@ -19,7 +19,6 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
 
 from compressarray.codecs.memory import (
     copy_bytes,
@@ -32,7 +31,8 @@ from compressarray.codecs.memory import (
 )
 from compressarray.codecs.sparse import apply_sparse, encode_sparse, skip_sparse
 from compressarray.codecs.words import apply_record, encode_record
-from compressarray.store.arena import allocate, chunk_start, release, share
+from compressarray.jit import inlined, kernel
+from compressarray.store.arena import PAGE_SHIFT, allocate, chunk_start, release, share
 
 HEADER_BYTES = 4
 MAP_FLAG = 1
@@ -44,6 +44,7 @@ CLOSED = -1  # in GopState.open_gop
 STALE = -2  # in GopState.head_row: the head frames are of no row
 
 DELTA, SPARSE = 0, 1
+_HASH_MULTIPLIER = 0x9E3779B1  # odd, near 2**32 over the golden ratio
 
 # Fields of GopState.meta.
 (
@@ -65,9 +66,8 @@ DELTA, SPARSE = 0, 1
     N_CLOSED,
     N_EVICTED,
     N_ENCODED,
-    HIGH_GOP,
     N_META,
-) = range(20)
+) = range(19)
 
 # What append_row answers when the store has to act first.
 DONE, WRITTEN_AND_FULL, REBUILD, REOPEN, SEAL, GROW, NO_MEMORY = range(7)
@@ -78,6 +78,7 @@ class GopState(NamedTuple):
 
     meta: npt.NDArray[np.int64]
     gop_chunk: npt.NDArray[np.uint32]  # (gops * lanes,) entries of the arena, 0: never written
+    gop_touched: npt.NDArray[np.uint8]
     open_gop: npt.NDArray[np.int64]  # (lanes, open per lane)
     open_next: npt.NDArray[np.int64]  # the first row that is not in the open stream
     open_frames: npt.NDArray[np.int64]
@@ -91,37 +92,36 @@ class GopState(NamedTuple):
     backgrounds: npt.NDArray[np.uint8]  # (n, padded frame); 0 holds the fill value
     background_uses: npt.NDArray[np.int64]
     candidate: npt.NDArray[np.uint8]  # (2, padded frame): majority votes, and their counts
-    decode_tables: npt.NDArray[np.uint64]  # (8, 256, 2)
-    encode_tables: npt.NDArray[np.uint32]  # (8, 1024)
-    scratch: npt.NDArray[np.uint8]  # one row of tokens, values and a record
+    decode_tables: npt.NDArray[np.uint64]  # (n, 256, 2)
+    encode_table: npt.NDArray[np.uint32]  # (1024,), of the newest table
 
 
 # -- addresses -------------------------------------------------------------------------------
 
 
-@njit(inline="always")
+@inlined
 def _background(state: Any, i: Any) -> Any:
     return state.backgrounds.ctypes.data + i * state.backgrounds.shape[1]
 
 
-@njit(inline="always")
+@inlined
 def _head(state: Any, lane: Any, diagonal: Any) -> Any:
     stack, padded = state.head.shape[1], state.head.shape[2]
     return state.head.ctypes.data + (lane * stack + diagonal % stack) * padded
 
 
-@njit(inline="always")
+@inlined
 def _open_stream(state: Any, lane: Any, place: Any) -> Any:
     room = state.open_bytes.shape[1]
     return state.open_bytes.ctypes.data + (lane * state.meta[OPEN_PER_LANE] + place) * room
 
 
-@njit(inline="always")
+@inlined
 def _first_row(state: Any, gop: Any) -> Any:
     return max(0, gop * state.meta[GOP] - state.meta[STACK] + 1)
 
 
-@njit(inline="always")
+@inlined
 def _last_row(state: Any, gop: Any) -> Any:
     return min(state.meta[N_ROWS] - 1, (gop + 1) * state.meta[GOP] - 1)
 
@@ -129,16 +129,18 @@ def _last_row(state: Any, gop: Any) -> Any:
 # -- records ---------------------------------------------------------------------------------
 
 
-@njit(nogil=True, cache=True)
-def _encode(state: Any, frame: Any, previous: Any, background: Any, table: Any, first: Any,
-            out: Any) -> Any:  # fmt: skip
-    """Write one record, of either kind; ``previous`` becomes ``frame`` in delta records."""
+@kernel
+def _encode(state: Any, frame: Any, previous: Any, background: Any, first: Any, out: Any,
+            coding: Any) -> Any:  # fmt: skip
+    """Write one record, of either kind; ``previous`` becomes ``frame`` in delta records.
+
+    ``coding`` is the address of scratch for tokens and values: 17 bytes a word, and a guard.
+    """
     meta = state.meta
     n_bytes, row_bytes = meta[FRAME_BYTES], meta[ROW_BYTES]
     meta[N_ENCODED] += 1
     if meta[RECORD_KIND] == SPARSE:
         return encode_sparse(frame, first, n_bytes, row_bytes, out)
-    tokens = state.scratch.ctypes.data
     n_words = (n_bytes + 7) >> 3
     return encode_record(
         frame,
@@ -146,14 +148,14 @@ def _encode(state: Any, frame: Any, previous: Any, background: Any, table: Any, 
         background,
         n_bytes,
         row_bytes,
-        state.encode_tables.ctypes.data + table * (1024 * 4),
-        tokens,
-        tokens + n_words,
+        state.encode_table.ctypes.data,
+        coding,
+        coding + n_words,
         out,
     )
 
 
-@njit(inline="always")
+@inlined
 def _advance(state: Any, record: Any, frame: Any, background: Any, table: Any, first: Any,
              n: Any) -> Any:  # fmt: skip
     """Walk ``n`` records on; leave the last one's frame at ``frame``."""
@@ -172,8 +174,8 @@ def _advance(state: Any, record: Any, frame: Any, background: Any, table: Any, f
 # -- reading ---------------------------------------------------------------------------------
 
 
-@njit(nogil=True, cache=True)
-def locate(state: Any, cells: Any, chunk: Any, where: Any) -> None:
+@kernel
+def locate(state: Any, cells: Any, chunk: Any, where: Any, seen: Any) -> Any:
     """Say which stream holds each cell.
 
     Parameters
@@ -185,10 +187,20 @@ def locate(state: Any, cells: Any, chunk: Any, where: Any) -> None:
         place)`` in an open stream.
     where : ndarray, (n,) int64
         Overwritten: the cell's place in its group's map.
+    seen : ndarray, (power of two > 2 n,) int64
+        Zeros, for a hash set.
+
+    Returns
+    -------
+    bool
+        Whether sorting would save decoding: a stream is come back to, or walked backwards.
     """
     meta = state.meta
     stack, lanes, gop_length = meta[STACK], meta[N_LANES], meta[GOP]
     per_lane = meta[OPEN_PER_LANE]
+    scattered = False
+    last = np.int64(0)
+    last_where = np.int64(0)
     for i in range(len(cells)):
         cell = cells[i]
         if cell < 0:
@@ -204,9 +216,21 @@ def locate(state: Any, cells: Any, chunk: Any, where: Any) -> None:
             chunk[i] = -1 - (lane * per_lane + place)
         else:
             chunk[i] = state.gop_chunk[gop * lanes + lane]
+        if chunk[i] == last:
+            scattered |= where[i] < last_where
+        elif chunk[i] != 0:
+            key = chunk[i]
+            slot = (key * _HASH_MULTIPLIER) & (len(seen) - 1)
+            while seen[slot] != 0 and seen[slot] != key:
+                slot = (slot + 1) & (len(seen) - 1)
+            scattered |= seen[slot] == key
+            seen[slot] = key
+        last = chunk[i]
+        last_where = where[i]
+    return scattered
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def decode(state: Any, arena: Any, cells: Any, chunk: Any, where: Any, unpacked: Any, order: Any,
            pins: Any, out: Any, step: Any, counts: Any) -> None:  # fmt: skip
     """Decode the frames of cells that `locate` has found.
@@ -296,7 +320,7 @@ def decode(state: Any, arena: Any, cells: Any, chunk: Any, where: Any, unpacked:
 # -- backgrounds -----------------------------------------------------------------------------
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _count_changed_words(first: Any, second: Any, n_bytes: Any) -> Any:
     n = 0
     for i in range(n_bytes >> 3):
@@ -304,7 +328,7 @@ def _count_changed_words(first: Any, second: Any, n_bytes: Any) -> Any:
     return n
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _vote(state: Any, frame: Any) -> None:
     """Let a keyframe vote on the next background, and take it where it pays.
 
@@ -345,7 +369,7 @@ def _vote(state: Any, frame: Any) -> None:
 # -- appending -------------------------------------------------------------------------------
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def _begin_gop(state: Any, lane: Any, place: Any, gop: Any, diagonal: Any, frame: Any) -> None:
     meta = state.meta
     if meta[RECORD_KIND] == DELTA:
@@ -362,8 +386,9 @@ def _begin_gop(state: Any, lane: Any, place: Any, gop: Any, diagonal: Any, frame
     )
 
 
-@njit(nogil=True, cache=True)
-def _append_frame(state: Any, lane: Any, place: Any, diagonal: Any, frame: Any) -> Any:
+@kernel
+def _append_frame(state: Any, lane: Any, place: Any, diagonal: Any, frame: Any,
+                  coding: Any) -> Any:  # fmt: skip
     """Add one frame to an open stream, coded against the head; return whether it fitted."""
     meta = state.meta
     n_bytes = meta[FRAME_BYTES]
@@ -374,11 +399,11 @@ def _append_frame(state: Any, lane: Any, place: Any, diagonal: Any, frame: Any) 
     table = (state.open_flags[lane, place] >> TABLE_SHIFT) & TABLE_MASK
     background = _background(state, state.open_background[lane, place])
     room = state.open_bytes.shape[1] - size
-    spare = state.scratch.ctypes.data + len(state.scratch) - n_bytes - RECORD_ROOM
+    spare = coding + 17 * ((n_bytes + 7) >> 3) + 64
     roomy = room >= n_bytes + RECORD_ROOM
     out = stream + size if roomy else spare
     first = stream if n_frames > 0 else 0
-    length = _encode(state, frame, head, background, table, first, out) - out
+    length = _encode(state, frame, head, background, first, out, coding) - out
     if not roomy:
         if length + 8 > room:
             # the head has moved on: take it back, the frame comes again
@@ -392,8 +417,8 @@ def _append_frame(state: Any, lane: Any, place: Any, diagonal: Any, frame: Any) 
     return True
 
 
-@njit(nogil=True, cache=True)
-def _append_row(state: Any, arena: Any, lane: Any, row: Any, frames: Any) -> Any:
+@kernel
+def _append_row(state: Any, lane: Any, row: Any, frames: Any, coding: Any) -> Any:
     """Add one row of a lane to its open streams if it follows what they hold."""
     meta = state.meta
     stack, gop_length, n_bytes = meta[STACK], meta[GOP], meta[FRAME_BYTES]
@@ -427,7 +452,7 @@ def _append_row(state: Any, arena: Any, lane: Any, row: Any, frames: Any) -> Any
         _begin_gop(state, lane, place, last_gop, newest, frames + (stack - 1) * n_bytes)
     elif stack > 1:
         copy_bytes(_head(state, lane, newest), _head(state, lane, newest - 1), n_bytes)
-    if not _append_frame(state, lane, place, newest, frames + (stack - 1) * n_bytes):
+    if not _append_frame(state, lane, place, newest, frames + (stack - 1) * n_bytes, coding):
         if begins:
             state.open_gop[lane, place] = CLOSED
             state.background_uses[state.open_background[lane, place]] -= 1
@@ -451,7 +476,7 @@ def _append_row(state: Any, arena: Any, lane: Any, row: Any, frames: Any) -> Any
     return WRITTEN_AND_FULL if full else DONE
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def finish_stream(state: Any, lane: Any, place: Any, out: Any) -> Any:
     """Write an open stream as a closed one at ``out``; return its bytes."""
     flags = state.open_flags[lane, place]
@@ -468,7 +493,7 @@ def finish_stream(state: Any, lane: Any, place: Any, out: Any) -> Any:
     return target + size - out
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def drop_open(state: Any, lane: Any, place: Any) -> None:
     """Forget an open stream."""
     if state.open_gop[lane, place] != CLOSED:
@@ -477,7 +502,7 @@ def drop_open(state: Any, lane: Any, place: Any) -> None:
         state.meta[N_OPEN] -= 1
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def drop_chunk(state: Any, arena: Any, entry: Any) -> None:
     """Take one reference from a closed group's chunk."""
     used = load8(arena.memory.ctypes.data + chunk_start(arena, entry) + 1)
@@ -485,7 +510,7 @@ def drop_chunk(state: Any, arena: Any, entry: Any) -> None:
         state.background_uses[used] -= 1
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def put_chunk(state: Any, arena: Any, lane: Any, gop: Any, stream: Any, size: Any) -> Any:
     """Make the closed stream at an address the content of a group; False without memory.
 
@@ -509,18 +534,18 @@ def put_chunk(state: Any, arena: Any, lane: Any, gop: Any, stream: Any, size: An
         state.background_uses[load8(stream + 1)] += 1
     old = np.int64(state.gop_chunk[index])
     state.gop_chunk[index] = entry
+    state.gop_touched[index >> PAGE_SHIFT] = 1
     if old:
         drop_chunk(state, arena, old)
         meta[N_EVICTED] += 1
     meta[LAST_CHUNK] = entry
     meta[N_CLOSED] += 1
-    meta[HIGH_GOP] = max(meta[HIGH_GOP], gop + 1)
     return True
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def append_rows(state: Any, arena: Any, lanes: Any, rows: Any, items: Any, frames: Any,
-                start: Any, stream: Any) -> Any:  # fmt: skip
+                start: Any, coding: Any, stream: Any) -> Any:  # fmt: skip
     """Append rows for as long as nothing else has to happen.
 
     Parameters
@@ -529,8 +554,8 @@ def append_rows(state: Any, arena: Any, lanes: Any, rows: Any, items: Any, frame
         Row ``rows[i]`` of lane ``lanes[i]`` takes the stack at ``frames + items[i] * stack bytes``.
     start : int
         Where to go on.
-    stream : address
-        Scratch for one closed stream.
+    coding, stream : address
+        Scratch for coding a frame, and for one closed stream.
 
     Returns
     -------
@@ -542,7 +567,7 @@ def append_rows(state: Any, arena: Any, lanes: Any, rows: Any, items: Any, frame
     per_lane = meta[OPEN_PER_LANE]
     for i in range(start, len(rows)):
         lane = lanes[i]
-        answer = _append_row(state, arena, lane, rows[i], frames + items[i] * bytes_per_row)
+        answer = _append_row(state, lane, rows[i], frames + items[i] * bytes_per_row, coding)
         if answer == WRITTEN_AND_FULL:
             if meta[PACKS]:
                 return i + 1, answer
@@ -561,9 +586,9 @@ def append_rows(state: Any, arena: Any, lanes: Any, rows: Any, items: Any, frame
 # -- rebuilding ------------------------------------------------------------------------------
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def rebuild(state: Any, lane: Any, gop: Any, chunk: Any, cells: Any, frames: Any, until: Any,
-            scratch: Any, stream: Any, numbers: Any) -> Any:  # fmt: skip
+            scratch: Any, stream: Any, numbers: Any, coding: Any) -> Any:  # fmt: skip
     """Encode a group anew from what it holds and what changes.
 
     Parameters
@@ -582,6 +607,8 @@ def rebuild(state: Any, lane: Any, gop: Any, chunk: Any, cells: Any, frames: Any
         Takes the closed stream.
     numbers : ndarray, (G * S,) int64
         Overwritten: every cell's frame number, `NO_FRAME` for none.
+    coding : address
+        Scratch for coding a frame.
 
     Returns
     -------
@@ -684,7 +711,7 @@ def rebuild(state: Any, lane: Any, gop: Any, chunk: Any, cells: Any, frames: Any
                             number = numbers[j]
             if number == NO_FRAME:
                 first = records if n_frames > 0 else 0
-                out = _encode(state, frame, previous, background, table, first, out)
+                out = _encode(state, frame, previous, background, first, out, coding)
                 number = n_frames
                 n_frames += 1
             numbers[i] = number
@@ -708,7 +735,7 @@ def rebuild(state: Any, lane: Any, gop: Any, chunk: Any, cells: Any, frames: Any
     return size, n_frames, flags
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def open_again(state: Any, lane: Any, gop: Any, until: Any, stream: Any, size: Any, n_frames: Any,
                flags: Any, numbers: Any, last_frame: Any) -> None:  # fmt: skip
     """Take a stream from `rebuild` as the open one of a group, rows up to ``until`` in it."""
@@ -734,7 +761,7 @@ def open_again(state: Any, lane: Any, gop: Any, until: Any, stream: Any, size: A
         copy_bytes(_head(state, lane, until), last_frame, meta[FRAME_BYTES])
 
 
-@njit(nogil=True, cache=True)
+@kernel
 def set_head(state: Any, lane: Any, row: Any, frames: Any) -> None:
     """Make a row's stack the lane's newest frames."""
     n_bytes = state.meta[FRAME_BYTES]

@@ -2,30 +2,41 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from compressarray.codecs import Codec
-from compressarray.codecs.packing import Packer
+from compressarray.codecs.packing import Packer, Unpack
 from compressarray.codecs.words import build_tables, read_tokens, starting_tokens
 from compressarray.store import gop_kernels as kernels
-from compressarray.store.arena import N_ENTRIES, Arena, reserve
+from compressarray.store.arena import N_ENTRIES, PAGE_SHIFT, Arena, Table
 from compressarray.store.base import Int64s, Store, UInt8s, address_of
 from compressarray.store.gop_kernels import GopState
 
 # Tables of tokens are trained anew after so many closed groups: the first time early, for small
 # arrays, the last time late enough to have seen a game's stages.
-TRAIN_AFTER_GOPS = (16, 128, 1024)
-TRAIN_ON_GOPS = 256
-# The dictionary waits for the second table: it learns from bytes that stay in use.
-PACK_TRAIN_AFTER_GOPS = 130
+TRAIN_AFTER_GOPS = (16, 256)
+TRAIN_ON_GOPS = 128
+# So is the dictionary, right after the table whose tokens it learns; what is held is packed anew.
+PACK_TRAIN_AFTER_GOPS = (32, 384)
 MAX_BACKGROUNDS = 255
 # Packed streams are unpacked this many at a time while reading.
 UNPACK_AT_ONCE = 64
 GUARD_BYTES = 64
+
+
+def _is_due(n_done: int, schedule: tuple[int, ...], now: int) -> bool:
+    return n_done < len(schedule) and now >= schedule[n_done]
+
+
+class _Work(NamedTuple):
+    """Memory that a write needs while it lasts, and of which it touches what it fills."""
+
+    coding: UInt8s
+    stream: UInt8s
 
 
 class GopStore(Store):
@@ -53,7 +64,8 @@ class GopStore(Store):
         self._gop = gop
         self._n_gops = -(-(n_rows + stack - 1) // gop)
         self._padded = (frame_bytes + 7) // 8 * 8 + 8
-        self._packer = Packer() if codec.name == "delta-zstd" else None
+        # A dictionary may cost each frame that fits eight bytes.
+        self._packer = Packer(n_rows * n_lanes * 8) if codec.name == "delta-zstd" else None
         meta = np.zeros(kernels.N_META, np.int64)
         meta[kernels.N_ROWS] = n_rows
         meta[kernels.N_LANES] = n_lanes
@@ -64,7 +76,10 @@ class GopStore(Store):
         meta[kernels.RECORD_KIND] = kernels.SPARSE if codec.name == "sparse" else kernels.DELTA
         meta[kernels.OPEN_PER_LANE] = (stack - 1 + gop - 1) // gop + 1
         meta[kernels.PACKS] = self._packer is not None
-        n_words = (frame_bytes + 7) // 8
+        # tokens, values and a record of one frame, then a closed stream
+        self._coding_bytes = (
+            17 * ((frame_bytes + 7) // 8) + GUARD_BYTES + frame_bytes + kernels.RECORD_ROOM
+        )
         map_bytes = 2 * gop * stack
         self._stream_bytes = (
             kernels.HEADER_BYTES
@@ -73,6 +88,7 @@ class GopStore(Store):
             + GUARD_BYTES
         )
         max_chunks = self._n_gops * n_lanes
+        self._gops = Table(max_chunks)
         self._arena = Arena(
             n_rows * n_lanes * stack * (frame_bytes + 16) + max_chunks * (map_bytes + 64),
             max_chunks,
@@ -81,7 +97,8 @@ class GopStore(Store):
         backgrounds[0, :frame_bytes] = fill
         self._state = GopState(
             meta=meta,
-            gop_chunk=reserve(max_chunks, np.uint32),
+            gop_chunk=self._gops.data,
+            gop_touched=self._gops.touched,
             open_gop=np.full((n_lanes, int(meta[kernels.OPEN_PER_LANE])), kernels.CLOSED),
             open_next=np.zeros((n_lanes, int(meta[kernels.OPEN_PER_LANE])), np.int64),
             open_frames=np.zeros((n_lanes, int(meta[kernels.OPEN_PER_LANE])), np.int64),
@@ -96,13 +113,13 @@ class GopStore(Store):
             background_uses=np.zeros(1, np.int64),
             candidate=np.zeros((2, 0), np.uint8),
             decode_tables=np.zeros((1, 256, 2), np.uint64),
-            encode_tables=np.zeros((1, 1024), np.uint32),
-            scratch=np.zeros(17 * n_words + 64 + frame_bytes + kernels.RECORD_ROOM, np.uint8),
+            encode_table=np.zeros(1024, np.uint32),
         )
         self._trained = 0
+        self._pack_trained = 0
         if meta[kernels.RECORD_KIND] == kernels.DELTA:
             build_tables(
-                starting_tokens(row_bytes), self._state.decode_tables[0], self._state.encode_tables[0]
+                starting_tokens(row_bytes), self._state.decode_tables[0], self._state.encode_table
             )
 
     # -- reading -----------------------------------------------------------------------------
@@ -114,8 +131,9 @@ class GopStore(Store):
         where = np.zeros(n, np.int64)
         unpacked = np.zeros(n, np.int64)
         counts = np.zeros(2, np.int64)
-        kernels.locate(state, cells, chunk, where)
-        for order, kept in self._batches(chunk, where, unpacked):
+        seen = np.zeros(1 << (4 * n).bit_length(), np.int64)
+        scattered = kernels.locate(state, cells, chunk, where, seen)
+        for order, kept in self._batches(chunk, where, unpacked, scattered):
             kernels.decode(
                 state, arena, cells, chunk, where, unpacked, order, self._pins, out, step, counts
             )
@@ -124,16 +142,15 @@ class GopStore(Store):
             self._frames_decoded += int(counts[0])
             self._gops_decoded += int(counts[1])
 
-    def _batches(self, chunk: Int64s, where: Int64s, unpacked: Int64s) -> Iterator[Any]:
+    def _batches(
+        self, chunk: Int64s, where: Int64s, unpacked: Int64s, scattered: bool
+    ) -> Iterator[Any]:
         """Orders in which to decode, each with what it needs unpacked."""
         n = len(chunk)
         if self._packer is None:
-            # Sorting pays where a group is likely to be asked for by more than one window.
-            if n > 8 and n > self._state.meta[kernels.HIGH_GOP] * self._n_lanes // 2:
-                yield np.lexsort((where, chunk)), None
-            else:
-                yield np.arange(n), None
+            yield np.lexsort((where, chunk)) if scattered else np.arange(n), None
             return
+        unpack = self._packer.unpacker()
         order = np.lexsort((where, chunk))
         sorted_chunks = chunk[order]
         starts = np.flatnonzero(np.diff(sorted_chunks, prepend=sorted_chunks[:1] - 1))
@@ -144,13 +161,13 @@ class GopStore(Store):
             for i in range(first, last):
                 entry = int(sorted_chunks[starts[i]])
                 if entry > 0:
-                    stream = self._unpack(entry)
+                    stream = self._unpack(entry, unpack)
                     if stream is not None:
                         kept.append(stream)
                         unpacked[order[starts[i] : ends[i]]] = address_of(stream)
             yield order[starts[first] : ends[last - 1]], kept
 
-    def _unpack(self, entry: int) -> UInt8s | None:
+    def _unpack(self, entry: int, unpack: Unpack | None = None) -> UInt8s | None:
         """A chunk's stream if it is packed; its last bytes are room to look into."""
         chunk = self._arena.view(entry)
         if not chunk[0] & kernels.PACKED_FLAG:
@@ -158,7 +175,7 @@ class GopStore(Store):
         assert self._packer is not None
         header = kernels.HEADER_BYTES
         n_bytes = int.from_bytes(chunk[header : header + 4].tobytes(), "little")
-        body = self._packer.unpack(chunk[header + 4 :], n_bytes)
+        body = (unpack or self._packer.unpacker())(chunk[header + 4 :], n_bytes)
         stream = np.empty(header + n_bytes + GUARD_BYTES, np.uint8)
         stream[:header] = chunk[:header]
         stream[0] &= 255 - kernels.PACKED_FLAG
@@ -171,18 +188,26 @@ class GopStore(Store):
         n = len(rows)
         if n == 0:
             return
-        stream = np.empty(self._stream_bytes, np.uint8)
+        work = self._work()
         done = 0
         while done < n:
             self._make_ready()
             state = self._state
             done, answer = kernels.append_rows(
-                state, self._arena.state, lanes, rows, items, frames, done, address_of(stream)
+                state,
+                self._arena.state,
+                lanes,
+                rows,
+                items,
+                frames,
+                done,
+                address_of(work.coding),
+                address_of(work.stream),
             )
             if answer == kernels.DONE:
                 break
             if answer == kernels.WRITTEN_AND_FULL:
-                self._close_full(int(lanes[done - 1]), int(rows[done - 1]), stream)
+                self._close_full(int(lanes[done - 1]), int(rows[done - 1]), work)
             elif answer == kernels.NO_MEMORY:
                 raise MemoryError("the arena is full")
             elif answer == kernels.GROW:
@@ -190,30 +215,36 @@ class GopStore(Store):
             elif answer == kernels.SEAL:
                 lane, row = int(lanes[done]), int(rows[done])
                 place = (row + self._stack - 1) // self._gop % state.open_gop.shape[1]
-                self._rebuild(lane, int(state.open_gop[lane, place]), stream)
+                self._rebuild(lane, int(state.open_gop[lane, place]), work)
             elif answer == kernels.REOPEN:
-                self._reopen(int(lanes[done]), int(rows[done]), stream)
+                self._reopen(int(lanes[done]), int(rows[done]), work)
             else:
-                done = self._rewrite_rows(lanes, rows, items, frames, done, stream)
+                done = self._rewrite_rows(lanes, rows, items, frames, done, work)
         self._after_write(int(rows[-1]))
 
     def _rewrite_rows(
-        self, lanes: Int64s, rows: Int64s, items: Int64s, frames: int, start: int, stream: UInt8s
+        self, lanes: Int64s, rows: Int64s, items: Int64s, frames: int, start: int, work: _Work
     ) -> int:
         """Rebuild the groups of row ``start``, and of those behind it in the same group."""
         lane, row = int(lanes[start]), int(rows[start])
         stack, gop_length = self._stack, self._gop
         end = start + 1
         if stack == 1:
-            while end < len(rows) and lanes[end] == lane and rows[end] // gop_length == row // gop_length:
+            while (
+                end < len(rows)
+                and lanes[end] == lane
+                and rows[end] // gop_length == row // gop_length
+            ):
                 end += 1
         these = rows[start:end]
         addresses = frames + items[start:end] * (stack * self._frame_bytes)
         for gop in range(row // gop_length, (row + stack - 1) // gop_length + 1):
-            places = (these[:, None] + np.arange(stack) - gop * gop_length) * stack + np.arange(stack)
+            places = (these[:, None] + np.arange(stack) - gop * gop_length) * stack + np.arange(
+                stack
+            )
             each = addresses[:, None] + np.arange(stack) * self._frame_bytes
             inside = (places >= 0) & (places < gop_length * stack)
-            self._rebuild(lane, gop, stream, places[inside], each[inside])
+            self._rebuild(lane, gop, work, places[inside], each[inside])
         kernels.set_head(self._state, lane, int(these[-1]), int(addresses[-1]))
         return end
 
@@ -226,12 +257,12 @@ class GopStore(Store):
         gops = (rows + k) // gop_length
         order = np.lexsort((gops, lanes))
         keys = (gops * self._n_lanes + lanes)[order]
-        stream = np.empty(self._stream_bytes, np.uint8)
+        work = self._work()
         for group in np.split(order, np.flatnonzero(np.diff(keys)) + 1):
             self._make_ready()
             lane, gop = int(lanes[group[0]]), int(gops[group[0]])
             places = (rows[group] + k[group] - gop * gop_length) * stack + k[group]
-            self._rebuild(lane, gop, stream, places, frames + group * self._frame_bytes)
+            self._rebuild(lane, gop, work, places, frames + group * self._frame_bytes)
             self._state.head_row[lane] = kernels.STALE
         self._after_write(int(rows.max()))
 
@@ -239,13 +270,13 @@ class GopStore(Store):
         self,
         lane: int,
         gop: int,
-        stream: UInt8s,
+        work: _Work,
         places: Int64s | None = None,
         addresses: Int64s | None = None,
     ) -> None:
         """Encode one group anew, closed, with some of its cells replaced."""
-        size, *_ = self._encode_gop(lane, gop, stream, self._n_rows, places, addresses)
-        self._put(lane, gop, stream[:size])
+        size, *_ = self._encode_gop(lane, gop, work, self._n_rows, places, addresses)
+        self._put(lane, gop, work.stream[:size])
         place = gop % self._state.open_gop.shape[1]
         if self._state.open_gop[lane, place] == gop:
             kernels.drop_open(self._state, lane, place)
@@ -254,7 +285,7 @@ class GopStore(Store):
         self,
         lane: int,
         gop: int,
-        stream: UInt8s,
+        work: _Work,
         until: int,
         places: Int64s | None = None,
         addresses: Int64s | None = None,
@@ -283,12 +314,13 @@ class GopStore(Store):
             none if addresses is None else np.ascontiguousarray(addresses),
             until,
             scratch,
-            address_of(stream),
+            address_of(work.stream),
             numbers,
+            address_of(work.coding),
         )
         return size, n_frames, flags, numbers, scratch[-1]
 
-    def _reopen(self, lane: int, row: int, stream: UInt8s) -> None:
+    def _reopen(self, lane: int, row: int, work: _Work) -> None:
         """Bring the groups that ``row`` goes on into the open form, up to the row before."""
         state = self._state
         stack, gop_length = self._stack, self._gop
@@ -297,24 +329,28 @@ class GopStore(Store):
             if state.open_gop[lane, place] == gop or gop * gop_length == row + stack - 1:
                 continue
             if state.open_gop[lane, place] != kernels.CLOSED:
-                self._rebuild(lane, int(state.open_gop[lane, place]), stream)
-            built = self._encode_gop(lane, gop, stream, row - 1)
-            size, n_frames, flags, numbers, last_frame = built
-            while self._state.open_bytes.shape[1] < size + GUARD_BYTES:
-                self._grow_open()
-            kernels.open_again(
-                self._state, lane, gop, row - 1, address_of(stream), size, n_frames, flags,
-                numbers, address_of(last_frame),
-            )  # fmt: skip
+                self._rebuild(lane, int(state.open_gop[lane, place]), work)
+            self._open_as_encoded(lane, gop, row - 1, work)
 
-    def _close_full(self, lane: int, row: int, stream: UInt8s) -> None:
+    def _open_as_encoded(self, lane: int, gop: int, until: int, work: _Work) -> None:
+        """Encode what a group holds up to a row, and go on from there."""
+        built = self._encode_gop(lane, gop, work, until)
+        size, n_frames, flags, numbers, last_frame = built
+        while self._state.open_bytes.shape[1] < size + GUARD_BYTES:
+            self._grow_open()
+        kernels.open_again(
+            self._state, lane, gop, until, address_of(work.stream), size, n_frames, flags,
+            numbers, address_of(last_frame),
+        )  # fmt: skip
+
+    def _close_full(self, lane: int, row: int, work: _Work) -> None:
         state = self._state
         for place in range(state.open_gop.shape[1]):
             gop = int(state.open_gop[lane, place])
             last_row = min(self._n_rows - 1, (gop + 1) * self._gop - 1)
             if gop != kernels.CLOSED and last_row == row:
-                size = kernels.finish_stream(state, lane, place, address_of(stream))
-                self._put(lane, gop, stream[:size])
+                size = kernels.finish_stream(state, lane, place, address_of(work.stream))
+                self._put(lane, gop, work.stream[:size])
                 kernels.drop_open(state, lane, place)
 
     def _put(self, lane: int, gop: int, stream: UInt8s) -> None:
@@ -340,6 +376,9 @@ class GopStore(Store):
         chunk[header + 4 :] = np.frombuffer(body, np.uint8)
         return chunk
 
+    def _work(self) -> _Work:
+        return _Work(np.empty(self._coding_bytes, np.uint8), np.empty(self._stream_bytes, np.uint8))
+
     # -- what writing needs ------------------------------------------------------------------
 
     def _make_ready(self) -> None:
@@ -356,14 +395,15 @@ class GopStore(Store):
             if state.meta[kernels.RECORD_KIND] == kernels.DELTA:
                 changes["candidate"] = np.zeros((2, self._padded), np.uint8)
                 state.meta[kernels.VOTES] = 0
-        n = len(state.backgrounds)
-        used = np.count_nonzero(state.background_uses[1:]) + 1
-        if state.meta[kernels.RECORD_KIND] == kernels.DELTA and used + 1 >= n < MAX_BACKGROUNDS:
-            grown = np.zeros((min(n + 2, MAX_BACKGROUNDS), self._padded), np.uint8)
-            grown[:n] = state.backgrounds
-            uses = np.zeros(len(grown), np.int64)
-            uses[:n] = state.background_uses
-            changes |= {"backgrounds": grown, "background_uses": uses}
+        if state.meta[kernels.RECORD_KIND] == kernels.DELTA:
+            n = len(state.backgrounds)
+            in_use = state.background_uses > 0
+            in_use[[0, int(state.meta[kernels.BACKGROUND])]] = True
+            if in_use.all() and n < MAX_BACKGROUNDS:
+                changes["backgrounds"] = np.concatenate(
+                    [state.backgrounds, np.zeros((1, self._padded), np.uint8)]
+                )
+                changes["background_uses"] = np.append(state.background_uses, 0)
         if changes:
             self._state = state._replace(**changes)
 
@@ -385,102 +425,99 @@ class GopStore(Store):
                 open_map=np.zeros((0, 0, 0), np.uint16),
                 candidate=np.zeros((2, 0), np.uint8),
             )
+            if self._packer is not None:
+                self._packer.rest()
         closed = int(meta[kernels.N_CLOSED])
-        if (
-            self._trained < len(TRAIN_AFTER_GOPS)
-            and meta[kernels.RECORD_KIND] == kernels.DELTA
-            and closed >= TRAIN_AFTER_GOPS[self._trained]
-        ):
-            while self._trained < len(TRAIN_AFTER_GOPS) and closed >= TRAIN_AFTER_GOPS[self._trained]:
-                self._trained += 1
-            self._train_table()
-        if (
-            self._packer is not None
-            and not self._packer.trained
-            and closed >= PACK_TRAIN_AFTER_GOPS
-        ):
-            self._train_packer()
+        if meta[kernels.RECORD_KIND] == kernels.DELTA:
+            if _is_due(self._trained, TRAIN_AFTER_GOPS, closed):
+                self._trained = sum(closed >= due for due in TRAIN_AFTER_GOPS)
+                self._train_table()
+            if self._packer is not None and _is_due(
+                self._pack_trained, PACK_TRAIN_AFTER_GOPS, closed
+            ):
+                self._pack_trained = sum(closed >= due for due in PACK_TRAIN_AFTER_GOPS)
+                self._train_packer()
         self._arena.tidy()
 
-    def _some_streams(self) -> list[UInt8s]:
+    def _sample_streams(self) -> Iterator[UInt8s]:
         """Streams of closed groups, spread over those held."""
         references = self._arena.state.references
         held = np.flatnonzero(references[: int(self._arena.state.meta[N_ENTRIES])])
-        chosen = held[:: -(-len(held) // TRAIN_ON_GOPS)] if len(held) else held
-        streams = []
-        for entry in chosen.tolist():
+        for entry in held[:: max(1, -(-len(held) // TRAIN_ON_GOPS))].tolist():
             stream = self._unpack(entry)
-            streams.append(self._arena.view(entry) if stream is None else stream[:-GUARD_BYTES])
-        return streams
+            yield self._arena.view(entry) if stream is None else stream[:-GUARD_BYTES]
 
     def _train_table(self) -> None:
         """Give the tokens seen most often so far a byte each."""
         state = self._state
-        room = sum(map(len, streams := self._some_streams()))
-        keys = np.empty(room + 1, np.int64)
-        n = 0
-        for stream in streams:
+        seen: Counter[int] = Counter()
+        for stream in self._sample_streams():
             header = kernels.HEADER_BYTES
             if stream[0] & kernels.MAP_FLAG:
                 header += 2 * self._gop * self._stack
             table = int(stream[0]) >> kernels.TABLE_SHIFT & kernels.TABLE_MASK
+            keys = np.empty(len(stream), np.int64)
             n = read_tokens(
                 address_of(stream) + header,
                 int(stream[2]) + 256 * int(stream[3]),
                 self._frame_bytes,
                 state.decode_tables[table],
                 keys,
-                n,
+                0,
             )
-        unique, counts = np.unique(keys[:n], return_counts=True)
-        ranked = unique[np.argsort(-counts, kind="stable")]
+            unique, counts = np.unique(keys[:n], return_counts=True)
+            seen.update(dict(zip(unique.tolist(), counts.tolist(), strict=True)))
+        ranked = np.array([key for key, _ in seen.most_common(255)], np.int64)
         decode = np.zeros((1, 256, 2), np.uint64)
-        encode = np.zeros((1, 1024), np.uint32)
-        build_tables(ranked, decode[0], encode[0])
-        self._state = state._replace(
-            decode_tables=np.concatenate([state.decode_tables, decode]),
-            encode_tables=np.concatenate([state.encode_tables, encode]),
-        )
-        state.meta[kernels.TABLE] = len(self._state.decode_tables) - 1
+        build_tables(ranked, decode[0], state.encode_table)
+        self._state = state._replace(decode_tables=np.concatenate([state.decode_tables, decode]))
+        state.meta[kernels.TABLE] = len(state.decode_tables)
+        # Only the newest table can be encoded with: open streams change over.
+        for lane, place in np.argwhere(state.open_gop != kernels.CLOSED).tolist():
+            gop, row = int(state.open_gop[lane, place]), int(state.open_next[lane, place])
+            self._open_as_encoded(lane, gop, row - 1, self._work())
 
     def _train_packer(self) -> None:
         """Train the dictionary on what is held, and pack that anew."""
         assert self._packer is not None
-        arena = self._arena
-        entries = np.flatnonzero(arena.state.references[: int(arena.state.meta[N_ENTRIES])]).tolist()
         header = kernels.HEADER_BYTES
-        streams = {}
-        for entry in entries:
-            stream = self._unpack(entry)
-            streams[entry] = (
-                arena.view(entry).copy() if stream is None else stream[:-GUARD_BYTES].copy()
-            )
-        self._packer.train([streams[entry][header:].tobytes() for entry in entries])
+        samples = [stream[header:].tobytes() for stream in self._sample_streams()]
+        unpack = self._packer.unpacker()
+        self._packer.train(samples)
         counted = self._state.meta[[kernels.N_CLOSED, kernels.N_EVICTED]]
-        for index in np.flatnonzero(self._state.gop_chunk[: self._used_gops()]).tolist():
+        for index in self._gops_held():
             entry = int(self._state.gop_chunk[index])
+            stream = self._unpack(entry, unpack)
+            whole = self._arena.view(entry).copy() if stream is None else stream[:-GUARD_BYTES]
             gop, lane = divmod(index, self._n_lanes)
-            self._put(lane, gop, streams[entry])
+            self._put(lane, gop, whole)
+            self._arena.tidy()
         self._state.meta[[kernels.N_CLOSED, kernels.N_EVICTED]] = counted
 
-    def _used_gops(self) -> int:
-        return int(self._state.meta[kernels.HIGH_GOP]) * self._n_lanes
+    def _gops_held(self) -> list[int]:
+        """Numbers ``gop * n_lanes + lane`` of the groups that are closed."""
+        held: list[int] = []
+        for page in np.flatnonzero(self._gops.touched).tolist():
+            start = page << PAGE_SHIFT
+            part = self._gops.data[start : start + (1 << PAGE_SHIFT)]
+            held.extend((start + np.flatnonzero(part)).tolist())
+        return held
 
     # -- accounting --------------------------------------------------------------------------
 
     def _bytes_by_part(self) -> dict[str, int]:
         state = self._state
-        tables = state.decode_tables.nbytes + state.encode_tables.nbytes
+        tables = state.decode_tables.nbytes + state.encode_table.nbytes
         open_parts = (
             state.open_bytes, state.open_map, state.open_gop, state.open_next, state.open_frames,
             state.open_size, state.open_flags, state.open_background, state.head, state.head_row,
         )  # fmt: skip
         parts = {
             "arena": self._arena.nbytes,
-            "index": 4 * self._used_gops(),
+            "index": self._gops.nbytes,
             "open": sum(part.nbytes for part in open_parts),
             "backgrounds": state.backgrounds.nbytes + state.candidate.nbytes,
-            "tables": tables + state.scratch.nbytes,
+            "tables": tables,
         }
         if self._packer is not None:
             parts["packer"] = self._packer.nbytes
@@ -498,17 +535,24 @@ class GopStore(Store):
 
     # -- pickling ----------------------------------------------------------------------------
 
-    def __getstate__(self) -> dict[str, Any]:
-        state: dict[str, Any] = super().__getstate__()
-        used = self._used_gops()
-        packed = state["_state"]._asdict()
-        packed["gop_chunk"] = packed["gop_chunk"][:used].copy()
-        state["_state"] = packed
-        return state
+    def _parts(self) -> dict[str, Any]:
+        state = self._state._asdict()
+        del state["gop_chunk"], state["gop_touched"]
+        return {
+            **super()._parts(),
+            "_arena": self._arena.snapshot(),
+            "_gops": self._gops.snapshot(),
+            "_state": state,
+        }
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        packed = dict(state["_state"])
-        gop_chunk = reserve(state["_n_gops"] * state["_n_lanes"], np.uint32)
-        gop_chunk[: len(packed["gop_chunk"])] = packed["gop_chunk"]
-        packed["gop_chunk"] = gop_chunk
-        super().__setstate__({**state, "_state": GopState(**packed)})
+        gops = Table.from_snapshot(state["_gops"])
+        fields = {**state["_state"], "gop_chunk": gops.data, "gop_touched": gops.touched}
+        super().__setstate__(
+            {
+                **state,
+                "_arena": Arena.from_snapshot(state["_arena"]),
+                "_gops": gops,
+                "_state": GopState(**fields),
+            }
+        )
