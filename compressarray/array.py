@@ -81,7 +81,7 @@ class _Frames:
             max(self.stack, 1),
             max(self.frame_bytes, 1),
             row * self.dtype.itemsize,
-            np.frombuffer(fill.tobytes() or b"\\0", np.uint8),
+            np.frombuffer(fill.tobytes() or bytes(1), np.uint8),
             self.codec,
         )
 

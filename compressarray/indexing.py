@@ -231,7 +231,7 @@ class Selection:
                 if origin.is_basic and not isinstance(value, np.ndarray):
                     origin.assign(value)  # numpy takes some of these, and refuses nested lists
                 while array.ndim > len(shape) and array.shape[0] == 1:
-                    array = array[0]
+                    array = array[0, ...]  # an array of the same dtype also without axes
             return np.broadcast_to(array, shape)
         except Exception as error:  # casting runs whatever code the value brings along
             failure = error

@@ -107,7 +107,7 @@ class FrameList:
 def pixels(shape: tuple[int, ...], dtype: Any = np.uint8, seed: int = 0) -> np.ndarray:
     """Return elements of any dtype that are likely to differ."""
     dtype = np.dtype(dtype)
-    numbers = np.random.default_rng(seed).integers(0, 120, shape)
+    numbers = np.asarray(np.random.default_rng(seed).integers(0, 120, shape))
     if dtype.names is not None:
         out = np.zeros(shape, dtype)
         for i, name in enumerate(dtype.names):
@@ -279,7 +279,14 @@ def test_every_dtype(dtype):
             container = FrameList(dense, frame_ndim)
             key = key_of(source)
             check_read(container, dense, key)
-            check_write(container, dense, key, pixels(dense[key].shape, dtype, seed=1))
+            value = pixels(np.shape(dense[key]), dtype, seed=1)
+            for changed in (value, value[None, None], value.copy(order="F")):
+                check_write(container, dense, key, changed)
+    dense, _ = dense_of("numbers", dtype)
+    container = FrameList(dense, 0)
+    for source in ("2", "2, ...", "[2]", ":"):
+        for value in (pixels((), dtype, 3), pixels((1,), dtype, 4), pixels((1, 1), dtype, 5)):
+            check_write(container, dense, key_of(source), value)
 
 
 # ------------------------------------------------------------------------------- drawn keys

@@ -239,12 +239,12 @@ ALE_SETTINGS: dict[str, tuple[dict[str, Any], int]] = {
 def test_ale_s_own_stacking(setting: str, mode: AutoresetMode) -> None:
     kwargs, steps = ALE_SETTINGS[setting]
     theirs = ale("breakout", mode, 4, **kwargs)
-    ours = IndexedFrameStack(ale("breakout", mode, 1, **kwargs), 4, 200, "zero")
-    assert ours.frames.shape == (200, 3, 1, 42, 42)
+    ours = IndexedFrameStack(ale("breakout", mode, 1, **kwargs), 4, 200, "zero", squeeze=True)
+    assert ours.frames.shape == (200, 3, 42, 42)
     rng = np.random.default_rng(4)
 
     def check(obs: np.ndarray, expected: np.ndarray) -> None:
-        assert_same(ours.frames.gather(obs)[:, :, 0], expected)
+        assert_same(ours.frames.gather(obs), expected)
 
     obs, infos = ours.reset(seed=11)
     expected, _ = theirs.reset(seed=11)
@@ -268,7 +268,7 @@ def test_ale_s_own_stacking(setting: str, mode: AutoresetMode) -> None:
         if mode is SAME_STEP and ended.any():
             final_obs = infos["final_obs"]
             assert final_obs in ours.observation_space
-            rows = ours.frames.gather(final_obs)[:, :, 0]
+            rows = ours.frames.gather(final_obs)
             assert_same(rows[restarted], expected_infos["final_obs"][restarted])
             assert_same(final_obs[~restarted], obs[~restarted])
         else:
@@ -282,6 +282,23 @@ def test_ale_s_own_stacking(setting: str, mode: AutoresetMode) -> None:
     assert restarts >= 2
     assert (ends > restarts + 4) == ("life loss" in setting)
     assert (unseen > 0) == (setting == "shorter than no-ops")
+
+
+@pytest.mark.parametrize("padding", PADDINGS)
+@pytest.mark.parametrize("mode", MODES)
+def test_squeeze_leaves_out_axes_of_length_one(mode: AutoresetMode, padding: str) -> None:
+    makes = [partial(Ramp, [[[0.0], [2.0]]], [[[9.0], [7.0]]], 2.0, length) for length in (2, 3)]
+    plain, _ = both(makes, mode, padding, capacity=20)
+    squeezed, _ = both(makes, mode, padding, capacity=20, squeeze=True)
+    assert plain.frames.shape == (20, 2, 1, 2, 1)
+    assert squeezed.frames.shape == (20, 2, 2)
+    answers = (drive(envs, mode, 10, reset_running=True) for envs in (plain, squeezed))
+    for (obs, *_, infos), (again, *_, again_infos) in zip(*answers, strict=True):
+        assert_same(again, obs)
+        assert_same(squeezed.frames.gather(again), plain.frames.gather(obs)[:, :, 0, :, 0])
+        for lane in np.flatnonzero(infos.get("_final_obs", ())):
+            final = squeezed.frames.gather(again_infos["final_obs"][lane])
+            assert_same(final, plain.frames.gather(infos["final_obs"][lane])[:, 0, :, 0])
 
 
 def test_ale_s_mode_is_its_own_not_that_of_the_shared_metadata() -> None:
@@ -481,6 +498,7 @@ def test_it_is_a_vector_wrapper_with_recorded_arguments() -> None:
         "codec": "raw",
         "gop_length": None,
         "key": None,
+        "squeeze": False,
     }
     twin = IndexedFrameStack(ramps(), **env._saved_kwargs)
     obs, expected = twin.reset(seed=1)[0], env.reset(seed=1)[0]

@@ -102,6 +102,16 @@ def test_real_games(game: tuple[Play, int], padding: str, capacity: int) -> None
     assert ours.frames.lane_counts[0] > 4 * 20
 
 
+@pytest.mark.compiled_only
+@pytest.mark.parametrize("codec", ["raw", "sparse", "delta-zstd", {"id": "lz4"}])
+def test_every_codec(game: tuple[Play, int], codec: Any) -> None:
+    if isinstance(codec, dict):
+        pytest.importorskip("numcodecs")
+    play, reseed_every = game
+    make = partial(Replay, play)
+    compare(make, "zero", steps=500, capacity=30, reseed_every=reseed_every, codec=codec)
+
+
 @pytest.mark.parametrize("padding", PADDINGS)
 @pytest.mark.parametrize("stack_size", [1, 2, 5])
 def test_vector_observation(padding: str, stack_size: int) -> None:
@@ -148,10 +158,22 @@ def test_observations_are_cast_as_gymnasium_casts_them(padding: str) -> None:
 def test_observations_that_a_cast_would_change_are_refused() -> None:
     space = Box(0, 9, (2,), np.uint8)
     env = TransformObservation(Ramp([0, 0], [9, 9]), lambda obs: obs, space)
-    with pytest.raises(TypeError, match="float32.*uint8"):
+    with pytest.raises(TypeError, match=r"float32.*uint8"):
         FrameStackObservation(env, 2).reset()
-    with pytest.raises(TypeError, match="float32.*uint8"):
+    with pytest.raises(TypeError, match=r"float32.*uint8"):
         IndexedFrameStack(env, 2, 10).reset()
+
+
+@pytest.mark.parametrize("padding_type", ["reset", "zero", [[[3.0], [4.0]]]])
+def test_squeeze_leaves_out_axes_of_length_one(padding_type: Any) -> None:
+    make = partial(Ramp, [[[0.0], [2.0]]], [[[9.0], [7.0]]])
+    plain = IndexedFrameStack(make(), 3, 20, padding_type)
+    squeezed = IndexedFrameStack(make(), 3, 20, padding_type, squeeze=True)
+    assert plain.frames.shape == (20, 1, 2, 1)
+    assert squeezed.frames.shape == (20, 2)
+    for (obs, *_), (again, *_) in zip(drive(plain, 9), drive(squeezed, 9), strict=True):
+        assert_same(again, obs)
+        assert_same(squeezed.frames.gather(again), plain.frames.gather(obs)[:, 0, :, 0])
 
 
 def test_a_dict_observation_keeps_its_other_entries() -> None:
@@ -293,6 +315,7 @@ def test_spec_rebuilds_the_wrapper() -> None:
         "codec": "raw",
         "gop_length": None,
         "key": None,
+        "squeeze": False,
     }
     obs, _ = env.reset(seed=7)
     for spec in (env.spec, EnvSpec.from_json(text)):
@@ -451,8 +474,8 @@ def test_a_learner_in_its_own_process_is_not_taken_for_a_worker() -> None:
     results = context.Queue()
     process = context.Process(target=learner_process, args=(results,))
     process.start()
-    assert results.get(timeout=60) == (2, 1)
-    assert "worker process of a vector environment" in results.get(timeout=60)
+    assert results.get(timeout=300) == (2, 1)
+    assert "worker process of a vector environment" in results.get(timeout=300)
     process.join()
 
 

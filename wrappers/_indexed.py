@@ -91,9 +91,10 @@ def _holds_indices(space: FrameSpace) -> bool:
     )
 
 
-def frame_shape(space: FrameSpace) -> tuple[int, ...]:
-    """Return the shape of one frame: a Discrete observation is a frame without axes."""
-    return space.shape if isinstance(space, Box) else ()
+def frame_shape(space: FrameSpace, squeeze: bool) -> tuple[int, ...]:
+    """Return the shape of one stored frame; a Discrete observation is a frame without axes."""
+    shape = space.shape if isinstance(space, Box) else ()
+    return tuple(length for length in shape if length != 1) if squeeze else shape
 
 
 def check_stack_size(stack_size: int) -> int:
@@ -129,6 +130,7 @@ def recorded_arguments(
     codec: Any,
     gop_length: Any,
     key: Any,
+    squeeze: Any,
 ) -> dict[str, Any]:
     """Return constructor arguments as plain values, which compare and can be written as JSON."""
     return {
@@ -138,6 +140,7 @@ def recorded_arguments(
         "codec": codec.get_config() if hasattr(codec, "get_config") else codec,
         "gop_length": _plain(gop_length),
         "key": key,
+        "squeeze": bool(squeeze),
     }
 
 
@@ -206,11 +209,11 @@ def padding_indices(
         else:
             assert batched.shape is not None
             frame = np.broadcast_to(frame, batched.shape)
-    return frames.pin(frame)
+    return frames.pin(frame.reshape((*frames.lane_shape, *frames.frame_shape)))
 
 
 def as_frames(observation: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
-    """Observation as an array of `dtype`, cast by the rule that ``FrameStackObservation`` uses."""
+    """Return observations as an array of `dtype`, cast as ``FrameStackObservation`` casts them."""
     frames = np.asarray(observation)
     return frames if frames.dtype == dtype else frames.astype(dtype, casting="same_kind")
 

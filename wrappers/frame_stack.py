@@ -48,6 +48,9 @@ class IndexedFrameStack(gym.Wrapper, RecordConstructorArgs):
         Of a Dict observation, the entry to store and stack. The observation stays a Dict whose
         `key` holds the indices; every other entry passes through as the environment gave it, not
         stacked.
+    squeeze : bool
+        Leave out a frame's axes of length 1: what the environment gives as ``(84, 84, 1)`` is
+        stored and gathered as ``(84, 84)``.
 
     Attributes
     ----------
@@ -100,6 +103,7 @@ class IndexedFrameStack(gym.Wrapper, RecordConstructorArgs):
         codec: Any = "delta",
         gop_length: int | None = None,
         key: str | None = None,
+        squeeze: bool = False,
     ) -> None:
         recorded = _indexed.recorded_arguments(
             stack_size=stack_size,
@@ -108,6 +112,7 @@ class IndexedFrameStack(gym.Wrapper, RecordConstructorArgs):
             codec=codec,
             gop_length=gop_length,
             key=key,
+            squeeze=squeeze,
         )
         RecordConstructorArgs.__init__(self, **recorded)
         if isinstance(env, VectorEnv):  # type: ignore[unreachable]
@@ -117,7 +122,7 @@ class IndexedFrameStack(gym.Wrapper, RecordConstructorArgs):
         gym.Wrapper.__init__(self, env)
 
         space = _indexed.frame_space(env.observation_space, key)
-        shape = _indexed.frame_shape(space)
+        shape = _indexed.frame_shape(space, squeeze)
         self.stack_size = _indexed.check_stack_size(stack_size)
         self.padding_type = padding_type if isinstance(padding_type, str) else "custom"
         self.key = key
@@ -142,6 +147,7 @@ class IndexedFrameStack(gym.Wrapper, RecordConstructorArgs):
             assert isinstance(env.observation_space, Dict)
             self.observation_space = _indexed.with_entry(env.observation_space, key, indices)
         self._dtype = np.dtype(space.dtype)
+        self._squeezed = shape if squeeze else None
         self._stack: NDArray[np.int64] | None = None
         self._checked_process: int | None = None
 
@@ -175,7 +181,10 @@ class IndexedFrameStack(gym.Wrapper, RecordConstructorArgs):
 
     def _store(self, observation: Any) -> NDArray[np.int64]:
         frame = observation if self.key is None else observation[self.key]
-        return self.frames.append(_indexed.as_frames(frame, self._dtype))
+        frame = _indexed.as_frames(frame, self._dtype)
+        return self.frames.append(
+            frame if self._squeezed is None else frame.reshape(self._squeezed)
+        )
 
     def _emit(self, observation: Any, stack: NDArray[np.int64]) -> Any:
         return stack.copy() if self.key is None else {**observation, self.key: stack.copy()}

@@ -425,8 +425,6 @@ class GopStore(Store):
                 open_map=np.zeros((0, 0, 0), np.uint16),
                 candidate=np.zeros((2, 0), np.uint8),
             )
-            if self._packer is not None:
-                self._packer.rest()
         closed = int(meta[kernels.N_CLOSED])
         if meta[kernels.RECORD_KIND] == kernels.DELTA:
             if _is_due(self._trained, TRAIN_AFTER_GOPS, closed):
@@ -437,6 +435,8 @@ class GopStore(Store):
             ):
                 self._pack_trained = sum(closed >= due for due in PACK_TRAIN_AFTER_GOPS)
                 self._train_packer()
+        if self._packer is not None:
+            self._packer.rest()
         self._arena.tidy()
 
     def _sample_streams(self) -> Iterator[UInt8s]:

@@ -51,6 +51,10 @@ class IndexedFrameStack(VectorWrapper, RecordConstructorArgs):
         Of a Dict observation, the entry to store and stack. The observation stays a Dict whose
         `key` holds the indices; every other entry passes through as the environment gave it, not
         stacked.
+    squeeze : bool
+        Leave out a frame's axes of length 1: what ALE's vector environment gives as ``(1, 84, 84)``
+        under ``stack_num=1`` is stored and gathered as ``(84, 84)``, so that stacks have the shape
+        of ALE's own.
 
     Attributes
     ----------
@@ -115,6 +119,7 @@ class IndexedFrameStack(VectorWrapper, RecordConstructorArgs):
         codec: Any = "delta",
         gop_length: int | None = None,
         key: str | None = None,
+        squeeze: bool = False,
     ) -> None:
         recorded = _indexed.recorded_arguments(
             stack_size=stack_size,
@@ -123,6 +128,7 @@ class IndexedFrameStack(VectorWrapper, RecordConstructorArgs):
             codec=codec,
             gop_length=gop_length,
             key=key,
+            squeeze=squeeze,
         )
         RecordConstructorArgs.__init__(self, **recorded)
         if isinstance(env, gym.Env):  # type: ignore[unreachable]
@@ -133,13 +139,14 @@ class IndexedFrameStack(VectorWrapper, RecordConstructorArgs):
 
         space = _indexed.frame_space(env.single_observation_space, key)
         batched = env.observation_space if key is None else env.observation_space[key]  # type: ignore[index]
-        shape = _indexed.frame_shape(space)
+        shape = _indexed.frame_shape(space, squeeze=False)
         if batched.shape != (env.num_envs, *shape):
             raise ValueError(
                 f"The observation space {batched} must hold a frame of shape {shape} for each of "
                 f"the {env.num_envs} lanes; an environment that steps a part of its lanes at a "
                 "time (batch_size < num_envs) is not supported."
             )
+        shape = _indexed.frame_shape(space, squeeze)
         self.autoreset_mode = _autoreset_mode(env)
         self.stack_size = _indexed.check_stack_size(stack_size)
         self.padding_type = padding_type if isinstance(padding_type, str) else "custom"
@@ -172,6 +179,7 @@ class IndexedFrameStack(VectorWrapper, RecordConstructorArgs):
             self.single_observation_space = _indexed.with_entry(single, key, indices)
             self.observation_space = _indexed.with_entry(whole, key, batched_indices)
         self._dtype = np.dtype(space.dtype)
+        self._squeezed = shape if squeeze else None
         self._stacks: NDArray[np.int64] | None = None
         # Lanes that NEXT_STEP may reset in the coming step.
         self._ended = np.zeros(env.num_envs, np.bool_)
@@ -196,6 +204,7 @@ class IndexedFrameStack(VectorWrapper, RecordConstructorArgs):
             self._stacks = np.empty((self.num_envs, self.stack_size), np.int64)
             self._stacks[:, -1] = self.frames.append(frames)
         else:
+            mask = np.asarray(mask, np.bool_)
             if self._stacks is None:
                 if not mask.all():
                     raise ResetNeeded(
@@ -240,8 +249,13 @@ class IndexedFrameStack(VectorWrapper, RecordConstructorArgs):
         return self._emit(observations, stacks), rewards, terminations, truncations, infos
 
     def _frames_of(self, observations: Any) -> NDArray[Any]:
-        frames = observations if self.key is None else observations[self.key]
-        return _indexed.as_frames(frames, self._dtype)
+        return self._as_frames(observations if self.key is None else observations[self.key])
+
+    def _as_frames(self, batch: Any) -> NDArray[Any]:
+        frames = _indexed.as_frames(batch, self._dtype)
+        if self._squeezed is None:
+            return frames
+        return frames.reshape((len(frames), *self._squeezed))
 
     def _emit(self, observations: Any, stacks: NDArray[np.int64]) -> Any:
         return stacks.copy() if self.key is None else {**observations, self.key: stacks.copy()}
@@ -276,8 +290,7 @@ class IndexedFrameStack(VectorWrapper, RecordConstructorArgs):
         final_stacks = np.empty((lanes.size, self.stack_size), np.int64)
         if lanes.size:
             final_stacks[:, :-1] = stacks[lanes, 1:]
-            frames = _indexed.as_frames(frames, self._dtype)
-            final_stacks[:, -1] = self.frames.append(frames, lanes=lanes)
+            final_stacks[:, -1] = self.frames.append(self._as_frames(frames), lanes=lanes)
         return lanes, final_stacks
 
     def _final_obs(
