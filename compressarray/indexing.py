@@ -338,7 +338,7 @@ class _Partial(Selection):
             ordered = result.reshape(layout.shape)
         if result.size:
             buffer = self._buffer(max_frames)
-            for visit in self._visits(max_frames, writing=False):
+            for visit in self._visits(max_frames):
                 frames = buffer[: visit.cells.size]
                 read_frames(visit.cells, frames)
                 visit.part_of(ordered)[visit.points] = self._view(frames, visit)[visit.key]
@@ -352,7 +352,7 @@ class _Partial(Selection):
             return
         values = self._layout.from_result(values)
         buffer = self._buffer(max_frames)
-        for visit in self._visits(max_frames, writing=True):
+        for visit in self._visits(max_frames):
             frames = buffer[: visit.cells.size]
             read_frames(visit.cells, frames)
             self._view(frames, visit)[visit.key] = visit.part_of(values)[visit.points]
@@ -365,7 +365,7 @@ class _Partial(Selection):
     def _view(self, frames: AnyArray, visit: _Visit) -> AnyArray:
         return frames.reshape(*visit.lead, *self._origin.frame_shape)
 
-    def _visits(self, max_frames: int, writing: bool) -> Iterator[_Visit]:
+    def _visits(self, max_frames: int) -> Iterator[_Visit]:
         """Cover the selection by visits of `max_frames` frames, what repeats in C order."""
         raise NotImplementedError
 
@@ -396,10 +396,10 @@ class _Inside(_Partial):
         self._n_shared = n_shared
         self._free_shape = free_shape
 
-    def _visits(self, max_frames: int, writing: bool) -> Iterator[_Visit]:
+    def _visits(self, max_frames: int) -> Iterator[_Visit]:
         cells = self._cells
         has_arrays = any(isinstance(item, np.ndarray) for item in self._items)
-        if not has_arrays and (cells.is_distinct or not writing):
+        if not has_arrays:  # cells may repeat: of each frame it is the same part that is moved
             for start, stop, block in _blocks(cells.shape, max_frames):
                 key = (..., *self._items)
                 yield _Visit(cells.at(start, stop, block), _lengths(block), key, block)
@@ -464,7 +464,7 @@ class _Masked(_Partial):
         self._items = items
         self._mask = mask.reshape(cells.size, *mask.shape[len(origin.lead_shape) :])
 
-    def _visits(self, max_frames: int, writing: bool) -> Iterator[_Visit]:  # noqa: ARG002
+    def _visits(self, max_frames: int) -> Iterator[_Visit]:
         inner_axes = tuple(range(1, self._mask.ndim))
         n_cells = max(max_frames, _MASK_PER_CALL // prod(self._mask.shape[1:]))
         start = 0
@@ -496,7 +496,7 @@ class _Fields(_Partial):
         view: AnyArray = super()._view(frames, visit)[self._names]
         return view
 
-    def _visits(self, max_frames: int, writing: bool) -> Iterator[_Visit]:  # noqa: ARG002
+    def _visits(self, max_frames: int) -> Iterator[_Visit]:
         for start, stop, block in _blocks(self._cells.shape, max_frames):
             yield _Visit(self._cells.at(start, stop, block), _lengths(block), (...,), block)
 
@@ -887,11 +887,7 @@ def _lead_terms(
             first += item * stride
         elif isinstance(item, np.ndarray):
             points = item * stride if points is None else points + item * stride
-    if points is None:
-        return first, steps, None
-    if points.size == 1:
-        return first + int(points.item()), steps, None
-    return first, steps, _pad(points, n_points)
+    return first, steps, None if points is None else _pad(points, n_points)
 
 
 def _wrap(index: Int64Array, length: int) -> None:

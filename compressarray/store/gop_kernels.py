@@ -387,6 +387,19 @@ def _begin_gop(state: Any, lane: Any, place: Any, gop: Any, diagonal: Any, frame
 
 
 @kernel
+def _restore_head(state: Any, lane: Any, place: Any, head: Any) -> None:
+    """Decode the last frame of an open stream, which the next one is coded against."""
+    meta = state.meta
+    background = _background(state, state.open_background[lane, place])
+    copy_bytes(head, background, meta[FRAME_BYTES])
+    n_frames = state.open_frames[lane, place]
+    if n_frames > 0 and meta[RECORD_KIND] == DELTA:
+        stream = _open_stream(state, lane, place)
+        table = (state.open_flags[lane, place] >> TABLE_SHIFT) & TABLE_MASK
+        _advance(state, stream, head, background, table, stream, n_frames)
+
+
+@kernel
 def _append_frame(state: Any, lane: Any, place: Any, diagonal: Any, frame: Any,
                   coding: Any) -> Any:  # fmt: skip
     """Add one frame to an open stream, coded against the head; return whether it fitted."""
@@ -396,7 +409,6 @@ def _append_frame(state: Any, lane: Any, place: Any, diagonal: Any, frame: Any,
     stream = _open_stream(state, lane, place)
     size = state.open_size[lane, place]
     n_frames = state.open_frames[lane, place]
-    table = (state.open_flags[lane, place] >> TABLE_SHIFT) & TABLE_MASK
     background = _background(state, state.open_background[lane, place])
     room = state.open_bytes.shape[1] - size
     spare = coding + 17 * ((n_bytes + 7) >> 3) + 64
@@ -407,9 +419,7 @@ def _append_frame(state: Any, lane: Any, place: Any, diagonal: Any, frame: Any,
     if not roomy:
         if length + 8 > room:
             # the head has moved on: take it back, the frame comes again
-            copy_bytes(head, background, n_bytes)
-            if n_frames > 0 and meta[RECORD_KIND] == DELTA:
-                _advance(state, stream, head, background, table, stream, n_frames)
+            _restore_head(state, lane, place, head)
             return False
         copy_bytes(stream + size, spare, length)
     state.open_size[lane, place] = size + length
@@ -452,6 +462,9 @@ def _append_row(state: Any, lane: Any, row: Any, frames: Any, coding: Any) -> An
         _begin_gop(state, lane, place, last_gop, newest, frames + (stack - 1) * n_bytes)
     elif stack > 1:
         copy_bytes(_head(state, lane, newest), _head(state, lane, newest - 1), n_bytes)
+    elif not follows:
+        # another group of the lane was written meanwhile
+        _restore_head(state, lane, place, _head(state, lane, newest))
     if not _append_frame(state, lane, place, newest, frames + (stack - 1) * n_bytes, coding):
         if begins:
             state.open_gop[lane, place] = CLOSED
