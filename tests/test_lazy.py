@@ -439,7 +439,7 @@ def peak_bytes(operation: Callable[[], Any]) -> tuple[int, Any]:
 
 
 LARGE_FRAME = (64, 64)
-LARGE = 8192  # frames: 32 MiB dense
+LARGE = 4096  # frames: 16 MiB dense
 
 
 @pytest.fixture(scope="module", params=["delta", "delta-zstd"])

@@ -62,25 +62,26 @@ store16 = _storer(16, types.uint16)
 store8 = _storer(8, types.uint8)
 
 
-def _copy_bytes(typingctx: Any, target: Any, source: Any, n_bytes: Any) -> Any:
-    """``memcpy``: ``n_bytes`` from address ``source`` to address ``target``, not overlapping."""
+def _mover(name: str) -> Any:
+    @intrinsic
+    def move(typingctx: Any, target: Any, source: Any, n_bytes: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            byte_pointer = ir.IntType(8).as_pointer()
+            pointers = [builder.inttoptr(address, byte_pointer) for address in args[:2]]
+            function = builder.module.declare_intrinsic(
+                name, [byte_pointer, byte_pointer, ir.IntType(64)]
+            )
+            builder.call(function, [*pointers, args[2], ir.Constant(ir.IntType(1), 0)])
+            return context.get_dummy_value()
 
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        byte_pointer = ir.IntType(8).as_pointer()
-        target_pointer = builder.inttoptr(args[0], byte_pointer)
-        source_pointer = builder.inttoptr(args[1], byte_pointer)
-        memcpy = builder.module.declare_intrinsic(
-            "llvm.memcpy", [byte_pointer, byte_pointer, ir.IntType(64)]
-        )
-        builder.call(
-            memcpy, [target_pointer, source_pointer, args[2], ir.Constant(ir.IntType(1), 0)]
-        )
-        return context.get_dummy_value()
+        return types.void(types.int64, types.int64, types.int64), codegen
 
-    return types.void(types.int64, types.int64, types.int64), codegen
+    return move
 
 
-copy_bytes: Any = intrinsic(_copy_bytes)
+# (target, source, n_bytes), addresses; the first for ranges that do not overlap.
+copy_bytes = _mover("llvm.memcpy")
+move_bytes = _mover("llvm.memmove")
 
 
 def _bmi2(name: str) -> Any:

@@ -16,7 +16,6 @@ import zstandard
 LEVEL = 3
 _TABLES = {"window_log": 15, "hash_log": 13, "chain_log": 13}
 MAX_DICTIONARY_BYTES = 16 * 1024
-MIN_DICTIONARY_BYTES = 1024
 # What zstd's digested decoding tables take beside the dictionary's content (ZSTD_sizeof_DDict).
 _DIGEST_BYTES = 27 * 1024
 _FORMAT = zstandard.FORMAT_ZSTD1_MAGICLESS
@@ -29,17 +28,9 @@ class Packer:
 
     They are written without magic number, checksum, size or dictionary id: bytes that a group of
     a few hundred would carry for nothing.
-
-    Parameters
-    ----------
-    dictionary_bytes : int
-        How large a dictionary the array is worth.
     """
 
-    def __init__(self, dictionary_bytes: int) -> None:
-        self._dictionary_bytes = min(
-            max(dictionary_bytes, MIN_DICTIONARY_BYTES), MAX_DICTIONARY_BYTES
-        )
+    def __init__(self) -> None:
         self._use(b"")
 
     def _use(self, content: bytes) -> None:
@@ -49,7 +40,7 @@ class Packer:
 
     def train(self, samples: Sequence[bytes | bytearray | memoryview]) -> None:
         """Train the dictionary. What was packed before can no longer be unpacked."""
-        size = min(self._dictionary_bytes, max(256, sum(map(len, samples)) // 4))
+        size = min(MAX_DICTIONARY_BYTES, max(256, sum(map(len, samples)) // 16))
         try:
             trained = zstandard.train_dictionary(size, list(samples), level=LEVEL)
         except zstandard.ZstdError:
@@ -102,8 +93,7 @@ class Packer:
         return unpack
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"dictionary_bytes": self._dictionary_bytes, "content": self._content}
+        return {"content": self._content}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._dictionary_bytes = state["dictionary_bytes"]
         self._use(state["content"])

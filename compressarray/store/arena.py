@@ -3,10 +3,10 @@
 The arena is one range of address space, reserved but not touched, cut into segments. Chunks are
 written one after the other at the head; a freed chunk leaves garbage in its segments, an empty
 segment is used again or given back to the system, and when garbage passes a bound the emptiest
-segments are cleaned by moving what lives in them to the head. So chunks of any size pack without
-size classes, and memory held stays within a few per cent of what is live, whatever the order in
-which chunks come and go (Rosenblum and Ousterhout, The design and implementation of a
-log-structured file system, 1992).
+segments are cleaned by moving what lives in them to the head, or, where chunks are too large for
+that, all chunks slide together. So chunks of any size pack without size classes, and memory held
+stays within a few per cent of what is live, whatever the order in which chunks come and go
+(Rosenblum and Ousterhout, The design and implementation of a log-structured file system, 1992).
 
 A chunk's entry is ten bytes: offset, size and count of references. Offsets are 32-bit numbers of
 granules of 8 bytes or, in arenas over 32 GiB, more.
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from compressarray.codecs.memory import copy_bytes, same_bytes
+from compressarray.codecs.memory import copy_bytes, move_bytes, same_bytes
 from compressarray.jit import inlined, kernel
 
 PAGE_BYTES = mmap.PAGESIZE
@@ -198,8 +198,12 @@ class Arena:
         """Clean where garbage has passed its bound, and give free segments back."""
         meta = self.state.meta
         segment_bytes = 1 << int(meta[SEGMENT_SHIFT])
-        if garbage_bytes(self.state) > max(segment_bytes, GARBAGE_PART * meta[LIVE_BYTES]):
+        bound = max(segment_bytes, int(GARBAGE_PART * meta[LIVE_BYTES]))
+        if garbage_bytes(self.state) > bound:
             clean(self.state)
+            if garbage_bytes(self.state) > bound:
+                # chunks near the size of a segment leave holes that fit none of them
+                compact(self.state)
         if meta[N_FREE_SEGMENTS] > 2 + meta[N_USED_SEGMENTS] // 64:
             self._give_back()
 
@@ -471,6 +475,40 @@ def clean(state: Any) -> None:
     for i in range(n_victims):  # one that could not be emptied stays in use
         if state.segment_use[order[i]] == VICTIM:
             state.segment_use[order[i]] = USED
+
+
+@kernel
+def compact(state: Any) -> None:
+    """Slide every chunk down to the one before it: no garbage is left."""
+    meta = state.meta
+    shift = meta[SEGMENT_SHIFT]
+    base = state.memory.ctypes.data
+    granule = np.int64(1) << meta[GRANULE_SHIFT]
+    live = np.flatnonzero(state.references[: meta[N_ENTRIES]])
+    live = live[np.argsort(state.offset[live])]
+    end = np.int64(0)
+    for entry in live:
+        size = np.int64(state.size[entry])
+        move_bytes(base + end, base + chunk_start(state, entry), size)
+        state.offset[entry] = end >> meta[GRANULE_SHIFT]
+        end += (size + granule - 1) & ~(granule - 1)
+    n_used = (end + (np.int64(1) << shift) - 1) >> shift
+    touched = 0
+    for segment in range(meta[N_SEGMENTS]):
+        if segment < n_used:
+            touched += state.segment_use[segment] != UNTOUCHED
+            state.segment_use[segment] = USED
+            state.segment_live[segment] = min(end - (segment << shift), np.int64(1) << shift)
+        elif state.segment_use[segment] != UNTOUCHED:
+            state.segment_use[segment] = FREE
+            state.segment_live[segment] = 0
+            touched += 1
+    meta[N_USED_SEGMENTS] = n_used
+    meta[N_FREE_SEGMENTS] = touched - n_used
+    meta[HEAD] = end
+    meta[LIMIT] = n_used << shift
+    meta[HEAD_UNTOUCHED] = 0
+    meta[HINT] = n_used
 
 
 @kernel

@@ -16,12 +16,12 @@ from compressarray.store.arena import N_ENTRIES, PAGE_SHIFT, Arena, Table
 from compressarray.store.base import Int64s, Store, UInt8s, address_of
 from compressarray.store.gop_kernels import GopState
 
-# Tables of tokens are trained anew after so many closed groups: the first time early, for small
-# arrays, the last time late enough to have seen a game's stages.
-TRAIN_AFTER_GOPS = (16, 256)
+# A table of tokens is trained once so many bytes are held, and again when there is much more to
+# learn from. A table costs 4 KiB and saves a tenth.
+TRAIN_AT_BYTES = (32 * 1024, 512 * 1024)
 TRAIN_ON_GOPS = 128
-# So is the dictionary, right after the table whose tokens it learns; what is held is packed anew.
-PACK_TRAIN_AFTER_GOPS = (32, 384)
+# A dictionary costs up to 60 KiB, digested, and saves a fifth; what is held is packed anew.
+PACK_TRAIN_AT_BYTES = (256 * 1024, 1024 * 1024)
 MAX_BACKGROUNDS = 255
 # Packed streams are unpacked this many at a time while reading.
 UNPACK_AT_ONCE = 64
@@ -64,8 +64,7 @@ class GopStore(Store):
         self._gop = gop
         self._n_gops = -(-(n_rows + stack - 1) // gop)
         self._padded = (frame_bytes + 7) // 8 * 8 + 8
-        # A dictionary may cost each frame that fits eight bytes.
-        self._packer = Packer(n_rows * n_lanes * 8) if codec.name == "delta-zstd" else None
+        self._packer = Packer() if codec.name == "delta-zstd" else None
         meta = np.zeros(kernels.N_META, np.int64)
         meta[kernels.N_ROWS] = n_rows
         meta[kernels.N_LANES] = n_lanes
@@ -425,15 +424,13 @@ class GopStore(Store):
                 open_map=np.zeros((0, 0, 0), np.uint16),
                 candidate=np.zeros((2, 0), np.uint8),
             )
-        closed = int(meta[kernels.N_CLOSED])
+        held = self._arena.live_bytes
         if meta[kernels.RECORD_KIND] == kernels.DELTA:
-            if _is_due(self._trained, TRAIN_AFTER_GOPS, closed):
-                self._trained = sum(closed >= due for due in TRAIN_AFTER_GOPS)
+            if _is_due(self._trained, TRAIN_AT_BYTES, held):
+                self._trained = sum(held >= due for due in TRAIN_AT_BYTES)
                 self._train_table()
-            if self._packer is not None and _is_due(
-                self._pack_trained, PACK_TRAIN_AFTER_GOPS, closed
-            ):
-                self._pack_trained = sum(closed >= due for due in PACK_TRAIN_AFTER_GOPS)
+            if self._packer is not None and _is_due(self._pack_trained, PACK_TRAIN_AT_BYTES, held):
+                self._pack_trained = sum(held >= due for due in PACK_TRAIN_AT_BYTES)
                 self._train_packer()
         if self._packer is not None:
             self._packer.rest()
