@@ -25,7 +25,7 @@ pytestmark = pytest.mark.compiled_only  # thousands of turns would take interpre
 
 KIB, MIB = 1024, 1024 * 1024
 TURNS = 1000
-REWRITES = min(1000, examples(250))
+REWRITES = min(1000, examples(60))
 GOP = 16
 
 OWN = ["raw", "sparse", "delta", "delta-zstd"]
@@ -37,9 +37,13 @@ def build(codec: str, shape: tuple[int, ...]) -> DiffFrameArray:
 
 
 def most_bytes(fresh: DiffFrameArray) -> float:
-    """10 % more than in time order, and one open GOP for each lane."""
+    """10 % more than in time order, and one open GOP for each lane.
+
+    Arrays here are megabytes where frames are noise. Dictionaries and tables that one array has
+    learnt and the other has not, and pages begun, may differ by tens of kilobytes.
+    """
     open_gops = fresh.n_lanes * GOP * int(np.prod(fresh.frame_shape)) * fresh.itemsize
-    return 1.1 * fresh.nbytes_stored + open_gops
+    return 1.1 * fresh.nbytes_stored + open_gops + 64 * KIB
 
 
 def in_time_order(array: DiffFrameArray, codec: str) -> DiffFrameArray:
@@ -142,7 +146,7 @@ def test_rollouts_of_stacks_again_and_again(codec: str) -> None:
 @pytest.mark.parametrize("kind", RINGS)
 def test_an_array_overwritten_at_random_places(kind: str, codec: str) -> None:
     """Single writes, batches, stretches of time and rows: every frame hundreds of times."""
-    frame, n_slots, n_lanes = RINGS[kind][0], 192, 2
+    frame, n_slots, n_lanes = RINGS[kind][0], 768, 2
     n_writes = n_slots * n_lanes * (REWRITES if codec in ("raw", "delta") else REWRITES // 5)
     pool = moving_content(kind, 1024, frame, 5)
     rng = np.random.default_rng(1)
@@ -173,7 +177,7 @@ def test_an_array_overwritten_at_random_places(kind: str, codec: str) -> None:
         written += cells.size
         if written >= next_check:
             next_check *= 3
-            assert array.nbytes_stored <= most_bytes(in_time_order(array, codec))
+            assert array.nbytes_stored <= most_bytes(in_time_order(array, codec)), f"at {written}"
     assert_same(np.asarray(flat), dense)
     assert array.nbytes_stored <= most_bytes(in_time_order(array, codec))
 
@@ -357,6 +361,9 @@ GROWTH = """
     def next_chunk(k):
         if kind == "game":
             chunk[...] = pool[k % 8]
+            for frame in chunk:  # what moves and cannot be foreseen, as in games with many parts
+                places = rng.integers(0, frame.size, 24)
+                frame.reshape(-1)[places] = rng.integers(0, 256, 24, np.uint8)
             chunk[:, 0, :4] = np.arange(k * n_chunk, (k + 1) * n_chunk, dtype=">u4")[:, None].view(
                 np.uint8
             )

@@ -75,6 +75,21 @@ def _count_values(mask: Any, kind: Any) -> Any:
     return n_values
 
 
+@inlined
+def _pack_what(skip: Any, mask: Any, kind: Any) -> Any:
+    """Skipped bytes (32 bits), bytes of values (8), kind (8), and the sign: a literal."""
+    what = (np.int64(skip) << 3) | (_count_values(mask, kind) << 32) | (np.int64(kind) << 40)
+    return what | (np.int64(-1) << 63) if kind == LITERAL else what
+
+
+@inlined
+def _factor(kind: Any) -> Any:
+    """By what to multiply values: themselves, one byte eight times, or none."""
+    if kind == LITERAL:
+        return np.uint64(1)
+    return repeat_byte(np.uint64(1)) if kind == UNIFORM else np.uint64(0)
+
+
 @kernel
 def build_tables(keys: Any, decode_table: Any, encode_table: Any) -> None:
     """Fill both tables from the `token_key` of up to 255 tokens.
@@ -82,8 +97,9 @@ def build_tables(keys: Any, decode_table: Any, encode_table: Any) -> None:
     Parameters
     ----------
     keys : ndarray, (n,) int64
-    decode_table : ndarray, (256, 2) uint64
-        Overwritten: the mask, a byte for a bit; skipped bytes | kind << 24 | values << 32.
+    decode_table : ndarray, (256, 4) uint64
+        Overwritten: the mask, a byte for a bit; `_pack_what`; `_factor`; the mask again where
+        values are copied from elsewhere in the frame, or 0.
     encode_table : ndarray, (1024,) uint32
         Overwritten: an open-addressing hash of ``key << 8 | token``.
     """
@@ -92,10 +108,11 @@ def build_tables(keys: Any, decode_table: Any, encode_table: Any) -> None:
     for token in range(min(len(keys), ESCAPE)):
         key = keys[token]
         skip, mask, kind = key >> 11, (key >> 3) & 0xFF, key & 7
-        decode_table[token, 0] = widen_mask(np.uint64(mask))
-        decode_table[token, 1] = np.uint64(
-            (skip << 3) | (kind << 24) | (_count_values(mask, kind) << 32)
-        )
+        wide = widen_mask(np.uint64(mask))
+        decode_table[token, 0] = wide
+        decode_table[token, 1] = np.uint64(_pack_what(skip, np.uint64(mask), kind))
+        decode_table[token, 2] = _factor(kind)
+        decode_table[token, 3] = wide if _factor(kind) == 0 else np.uint64(0)
         slot = _slot(key)
         while encode_table[slot] != _EMPTY:
             slot = (slot + 1) & (_HASH_SLOTS - 1)
@@ -151,8 +168,8 @@ def read_tokens(
             if token != ESCAPE:
                 mask = np.int64(nonzero_bytes(decode_table[token, 0]))
                 what = np.int64(decode_table[token, 1])
-                skip = (what & 0xFFFFFF) >> 3
-                kind = (what >> 24) & 0xFF
+                skip = (what & 0xFFFFFFFF) >> 3
+                kind = (what >> 40) & 7
             else:
                 kind = np.int64(load8(v))
                 mask = np.int64(load8(v + 1))
@@ -313,25 +330,26 @@ def encode_record(
 
 
 @kernel
-def _apply_tail(p: Any, offset: Any, v: Any, wide: Any, kind: Any, tail: Any) -> None:
+def _apply_tail(p: Any, offset: Any, value: Any, wide: Any, factor: Any, tail: Any) -> None:
     """One token for the last word of a frame that is no whole number of words."""
-    old = load_tail(p, tail)
-    if kind == LITERAL:
-        fresh = spread_bytes(load64(v), wide)
-    elif kind == UNIFORM:
-        fresh = repeat_byte(np.uint64(load8(v)))
-    elif kind == BACKGROUND:
-        fresh = load_tail(p + offset, tail)
-    else:
-        fresh = load64(p + offset)
-    store_tail(p, (old & ~wide) | (fresh & wide), tail)
+    fresh = spread_bytes(value, wide) if factor else load_tail(p + offset, tail)
+    store_tail(p, (load_tail(p, tail) & ~wide) | (fresh & wide), tail)
 
 
 @kernel
 def apply_record(
-    record: Any, state: Any, background: Any, n_bytes: Any, row_bytes: Any, decode_table: Any
+    record: Any,
+    state: Any,
+    background: Any,
+    n_bytes: Any,
+    row_bytes: Any,
+    decode_table: Any,
+    offsets: Any,
 ) -> Any:
     """Turn the frame at ``state`` into the next one; return the address after the record.
+
+    ``decode_table`` is the address of one from `build_tables`, ``offsets`` that of eight int64
+    zeros to work with.
 
     May read, but not use, up to 8 bytes after the record: streams lie in memory with that much
     room behind them. Trusts its input; `check_record` is for bytes from elsewhere.
@@ -343,39 +361,36 @@ def apply_record(
         return record + n_bytes
     v = record + n_tokens
     p = state
-    to_background = background - state
     end = state + (n_bytes & ~7)
+    store64(offsets + (BACKGROUND << 3), np.uint64(background - state))
+    store64(offsets + (LEFT << 3), np.uint64(-8))
+    store64(offsets + (ABOVE << 3), np.uint64(-row_bytes))
     for i in range(n_tokens):
         token = np.int64(load8(record + i))
-        entry = decode_table + (token << 4)
+        entry = decode_table + (token << 5)
         wide = load64(entry)
         what = np.int64(load64(entry + 8))
-        p += what & 0xFFFFFF
-        kind = (what >> 24) & 0xFF
-        n_values = what >> 32
+        factor = load64(entry + 16)
+        copied = load64(entry + 24)
         if token == ESCAPE:
             kind = np.int64(load8(v))
             mask = np.uint64(load8(v + 1))
-            wide = widen_mask(mask)
             skip, v = _get_varint(v + 2)
-            p += skip << 3
-            n_values = _count_values(mask, kind)
-        # Every source is computed and one selected: kinds follow each other too irregularly for
-        # a branch predictor, and a miss costs more than all of this.
-        offset = 0
-        offset = to_background if kind == BACKGROUND else offset
-        offset = -8 if kind == LEFT else offset
-        offset = -row_bytes if kind == ABOVE else offset
+            wide = widen_mask(mask)
+            what = _pack_what(skip, mask, kind)
+            factor = _factor(kind)
+            copied = wide if factor == 0 else np.uint64(0)
+        p += what & 0xFFFFFFFF
+        # Without a branch on the kind: kinds follow each other too irregularly for a predictor,
+        # and a miss costs more than computing both what is copied and what is not. The plain form
+        # is `_apply_tail`.
+        offset = np.int64(load64(offsets + (((what >> 40) & 7) << 3)))
+        value = (load64(v) & np.uint64((what >> 63) | 0xFF)) * factor
         if p < end:
-            old = load64(p)
-            fresh = load64(p + offset)
-            literal = spread_bytes(load64(v), wide)
-            uniform = repeat_byte(np.uint64(load8(v)))
-            fresh = literal if kind == LITERAL else fresh
-            fresh = uniform if kind == UNIFORM else fresh
-            store64(p, (old & ~wide) | (fresh & wide))
+            fresh = spread_bytes(value, wide) | (load64(p + offset) & copied)
+            store64(p, (load64(p) & ~wide) | fresh)
         else:
-            _apply_tail(p, offset, v, wide, kind, n_bytes & 7)
-        v += n_values
+            _apply_tail(p, offset, value, wide, factor, n_bytes & 7)
+        v += (what >> 32) & 0xFF
         p += 8
     return v

@@ -92,7 +92,7 @@ class GopState(NamedTuple):
     backgrounds: npt.NDArray[np.uint8]  # (n, padded frame); 0 holds the fill value
     background_uses: npt.NDArray[np.int64]
     candidate: npt.NDArray[np.uint8]  # (2, padded frame): majority votes, and their counts
-    decode_tables: npt.NDArray[np.uint64]  # (n, 256, 2)
+    decode_tables: npt.NDArray[np.uint64]  # (n, 256, 4)
     encode_table: npt.NDArray[np.uint32]  # (1024,), of the newest table
 
 
@@ -157,7 +157,7 @@ def _encode(state: Any, frame: Any, previous: Any, background: Any, first: Any, 
 
 @inlined
 def _advance(state: Any, record: Any, frame: Any, background: Any, table: Any, first: Any,
-             n: Any) -> Any:  # fmt: skip
+             n: Any, offsets: Any) -> Any:  # fmt: skip
     """Walk ``n`` records on; leave the last one's frame at ``frame``."""
     meta = state.meta
     n_bytes, row_bytes = meta[FRAME_BYTES], meta[ROW_BYTES]
@@ -165,9 +165,9 @@ def _advance(state: Any, record: Any, frame: Any, background: Any, table: Any, f
         for _ in range(n - 1):
             record = skip_sparse(record, n_bytes, row_bytes)
         return apply_sparse(record, first, frame, n_bytes, row_bytes)
-    tables = state.decode_tables.ctypes.data + table * (256 * 16)
+    tables = state.decode_tables.ctypes.data + table * (256 * 32)
     for _ in range(n):
-        record = apply_record(record, frame, background, n_bytes, row_bytes, tables)
+        record = apply_record(record, frame, background, n_bytes, row_bytes, tables, offsets)
     return record
 
 
@@ -252,6 +252,7 @@ def decode(state: Any, arena: Any, cells: Any, chunk: Any, where: Any, unpacked:
     meta = state.meta
     n_bytes, stack = meta[FRAME_BYTES], meta[STACK]
     per_lane = meta[OPEN_PER_LANE]
+    offsets = np.zeros(8, np.int64)
     stream = np.int64(0)  # of the frame at `frame`, whose number is `at`
     at = np.int64(-1)
     frame = np.int64(0)
@@ -311,10 +312,29 @@ def decode(state: Any, arena: Any, cells: Any, chunk: Any, where: Any, unpacked:
             copy_bytes(target, background, n_bytes)
             counts[1] += 1
         if number > at:
-            record = _advance(state, record, target, background, table, first, number - at)
+            record = _advance(
+                state, record, target, background, table, first, number - at, offsets.ctypes.data
+            )
             counts[0] += number - at
             at = number
         frame = target
+
+
+@kernel
+def read_cells(state: Any, arena: Any, cells: Any, pins: Any, out: Any, step: Any) -> Any:
+    """Locate and decode, where no stream has to be unpacked; return frames and groups decoded."""
+    n = len(cells)
+    chunk = np.zeros(n, np.int64)
+    where = np.zeros(n, np.int64)
+    slots = 4
+    while slots < 4 * n:
+        slots *= 2
+    order = np.arange(n)
+    if locate(state, cells, chunk, where, np.zeros(slots, np.int64)):
+        order = np.argsort(chunk * (state.meta[GOP] * state.meta[STACK]) + where)
+    counts = np.zeros(2, np.int64)
+    decode(state, arena, cells, chunk, where, np.zeros(n, np.int64), order, pins, out, step, counts)
+    return counts[0], counts[1]
 
 
 # -- backgrounds -----------------------------------------------------------------------------
@@ -396,7 +416,8 @@ def _restore_head(state: Any, lane: Any, place: Any, head: Any) -> None:
     if n_frames > 0 and meta[RECORD_KIND] == DELTA:
         stream = _open_stream(state, lane, place)
         table = (state.open_flags[lane, place] >> TABLE_SHIFT) & TABLE_MASK
-        _advance(state, stream, head, background, table, stream, n_frames)
+        offsets = np.zeros(8, np.int64)
+        _advance(state, stream, head, background, table, stream, n_frames, offsets.ctypes.data)
 
 
 @kernel
@@ -632,6 +653,7 @@ def rebuild(state: Any, lane: Any, gop: Any, chunk: Any, cells: Any, frames: Any
     stack, gop_length, n_bytes = meta[STACK], meta[GOP], meta[FRAME_BYTES]
     padded = scratch.shape[1]
     base = scratch.ctypes.data
+    offsets = np.zeros(8, np.int64)
     place = gop % meta[OPEN_PER_LANE]
     first_diagonal = gop * gop_length
     fill = _background(state, 0)
@@ -650,7 +672,10 @@ def rebuild(state: Any, lane: Any, gop: Any, chunk: Any, cells: Any, frames: Any
             before = background if i == 0 else base + (held - 1) * padded
             copy_bytes(base + held * padded, before, n_bytes)
             table = (flags >> TABLE_SHIFT) & TABLE_MASK
-            record = _advance(state, record, base + held * padded, background, table, records, 1)
+            record = _advance(
+                state, record, base + held * padded, background, table, records, 1,
+                offsets.ctypes.data,
+            )  # fmt: skip
             held += 1
         for i in range(gop_length * stack):
             number = i // stack
@@ -669,7 +694,10 @@ def rebuild(state: Any, lane: Any, gop: Any, chunk: Any, cells: Any, frames: Any
         for i in range(state.open_frames[lane, place]):
             before = background if i == 0 else base + (held - 1) * padded
             copy_bytes(base + held * padded, before, n_bytes)
-            record = _advance(state, record, base + held * padded, background, table, records, 1)
+            record = _advance(
+                state, record, base + held * padded, background, table, records, 1,
+                offsets.ctypes.data,
+            )  # fmt: skip
             held += 1
         for i in range(gop_length * stack):
             k = i % stack

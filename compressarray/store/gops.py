@@ -111,7 +111,7 @@ class GopStore(Store):
             backgrounds=backgrounds,
             background_uses=np.zeros(1, np.int64),
             candidate=np.zeros((2, 0), np.uint8),
-            decode_tables=np.zeros((1, 256, 2), np.uint64),
+            decode_tables=np.zeros((1, 256, 4), np.uint64),
             encode_table=np.zeros(1024, np.uint32),
         )
         self._trained = 0
@@ -125,30 +125,33 @@ class GopStore(Store):
 
     def _read(self, cells: Int64s, out: int, step: int) -> None:
         state, arena = self._state, self._arena.state
+        if self._packer is None:
+            n_frames, n_gops = kernels.read_cells(state, arena, cells, self._pins, out, step)
+        else:
+            n_frames, n_gops = self._read_packed(cells, out, step)
+        with self._count_lock:
+            self._frames_decoded += n_frames
+            self._gops_decoded += n_gops
+
+    def _read_packed(self, cells: Int64s, out: int, step: int) -> tuple[int, int]:
+        state, arena = self._state, self._arena.state
         n = len(cells)
         chunk = np.zeros(n, np.int64)
         where = np.zeros(n, np.int64)
         unpacked = np.zeros(n, np.int64)
         counts = np.zeros(2, np.int64)
-        seen = np.zeros(1 << (4 * n).bit_length(), np.int64)
-        scattered = kernels.locate(state, cells, chunk, where, seen)
-        for order, kept in self._batches(chunk, where, unpacked, scattered):
+        kernels.locate(state, cells, chunk, where, np.zeros(1 << (4 * n).bit_length(), np.int64))
+        for order, kept in self._batches(chunk, where, unpacked):
             kernels.decode(
                 state, arena, cells, chunk, where, unpacked, order, self._pins, out, step, counts
             )
             del kept
-        with self._count_lock:
-            self._frames_decoded += int(counts[0])
-            self._gops_decoded += int(counts[1])
+        return int(counts[0]), int(counts[1])
 
-    def _batches(
-        self, chunk: Int64s, where: Int64s, unpacked: Int64s, scattered: bool
-    ) -> Iterator[Any]:
+    def _batches(self, chunk: Int64s, where: Int64s, unpacked: Int64s) -> Iterator[Any]:
         """Orders in which to decode, each with what it needs unpacked."""
+        assert self._packer is not None
         n = len(chunk)
-        if self._packer is None:
-            yield np.lexsort((where, chunk)) if scattered else np.arange(n), None
-            return
         unpack = self._packer.unpacker()
         order = np.lexsort((where, chunk))
         sorted_chunks = chunk[order]
@@ -465,7 +468,7 @@ class GopStore(Store):
             unique, counts = np.unique(keys[:n], return_counts=True)
             seen.update(dict(zip(unique.tolist(), counts.tolist(), strict=True)))
         ranked = np.array([key for key, _ in seen.most_common(255)], np.int64)
-        decode = np.zeros((1, 256, 2), np.uint64)
+        decode = np.zeros((1, 256, 4), np.uint64)
         build_tables(ranked, decode[0], state.encode_table)
         self._state = state._replace(decode_tables=np.concatenate([state.decode_tables, decode]))
         state.meta[kernels.TABLE] = len(state.decode_tables)

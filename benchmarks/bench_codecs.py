@@ -1,0 +1,195 @@
+"""Bytes per frame and microseconds to append and gather, per codec, on ten Atari games.
+
+Rings of `--capacity` frames are filled and half filled again; then batches of 32 and 256 stacks of
+4 frames are read at fresh random places, every system in turn: ours, a dense numpy array of stacks,
+and a numpy ring of frames read by fancy indexing and by `np.take` into kept memory.
+
+    python -m benchmarks.bench_codecs [--games Pong Qbert] [--repeats 40] [--help]
+
+Writes `benchmarks/results/codecs.json` and `codecs.md`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from benchmarks.frames import GAMES, game_frames
+from compressarray import DiffFrameArray
+
+RESULTS = Path(__file__).parent / "results"
+CODECS = ("raw", "sparse", "delta", "delta-zstd", "zstd")
+STACK = 4
+STACK_BYTES = STACK * 84 * 84  # one dense observation: 28,224
+BATCHES = (32, 256)
+
+
+@dataclass
+class Args:
+    games: tuple[str, ...] = GAMES
+    """which of the ten games"""
+    capacity: int = 8192
+    """frames of a ring"""
+    repeats: int = 40
+    """batches of each size for each system, by turns"""
+    appends: int = 2048
+    """frames whose appending is timed, in rows of one lane and of eight"""
+
+
+def microseconds(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return 1e6 * (time.perf_counter() - start)
+
+
+def measure(frames: np.ndarray, args: Args) -> dict[str, dict[str, float]]:
+    capacity = args.capacity
+    content = frames[: capacity + capacity // 2]
+    arrays = {codec: DiffFrameArray((capacity, 84, 84), codec=codec) for codec in CODECS}
+    for array in arrays.values():
+        for start in range(0, len(content), 64):
+            array.append(content[start : start + 64])
+    ring = np.empty((capacity, 84, 84), np.uint8)
+    for i, frame in enumerate(content):
+        ring[i % capacity] = frame
+    newest = np.arange(len(content) - capacity + STACK - 1, len(content))
+    stacks = np.stack([ring[(newest - k) % capacity] for k in range(STACK - 1, -1, -1)], axis=1)
+    results: dict[str, dict[str, float]] = {
+        codec: {"bytes": array.nbytes_stored / capacity} for codec, array in arrays.items()
+    }
+    results["dense stacks"] = {"bytes": float(STACK_BYTES)}
+    results["ring, fancy"] = results["ring, take"] = {"bytes": float(ring.nbytes / capacity)}
+    results = {name: dict(values) for name, values in results.items()}
+
+    rng = np.random.default_rng(0)
+    for batch in BATCHES:
+        out = np.empty((batch, STACK, 84, 84), np.uint8)
+        taken: dict[str, list[float]] = {name: [] for name in results}
+        kept: dict[str, list[float]] = {codec: [] for codec in CODECS}
+        for turn in range(args.repeats + 2):
+            for name in results:
+                pick = rng.integers(0, len(newest), batch)
+                index = newest[pick][:, None] - np.arange(STACK - 1, -1, -1)
+                slots = index % capacity
+                if name in arrays:
+                    array = arrays[name]
+                    spent = microseconds(lambda a=array, i=index: a.gather(i))
+                    again = microseconds(lambda a=array, i=index, o=out: a.gather(i, out=o))
+                    if turn == 0:
+                        assert np.array_equal(array.gather(index), ring[slots]), name
+                    kept[name].append(again)
+                elif name == "dense stacks":
+                    spent = microseconds(lambda p=pick: stacks[p])
+                elif name == "ring, fancy":
+                    spent = microseconds(lambda s=slots: ring[s])
+                else:
+                    flat = slots.ravel()
+                    spent = microseconds(
+                        lambda s=flat, o=out.reshape(-1, 84, 84): np.take(
+                            ring, s, axis=0, out=o, mode="clip"
+                        )
+                    )
+                taken[name].append(spent)
+        for name, times in taken.items():
+            results[name][f"gather {batch}"] = statistics.median(times[2:])
+        for name, times in kept.items():
+            results[name][f"gather {batch}, kept output"] = statistics.median(times[2:])
+
+    for lanes in (1, 8):
+        rows = content[: args.appends].reshape(-1, lanes, 84, 84)
+        fresh = {
+            codec: DiffFrameArray((max(len(rows) // 2, 1), lanes, 84, 84), codec=codec)
+            for codec in CODECS
+        }
+        dense = np.empty((max(len(rows) // 2, 1), lanes, STACK, 84, 84), np.uint8)
+        times = dict.fromkeys((*CODECS, "dense stacks"), 0.0)
+        for i, row in enumerate(rows):
+            for codec, array in fresh.items():
+                times[codec] += microseconds(lambda a=array, r=row: a.append(r))
+            times["dense stacks"] += microseconds(
+                lambda d=dense, i=i, r=row: d.__setitem__(i % len(d), r[:, None])
+            )
+        for name, total in times.items():
+            results[name][f"append {lanes}"] = total / args.appends
+    return results
+
+
+def geometric_mean(values: list[float]) -> float:
+    return float(np.exp(np.mean(np.log(values))))
+
+
+def table(games: dict[str, dict[str, dict[str, float]]], args: Args) -> str:
+    columns = ["bytes", *(f"gather {b}" for b in BATCHES)]
+    columns += [*(f"gather {b}, kept output" for b in BATCHES), "append 1", "append 8"]
+    lines = [
+        "| system | bytes per frame | times smaller than dense stacks (28,224 bytes) | "
+        "worst game | 32 stacks, us | 256 stacks, us | 32 into kept output | "
+        "256 into kept output | append, us per frame | in rows of 8 |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name in next(iter(games.values())):
+        cells = []
+        for column in columns:
+            values = [game[name][column] for game in games.values() if column in game[name]]
+            cells.append(f"{geometric_mean(values):,.1f}" if values else "-")
+        sizes = {game: values[name]["bytes"] for game, values in games.items()}
+        worst = max(sizes, key=lambda game: sizes[game])
+        ratio = STACK_BYTES / geometric_mean(list(sizes.values()))
+        cells[1:1] = [f"{ratio:,.1f}", f"{worst} {STACK_BYTES / sizes[worst]:,.0f}"]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    lines += [
+        "",
+        f"Geometric means over {len(games)} games; rings of {args.capacity:,} frames, one and a "
+        "half times filled; medians of batches at fresh random places, all systems by turns, one "
+        f"thread. Measured on {machine()}.",
+        "",
+        "| game | " + " | ".join(CODECS) + " |",
+        "|---|" + "---|" * len(CODECS),
+    ]
+    for game, values in games.items():
+        sizes_of_game = (f"{values[codec]['bytes']:,.0f}" for codec in CODECS)
+        lines.append(f"| {game}, bytes per frame | {' | '.join(sizes_of_game)} |")
+    return "\n".join(lines) + "\n"
+
+
+def machine() -> str:
+    """Name the processor."""
+    name = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo", encoding="ascii") as info:
+            name = next(line.split(":")[1].strip() for line in info if "model name" in line)
+    except (OSError, StopIteration):
+        pass
+    return f"{name}, {os.cpu_count()} cores, Python {platform.python_version()}"
+
+
+def main(args: Args) -> None:
+    games: dict[str, dict[str, dict[str, float]]] = {}
+    n_frames = args.capacity + args.capacity // 2
+    for game in tqdm(args.games, unit="game"):
+        games[game] = measure(game_frames(game, n_frames), args)
+        sizes = ", ".join(f"{c} {games[game][c]['bytes']:,.0f}" for c in CODECS)
+        times = ", ".join(
+            f"{n} {v['gather 32']:,.0f}" for n, v in games[game].items() if "gather 32" in v
+        )
+        tqdm.write(f"{game}: bytes per frame {sizes}; us per 32 stacks {times}")
+    text = table(games, args)
+    print(text)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "codecs.md").write_text(text)
+    record = {"machine": machine(), "capacity": args.capacity, "games": games}
+    (RESULTS / "codecs.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Args, description=__doc__))

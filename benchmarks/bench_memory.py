@@ -1,0 +1,113 @@
+"""Growth of resident memory beside `nbytes_stored`, at 100,000 and 1,000,000 appended frames.
+
+Each measurement runs in a process of its own: it warms up on an array like the one measured, then
+appends frames of a game (84x84; played anew in a loop, a pixel of each round marked so that no
+two rounds are alike) or noise (84x84 at 100,000, 28x28 at 1,000,000, which would not fit).
+
+    python -m benchmarks.bench_memory [--game Pong] [--help]
+
+Writes `benchmarks/results/memory.md`.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import tyro
+from tqdm import tqdm
+
+from benchmarks.bench_codecs import machine
+from benchmarks.frames import game_frames
+from compressarray import DiffFrameArray
+
+RESULTS = Path(__file__).parent / "results"
+N_PLAYED = 12288
+BATCH = 256
+
+
+@dataclass
+class Args:
+    game: str = "Pong"
+    """which game"""
+    codecs: tuple[str, ...] = ("delta", "delta-zstd", "raw")
+    """which codecs"""
+    counts: tuple[int, ...] = (100_000, 1_000_000)
+    """frames to append"""
+
+
+def resident_bytes() -> int:
+    gc.collect()
+    with open("/proc/self/statm", encoding="ascii") as statm:
+        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def fill(array: DiffFrameArray, frames: np.ndarray | None, n: int) -> None:
+    rng = np.random.default_rng(0)
+    side = array.frame_shape[0]
+    batch = np.empty((BATCH, side, side), np.uint8)
+    for start in range(0, n, BATCH):
+        size = min(BATCH, n - start)
+        if frames is None:
+            batch[:size] = rng.integers(0, 256, (size, side, side), np.uint8)
+        else:
+            at = np.arange(start, start + size)
+            np.take(frames, at % len(frames), axis=0, out=batch[:size])
+            batch[:size, 0, 0] = (at // len(frames)) % 251
+        array.append(batch[:size])
+
+
+def measure_here(codec: str, kind: str, n: int) -> None:
+    """Print what the array says and what the system says, in a fresh process."""
+    frames = None if kind == "noise" else game_frames(kind, N_PLAYED)
+    side = 28 if kind == "noise" and n > 100_000 else 84
+    fill(DiffFrameArray((4096, side, side), codec=codec), frames, 8192)
+    gc.collect()
+    before = resident_bytes()
+    array = DiffFrameArray((n, side, side), codec=codec)
+    fill(array, frames, n)
+    print(array.nbytes_stored, resident_bytes() - before, side * side)
+
+
+def main(args: Args) -> None:
+    game_frames(args.game, N_PLAYED)
+    lines = [
+        "| frames | codec | appended | nbytes_stored, MB | growth of resident memory, MB | ratio |",
+        "|---|---|---|---|---|---|",
+    ]
+    cases = [
+        (kind, codec, n)
+        for n in args.counts
+        for kind in (args.game, "noise")
+        for codec in args.codecs
+        if not (codec == "raw" and kind != "noise" and n > 100_000)  # 7 GB: as dense
+    ]
+    for kind, codec, n in tqdm(cases, unit="process"):
+        done = subprocess.run(
+            [sys.executable, "-m", "benchmarks.bench_memory", "--measure", codec, kind, str(n)],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        stored, grown, frame_bytes = map(int, done.stdout.split())
+        lines.append(
+            f"| {kind}, {frame_bytes:,} bytes | {codec} | {n:,} | {stored / 1e6:,.2f} | "
+            f"{grown / 1e6:,.2f} | {grown / stored:.3f} |"
+        )
+        tqdm.write(lines[-1])
+    text = "\n".join(lines) + f"\n\nMeasured on {machine()}.\n"
+    print(text)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "memory.md").write_text(text)
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["--measure"]:
+        measure_here(sys.argv[2], sys.argv[3], int(sys.argv[4]))
+    else:
+        main(tyro.cli(Args, description=__doc__))
