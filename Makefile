@@ -11,7 +11,7 @@ EXTRAS ?= dev
 CONSTRAINTS ?= constraints.txt
 PIP_ARGS ?=
 PYTEST_ARGS ?=
-RUN_ARGS ?= --env-id ALE/Pong-v5 --total-timesteps 45056
+RUN_ARGS ?= --env-id ALE/Pong-v5 --total-timesteps 36864 --save-model --eval-episodes 2
 
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
@@ -19,7 +19,7 @@ PYTEST = $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test test-long test-nojit test-lowest lint format format-check type check \
+.PHONY: help run test test-long test-lowest lint format format-check type check \
 	bench bench-ppo bench-memory clean
 
 help: ## list the targets
@@ -50,9 +50,6 @@ test: $(READY) ## run the tests
 test-long: $(READY) ## run the property tests with a hundred times the examples
 	HYPOTHESIS_PROFILE=long $(PYTEST) -m hypothesis $(PYTEST_ARGS)
 
-test-nojit: $(READY) ## run the tests with interpreted kernels, where every index is checked
-	NUMBA_DISABLE_JIT=1 HYPOTHESIS_PROFILE=nojit $(PYTEST) -m "not compiled_only" $(PYTEST_ARGS)
-
 test-lowest: ## run the library's tests (no scripts) on the oldest supported dependencies
 	$(MAKE) test VENV=.venv-lowest EXTRAS=test CONSTRAINTS=constraints-lowest.txt
 
@@ -68,7 +65,7 @@ format-check: $(READY)
 type: $(READY) ## check the library's types
 	$(BIN)/mypy
 
-check: format-check lint type test test-nojit ## everything to pass before a pull request
+check: format-check lint type test ## everything to pass before a pull request
 
 bench: $(READY) ## bytes per frame and microseconds to append and gather, per codec
 	$(BIN)/python -m benchmarks.bench_codecs

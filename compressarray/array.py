@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy as copying
 import operator
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from math import prod
 from typing import Any, Literal, SupportsIndex
 
@@ -72,8 +73,7 @@ class _Frames:
         self._store_lead, self._store_axis = self.lead_shape, self.stack_axis
         # Whether rows, lanes and stacks are the store's own.
         self.is_native = True
-        fill = np.empty(self.frame_shape, self.dtype)
-        fill[...] = self.fill_value
+        fill = np.full(self.frame_shape, self.fill_value, self.dtype)
         row = self.frame_shape[-1] if len(self.frame_shape) == 2 else prod(self.frame_shape[1:])
         self.store: Store = make_store(
             0 if self.is_empty else self.shape[0],
@@ -91,6 +91,20 @@ class _Frames:
         self._begin()
         self.store.take_pins(pinned)
         self.stream += 1
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Do all that is written inside, or nothing, where encoding may fail."""
+        if self.codec.foreign is None:
+            yield
+            return
+        with self.store.transaction():
+            before = copying.deepcopy(self.ring)
+            try:
+                yield
+            except BaseException:
+                self.ring = before
+                raise
 
     # Cells of a key count in C order over the leading axes; the store wants the stack axis last.
 
@@ -223,12 +237,15 @@ class DiffFrameArray(NDArrayOperatorsMixin):
         if plain_dtype.itemsize == 0 and plain_dtype.kind in "SU":
             # as numpy makes empty strings room for one character
             plain_dtype = np.empty((), plain_dtype).dtype
+        if not _is_int(frame_ndim):
+            raise TypeError(f"frame_ndim={frame_ndim!r} must be a whole number")
         ndim = operator.index(frame_ndim)
         if not 0 <= ndim < len(lengths):
             raise ValueError(
                 f"frame_ndim={frame_ndim} must be from 0 to {len(lengths) - 1} in shape "
                 f"{lengths}: the first axis is time"
             )
+        fill_value = _checked_fill(fill_value, plain_dtype)
         chosen = resolve(codec, gop_length)
         if chosen.name == "sparse" and (plain_dtype != np.uint8 or ndim != 2):
             raise ValueError(
@@ -368,7 +385,8 @@ class DiffFrameArray(NDArrayOperatorsMixin):
         if isinstance(value, DiffFrameArray):
             value = np.asarray(value)
         selection = select(plain, self._lead_shape, frames.frame_shape, frames.dtype, value)
-        selection.write(value, self._read, self._write, _FRAMES_AT_ONCE)
+        with frames.transaction():
+            selection.write(value, self._read, self._write, _FRAMES_AT_ONCE)
 
     def _read(self, cells: Int64s, out: AnyArray) -> None:
         if not self._frames.is_empty:
@@ -442,14 +460,15 @@ class DiffFrameArray(NDArrayOperatorsMixin):
                 f"broadcast shape {shape}"
             )
         rows_at_once = max(1, _FRAMES_AT_ONCE // max(prod(self._lead_shape[1:]), 1))
-        for start in range(0, len(self), rows_at_once):
-            rows = slice(start, start + rows_at_once)
-            parts = [
-                x[rows] if np.ndim(x) == self.ndim and len(x) > 1 else _dense(x) for x in inputs
-            ]
-            out = self[rows]
-            ufunc(*parts, out=out)
-            self[rows] = out
+        with self._frames.transaction():
+            for start in range(0, len(self), rows_at_once):
+                rows = slice(start, start + rows_at_once)
+                parts = [
+                    x[rows] if np.ndim(x) == self.ndim and len(x) > 1 else _dense(x) for x in inputs
+                ]
+                out = self[rows]
+                ufunc(*parts, out=out)
+                self[rows] = out
         return self
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
@@ -579,14 +598,15 @@ class DiffFrameArray(NDArrayOperatorsMixin):
         n_rows = len(values) if several else 1
         if n_rows and not shared.shape[0]:
             raise ValueError("an array whose first axis is 0 has no slot to append to")
-        indices, slots = shared.ring.advance(numbers, n_rows)
-        if not shared.is_empty:
-            try:
-                shared.append(numbers, slots, np.ascontiguousarray(values))
-            except MemoryError:
-                shared.ring.counts[numbers] -= n_rows
-                shared.ring.retire((slots * shared.n_lanes + numbers).ravel())
-                raise
+        with shared.transaction():
+            indices, slots = shared.ring.advance(numbers, n_rows)
+            if not shared.is_empty:
+                try:
+                    shared.append(numbers, slots, np.ascontiguousarray(values))
+                except MemoryError:
+                    # some slots hold new frames, some old ones: none keeps its index
+                    shared.ring.retire((slots * shared.n_lanes + numbers).ravel())
+                    raise
         return indices.reshape((n_rows, *index_shape) if several else index_shape)
 
     def gather(self, indices: npt.ArrayLike, out: Any = None, *, stream: int | None = None) -> Any:
@@ -778,6 +798,24 @@ def _checked_shape(shape: Any) -> tuple[int, ...]:
     if min(numbers) < 0:
         raise ValueError(f"shape={numbers} has a negative length; lengths count from 0")
     return numbers
+
+
+def _checked_fill(fill_value: Any, dtype: np.dtype[Any]) -> Any:
+    try:
+        with np.errstate(invalid="raise"):
+            if np.ndim(fill_value):
+                raise ValueError("it has axes")
+            if fill_value is None:
+                raise TypeError("it is None")
+            np.asarray(fill_value, dtype)
+            if isinstance(fill_value, float) and dtype.kind in "iu" and not np.isfinite(fill_value):
+                raise ValueError("it is not finite")
+    except (TypeError, ValueError, OverflowError, FloatingPointError) as error:
+        raise ValueError(
+            f"fill_value={fill_value!r} is no value of dtype {dtype} ({error}); give a scalar that "
+            "is"
+        ) from None
+    return fill_value
 
 
 def _checked_stack_axis(stack_axis: Any, ndim: int, n_lead: int) -> int | None:

@@ -18,8 +18,6 @@ settings.register_profile(
 settings.register_profile("ci", settings.get_profile("default"))
 # A hundred times the examples, and other ones each time; what fails is kept in .hypothesis/.
 settings.register_profile("long", _common, max_examples=100 * BASE_EXAMPLES)
-# Interpreted kernels are about a hundred times slower.
-settings.register_profile("nojit", settings.get_profile("default"), max_examples=BASE_EXAMPLES // 5)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 # The library's tests run without the extra that the scripts need.
@@ -32,6 +30,4 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     lines = [f"hypothesis: profile {profile}, {settings().max_examples} examples a test"]
     if collect_ignore_glob:
         lines.append(f"torch is not installed: {', '.join(collect_ignore_glob)} left out")
-    if os.environ.get("NUMBA_DISABLE_JIT") == "1":
-        lines.append("numba: kernels are interpreted")
     return lines

@@ -21,8 +21,6 @@ from tests.effort import examples
 from tests.naive import assert_same
 from tests.strategies import CODECS, frames, game
 
-pytestmark = pytest.mark.compiled_only  # thousands of turns would take interpreted kernels hours
-
 KIB, MIB = 1024, 1024 * 1024
 TURNS = 1000
 REWRITES = min(1000, examples(60))
@@ -60,7 +58,7 @@ def in_time_order(array: DiffFrameArray, codec: str) -> DiffFrameArray:
 # matter little beside it.
 RINGS = {
     "noise": ((32, 32), 512, 2),
-    "game": ((48, 48), 512, 2),
+    "game": ((40, 40), 384, 2),
     "flashes": ((32, 32), 512, 2),  # frames that cost nothing and frames that cost all, mixed
 }
 
@@ -81,7 +79,7 @@ def moving_content(kind: str, n: int, frame: tuple[int, int], seed: int) -> np.n
 def test_a_ring_that_turned_a_thousand_times(kind: str, codec: str) -> None:
     """Blocks of drawn lengths, so that GOPs never line up with the ring's seam."""
     frame, n_slots, n_lanes = RINGS[kind]
-    n_turns = TURNS if codec != "delta-zstd" else TURNS // 5
+    n_turns = TURNS if codec in ("raw", "delta") else TURNS // 5
     pool = np.stack(
         [moving_content(kind, 4 * n_slots + 17, frame, seed) for seed in range(n_lanes)], axis=1
     )
@@ -182,17 +180,41 @@ def test_an_array_overwritten_at_random_places(kind: str, codec: str) -> None:
     assert array.nbytes_stored <= most_bytes(in_time_order(array, codec))
 
 
-@pytest.mark.parametrize("codec", ["raw", "sparse", "delta", "delta-zstd"])
+@pytest.mark.parametrize("codec", OWN)
 def test_disorder_heals(codec: str) -> None:
     """Frames that follow each other in time are coded so, in whatever order they came."""
-    n_slots, frame = 512, (48, 48)
+    n_slots, frame = 1024, (48, 48)
     content = game(n_slots, frame, seed=2)
     array = build(codec, (n_slots, *frame))
     rng = np.random.default_rng(3)
     for _ in range(3):
-        array[...] = frames("noise", n_slots, frame, np.uint8, 9)
+        for t in rng.permutation(n_slots):
+            array[t] = content[t - 100]
         for t in rng.permutation(n_slots):
             array[t] = content[t]
+    assert_same(np.asarray(array), content)
+    assert array.nbytes_stored <= most_bytes(in_time_order(array, codec))
+
+
+@pytest.mark.parametrize("how", ["assigned at once", "row by row", "appended"])
+@pytest.mark.parametrize("codec", OWN)
+def test_what_was_there_before_leaves_no_mark(codec: str, how: str) -> None:
+    """Whatever a codec learnt from frames that are gone must not spoil those that came."""
+    n_slots, frame = 3072, (48, 48)
+    content = game(n_slots, frame, seed=2)
+    array = build(codec, (n_slots, *frame))
+    noise = frames("noise", n_slots, frame, np.uint8, 9)
+    array.append(noise)
+    if how == "appended":
+        for _ in range(4):
+            array.append(content)
+    elif how == "assigned at once":
+        for _ in range(2):
+            array[...] = content
+    else:
+        for _ in range(2):
+            for t in range(n_slots):
+                array[t] = content[t]
     assert_same(np.asarray(array), content)
     assert array.nbytes_stored <= most_bytes(in_time_order(array, codec))
 
@@ -377,8 +399,10 @@ GROWTH = """
             array.append(next_chunk(k))
         array.gather(np.arange(array.lane_counts[0] - 50, array.lane_counts[0]))
 
-    warm = DiffFrameArray((4 * n_chunk, height, width), codec=codec)
-    fill(warm, 4 * n_chunk)
+    # Warm enough to have compiled and trained all there is to compile and train, so that the
+    # allocator keeps before what it would keep after.
+    warm = DiffFrameArray((n_frames // 2, height, width), codec=codec)
+    fill(warm, n_frames // 2)
     del warm
     accounts = []
     array = DiffFrameArray((n_frames, height, width), codec=codec)
@@ -404,7 +428,7 @@ GROWTH = """
         ("raw", "noise", (48, 48)),
         ("delta", "noise", (48, 48)),
         ("delta-zstd", "noise", (32, 32)),
-        ("zstd", "game", (48, 48)),
+        ("zstd", "game", (24, 24)),
     ],
 )
 def test_resident_memory_grows_by_what_is_reported(

@@ -66,7 +66,6 @@ def test_dense_learns_at_all(dense):
     assert all(weights[f"agent.{name}"] != t.numpy().tobytes() for name, t in fresh.items())
 
 
-@pytest.mark.compiled_only
 @pytest.mark.parametrize("codec", CODECS)
 @pytest.mark.parametrize("storage", ["compressed", "indexed"])
 def test_the_same_learning(storage, codec, dense):

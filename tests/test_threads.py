@@ -17,11 +17,12 @@ import numpy as np
 import pytest
 
 from compressarray import DiffFrameArray, FrameEvictedError
+from tests.effort import examples
 from tests.naive import assert_same
 from tests.strategies import frames, game
 
 N_READERS = 4
-N_ROUNDS = 400  # of the writer
+N_ROUNDS = examples(250)  # of the writer
 FRAME = (32, 32)
 OWN = ["raw", "sparse", "delta", "delta-zstd", "zstd"]
 

@@ -119,7 +119,6 @@ def game(request: pytest.FixtureRequest) -> tuple[AutoresetMode, list[Play]]:
     return request.param, plays
 
 
-@pytest.mark.compiled_only
 @pytest.mark.parametrize("padding", PADDINGS)
 def test_real_games(game: tuple[AutoresetMode, list[Play]], padding: str) -> None:
     mode, plays = game
@@ -233,7 +232,6 @@ ALE_SETTINGS: dict[str, tuple[dict[str, Any], int]] = {
 }
 
 
-@pytest.mark.compiled_only
 @pytest.mark.parametrize("mode", [AutoresetMode.NEXT_STEP, SAME_STEP])
 @pytest.mark.parametrize("setting", ALE_SETTINGS)
 def test_ale_s_own_stacking(setting: str, mode: AutoresetMode) -> None:

@@ -89,7 +89,6 @@ def game(request: pytest.FixtureRequest) -> tuple[Play, int]:
     return play, reseed_every
 
 
-@pytest.mark.compiled_only
 @pytest.mark.parametrize("capacity", [20, 250])
 @pytest.mark.parametrize("padding", PADDINGS)
 def test_real_games(game: tuple[Play, int], padding: str, capacity: int) -> None:
@@ -102,7 +101,6 @@ def test_real_games(game: tuple[Play, int], padding: str, capacity: int) -> None
     assert ours.frames.lane_counts[0] > 4 * 20
 
 
-@pytest.mark.compiled_only
 @pytest.mark.parametrize("codec", ["raw", "sparse", "delta-zstd", {"id": "lz4"}])
 def test_every_codec(game: tuple[Play, int], codec: Any) -> None:
     if isinstance(codec, dict):

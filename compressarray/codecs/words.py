@@ -64,15 +64,12 @@ def token_key(skip: Any, mask: Any, kind: Any) -> Any:
 
 @inlined
 def _count_values(mask: Any, kind: Any) -> Any:
-    n_values = np.int64(0)
-    if kind == LITERAL:
-        bits = np.uint64(mask)
-        while bits:
-            n_values += np.int64(bits & np.uint64(1))
-            bits >>= np.uint64(1)
-    elif kind == UNIFORM:
-        n_values = np.int64(1)
-    return n_values
+    # bits of the mask, in pairs, fours and eights: a loop over them would mispredict
+    bits = np.int64(mask)
+    bits -= (bits >> 1) & 0x55
+    bits = (bits & 0x33) + ((bits >> 2) & 0x33)
+    bits = (bits + (bits >> 4)) & 0xF
+    return bits if kind == LITERAL else np.int64(kind == UNIFORM)
 
 
 @inlined

@@ -117,6 +117,8 @@ def reserve(n: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
 
 def _reserve(n: int, dtype: np.dtype[Any]) -> tuple[npt.NDArray[Any], mmap.mmap | None]:
     n_bytes = max(n, 1) * dtype.itemsize
+    if n_bytes > sys.maxsize:
+        raise MemoryError(f"{n_bytes} bytes are more than there are addresses; make it smaller")
     if n_bytes < 64 * 1024:
         return np.zeros(n, dtype), None
     if sys.platform == "win32":  # pragma: no cover

@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import threading
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -83,6 +85,11 @@ class Store(ABC):
         with self._lock.writing():
             items = np.arange(len(rows))
             self._write_rows(lanes, rows, items, address_of(frames))
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Do all that is written inside, or nothing, where encoding may fail."""
+        yield
 
     def pin(self, entry: UInt8s) -> int:
         """Keep a stack, ``(stack * frame bytes,)``, for good; return its number.

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -48,11 +51,22 @@ class FrameStore(Store):
         super().__init__(n_rows, n_lanes, stack, frame_bytes)
         n_cells = n_rows * n_lanes * stack
         self._codec = codec.foreign
+        self._name = codec.name
+        self._n_evicted = 0
+        # The running transaction: cells that it wrote, and their entries before.
+        self._undo: dict[int, int] = {}
+        self._depth = 0
         self._cells = Table(n_cells)
-        self._arena = Arena(n_cells * frame_bytes, n_cells)
+        # A transaction holds what it replaces until it ends.
+        copies = 1 if self._codec is None else 2
+        self._arena = Arena(copies * n_cells * frame_bytes, copies * n_cells)
         self._recent = np.zeros(min(RECENT, 1 << max(n_cells - 1, 1).bit_length()), np.uint32)
         self._fill = fill.copy()
         self._n_encoded = 0
+
+    def _open_lock(self) -> None:
+        super()._open_lock()
+        self._transaction = threading.RLock()
 
     def _read(self, cells: Int64s, out: int, step: int) -> None:
         if self._codec is None:
@@ -88,13 +102,18 @@ class FrameStore(Store):
         chunk = self._arena.view(entry)
         if len(chunk) == self._frame_bytes:
             return chunk
-        decoded = np.frombuffer(self._codec.decode(chunk.tobytes()), np.uint8)
+        decoded = self._decoded(chunk)
         if decoded.nbytes != self._frame_bytes:
             raise CorruptFrameError(
-                f"{type(self._codec).__name__}.decode gave {decoded.nbytes} bytes for a frame of "
-                f"{self._frame_bytes}; only lossless codecs of bytes can be used"
+                f"codec {self._name!r} gave {decoded.nbytes} bytes for a frame of "
+                f"{self._frame_bytes}"
             )
-        return np.ascontiguousarray(decoded)
+        return decoded
+
+    def _decoded(self, chunk: UInt8s) -> UInt8s:
+        decoded = np.ascontiguousarray(self._codec.decode(chunk.tobytes()))
+        flat: UInt8s = decoded.reshape(-1).view(np.uint8)
+        return flat
 
     def _write_rows(self, lanes: Int64s, rows: Int64s, items: Int64s, frames: int) -> None:
         stack = self._stack
@@ -106,53 +125,96 @@ class FrameStore(Store):
         self._write(cells, frames + np.arange(len(cells)) * self._frame_bytes)
 
     def _write(self, cells: Int64s, addresses: Int64s) -> None:
-        arena = self._arena
         self._cells.touched[cells >> PAGE_SHIFT] = 1
-        done = 0
-        while done < len(cells):
-            # In batches: what they overwrite stays as garbage until the arena is tidied.
-            end = min(done + 1024, len(cells))
-            if self._codec is None:
-                written = write_raw(
-                    arena.state, self._cells.data, self._recent, self._frame_bytes,
-                    cells[done:end], addresses[done:end],
-                )  # fmt: skip
-                if written < end - done:
-                    raise MemoryError("the arena is full")
-                self._n_encoded += end - done
-            else:
-                for i in range(done, end):
-                    self._write_coded(int(cells[i]), int(addresses[i]))
-            arena.tidy()
-            done = end
+        if self._codec is not None:
+            for cell, address in zip(cells.tolist(), addresses.tolist(), strict=True):
+                self._write_coded(cell, address)
+            return
+        # In batches: what they overwrite stays as garbage until the arena is tidied.
+        for start in range(0, len(cells), 1024):
+            batch = cells[start : start + 1024]
+            written, replaced = write_raw(
+                self._arena.state, self._cells.data, self._recent, self._frame_bytes,
+                batch, addresses[start : start + 1024],
+            )  # fmt: skip
+            self._n_encoded += written
+            self._n_evicted += replaced
+            if written < len(batch):
+                raise MemoryError("the arena is full")
+            self._arena.tidy()
 
     def _write_coded(self, cell: int, address: int) -> None:
-        arena, n_bytes = self._arena, self._frame_bytes
+        state, n_bytes = self._arena.state, self._frame_bytes
         slot = int(hash_frame(address, n_bytes)) % len(self._recent)
         frame = np.ctypeslib.as_array((ctypes.c_uint8 * n_bytes).from_address(address))
         entry = int(self._recent[slot])
         known = (
             entry > 0
-            and 0 < arena.state.references[entry] < MAX_REFERENCES
+            and 0 < state.references[entry] < MAX_REFERENCES
             and np.array_equal(self._decode(entry), frame)
         )
         if known:
-            arena.state.references[entry] += 1
+            state.references[entry] += 1
         else:
-            coded = np.frombuffer(self._codec.encode(frame.copy()), np.uint8)
-            if coded.nbytes >= n_bytes:
-                coded = frame
-            entry = arena.add(coded)
+            entry = self._arena.add(self._encode(frame))
             self._recent[slot] = entry
             self._n_encoded += 1
         old = int(self._cells.data[cell])
         self._cells.data[cell] = entry
-        if old:
-            release(arena.state, old)
+        if cell not in self._undo:
+            self._undo[cell] = old
+        elif old:
+            self._n_evicted += release(state, old)
+
+    def _encode(self, frame: UInt8s) -> UInt8s:
+        coded = np.frombuffer(self._codec.encode(frame.copy()), np.uint8)
+        if coded.nbytes >= self._frame_bytes:
+            return frame
+        if not np.array_equal(self._decoded(coded), frame):
+            raise ValueError(
+                f"codec {self._name!r} does not give back what it was given; only lossless codecs "
+                "of bytes can be used"
+            )
+        return coded
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """Do all that is written inside, or nothing: a codec may raise at any frame."""
+        if self._codec is None:
+            yield
+            return
+        with self._transaction:
+            outermost = not self._depth
+            self._depth += 1
+            try:
+                yield
+            except BaseException:
+                if outermost:
+                    self._end_transaction(undo=True)
+                raise
+            else:
+                if outermost:
+                    self._end_transaction(undo=False)
+            finally:
+                self._depth -= 1
+
+    def _end_transaction(self, undo: bool) -> None:
+        with self._lock.writing():
+            for cell, old in self._undo.items():
+                gone = int(self._cells.data[cell]) if undo else old
+                if undo:
+                    self._cells.data[cell] = old
+                if gone:
+                    self._n_evicted += not undo
+                    release(self._arena.state, gone)
+            self._undo.clear()
+            self._arena.tidy()
 
     def _parts(self) -> dict[str, Any]:
+        parts = super()._parts()
+        del parts["_transaction"]
         return {
-            **super()._parts(),
+            **parts,
             "_arena": self._arena.snapshot(),
             "_cells": self._cells.snapshot(),
         }
@@ -177,7 +239,7 @@ class FrameStore(Store):
         return {
             "gop_length": 1,
             "gops_closed": self._n_encoded,
-            "gops_evicted": 0,
+            "gops_evicted": self._n_evicted,
             "gops_open": 0,
             "frames_encoded": self._n_encoded,
             "chunks": int(self._arena.state.meta[N_ENTRIES]) - 1,
@@ -247,8 +309,12 @@ def read_raw(arena: Any, cell_chunk: Any, fill: Any, pins: Any, cells: Any, out:
 @kernel
 def write_raw(arena: Any, cell_chunk: Any, recent: Any, n_bytes: Any, cells: Any,
               addresses: Any) -> Any:  # fmt: skip
-    """Store frames in cells, equal ones of late once; return how many found room."""
+    """Store frames in cells, equal ones of late once.
+
+    Returns how many found room, and how many frames they replaced.
+    """
     base = arena.memory.ctypes.data
+    replaced = 0
     for i in range(len(cells)):
         slot = np.int64(hash_frame(addresses[i], n_bytes)) % len(recent)
         entry = np.int64(recent[slot])
@@ -261,11 +327,12 @@ def write_raw(arena: Any, cell_chunk: Any, recent: Any, n_bytes: Any, cells: Any
         else:
             entry = allocate(arena, n_bytes)
             if entry < 0:
-                return i
+                return i, replaced
             copy_bytes(base + chunk_start(arena, entry), addresses[i], n_bytes)
             recent[slot] = np.uint32(entry)
         old = np.int64(cell_chunk[cells[i]])
         cell_chunk[cells[i]] = np.uint32(entry)
         if old:
             release(arena, old)
-    return len(cells)
+            replaced += 1
+    return len(cells), replaced

@@ -16,20 +16,20 @@ from compressarray.store.arena import N_ENTRIES, PAGE_SHIFT, Arena, Table
 from compressarray.store.base import Int64s, Store, UInt8s, address_of
 from compressarray.store.gop_kernels import GopState
 
-# A table of tokens is trained once so many bytes are held, and again when there is much more to
-# learn from. A table costs 4 KiB and saves a tenth.
-TRAIN_AT_BYTES = (32 * 1024, 512 * 1024)
-TRAIN_ON_GOPS = 128
-# A dictionary costs up to 60 KiB, digested, and saves a fifth; what is held is packed anew.
-PACK_TRAIN_AT_BYTES = (256 * 1024, 1024 * 1024)
+# What is held is looked at each time as many groups have been closed as there are: a new table of
+# tokens is taken where it names so much more of them in one byte, a new dictionary where it packs
+# them so much smaller. A table costs 8 KiB, a dictionary up to 60, digested.
+LEARN_ON_GOPS = 128
+LEARN_AFTER_GOPS = 16
+MIN_TOKENS = 2000
+TABLE_GAIN, PACKED_TABLE_GAIN = 0.03, 0.1
+MAX_TABLES = kernels.TABLE_MASK + 1
+DICTIONARY_AT_BYTES = 256 * 1024
+DICTIONARY_GAIN = 0.05
 MAX_BACKGROUNDS = 255
 # Packed streams are unpacked this many at a time while reading.
 UNPACK_AT_ONCE = 64
 GUARD_BYTES = 64
-
-
-def _is_due(n_done: int, schedule: tuple[int, ...], now: int) -> bool:
-    return n_done < len(schedule) and now >= schedule[n_done]
 
 
 class _Work(NamedTuple):
@@ -114,12 +114,12 @@ class GopStore(Store):
             decode_tables=np.zeros((1, 256, 4), np.uint64),
             encode_table=np.zeros(1024, np.uint32),
         )
-        self._trained = 0
-        self._pack_trained = 0
+        self._learn_at = LEARN_AFTER_GOPS
+        self._tokens: list[int] = []
         if meta[kernels.RECORD_KIND] == kernels.DELTA:
-            build_tables(
-                starting_tokens(row_bytes), self._state.decode_tables[0], self._state.encode_table
-            )
+            first = starting_tokens(row_bytes)
+            self._tokens = first.tolist()
+            build_tables(first, self._state.decode_tables[0], self._state.encode_table)
 
     # -- reading -----------------------------------------------------------------------------
 
@@ -427,31 +427,30 @@ class GopStore(Store):
                 open_map=np.zeros((0, 0, 0), np.uint16),
                 candidate=np.zeros((2, 0), np.uint8),
             )
-        held = self._arena.live_bytes
-        if meta[kernels.RECORD_KIND] == kernels.DELTA:
-            if _is_due(self._trained, TRAIN_AT_BYTES, held):
-                self._trained = sum(held >= due for due in TRAIN_AT_BYTES)
-                self._train_table()
-            if self._packer is not None and _is_due(self._pack_trained, PACK_TRAIN_AT_BYTES, held):
-                self._pack_trained = sum(held >= due for due in PACK_TRAIN_AT_BYTES)
-                self._train_packer()
+        if meta[kernels.RECORD_KIND] == kernels.DELTA and meta[kernels.N_CLOSED] >= self._learn_at:
+            self._learn()
         if self._packer is not None:
             self._packer.rest()
         self._arena.tidy()
 
-    def _sample_streams(self) -> Iterator[UInt8s]:
-        """Streams of closed groups, spread over those held."""
-        references = self._arena.state.references
-        held = np.flatnonzero(references[: int(self._arena.state.meta[N_ENTRIES])])
-        for entry in held[:: max(1, -(-len(held) // TRAIN_ON_GOPS))].tolist():
+    def _learn(self) -> None:
+        arena = self._arena
+        held = np.flatnonzero(arena.state.references[: int(arena.state.meta[N_ENTRIES])])
+        closed = int(self._state.meta[kernels.N_CLOSED])
+        self._learn_at = closed + max(LEARN_AFTER_GOPS, len(held))
+        streams = []
+        for entry in held[:: max(1, -(-len(held) // LEARN_ON_GOPS))].tolist():
             stream = self._unpack(entry)
-            yield self._arena.view(entry) if stream is None else stream[:-GUARD_BYTES]
+            streams.append(arena.view(entry).copy() if stream is None else stream[:-GUARD_BYTES])
+        self._learn_tokens(streams)
+        if self._packer is not None and arena.live_bytes >= DICTIONARY_AT_BYTES:
+            self._learn_dictionary(streams)
 
-    def _train_table(self) -> None:
-        """Give the tokens seen most often so far a byte each."""
+    def _learn_tokens(self, streams: list[UInt8s]) -> None:
+        """Give the tokens seen most often a byte each, if that names many more than now."""
         state = self._state
         seen: Counter[int] = Counter()
-        for stream in self._sample_streams():
+        for stream in streams:
             header = kernels.HEADER_BYTES
             if stream[0] & kernels.MAP_FLAG:
                 header += 2 * self._gop * self._stack
@@ -467,9 +466,17 @@ class GopStore(Store):
             )
             unique, counts = np.unique(keys[:n], return_counts=True)
             seen.update(dict(zip(unique.tolist(), counts.tolist(), strict=True)))
-        ranked = np.array([key for key, _ in seen.most_common(255)], np.int64)
+        total = seen.total()
+        ranked = seen.most_common(255)
+        named_now = sum(seen[key] for key in self._tokens)
+        gain = sum(count for _, count in ranked) - named_now
+        first = len(state.decode_tables) == 1
+        needed = TABLE_GAIN if self._packer is None or first else PACKED_TABLE_GAIN
+        if total < MIN_TOKENS or gain < needed * total or len(state.decode_tables) >= MAX_TABLES:
+            return
+        self._tokens = [key for key, _ in ranked]
         decode = np.zeros((1, 256, 4), np.uint64)
-        build_tables(ranked, decode[0], state.encode_table)
+        build_tables(np.array(self._tokens, np.int64), decode[0], state.encode_table)
         self._state = state._replace(decode_tables=np.concatenate([state.decode_tables, decode]))
         state.meta[kernels.TABLE] = len(state.decode_tables)
         # Only the newest table can be encoded with: open streams change over.
@@ -477,13 +484,18 @@ class GopStore(Store):
             gop, row = int(state.open_gop[lane, place]), int(state.open_next[lane, place])
             self._open_as_encoded(lane, gop, row - 1, self._work())
 
-    def _train_packer(self) -> None:
-        """Train the dictionary on what is held, and pack that anew."""
-        assert self._packer is not None
+    def _learn_dictionary(self, streams: list[UInt8s]) -> None:
+        """Train a dictionary and pack what is held anew, if that is worth it."""
+        old, new = self._packer, Packer()
+        assert old is not None
         header = kernels.HEADER_BYTES
-        samples = [stream[header:].tobytes() for stream in self._sample_streams()]
-        unpack = self._packer.unpacker()
-        self._packer.train(samples)
+        new.train([stream[header:].tobytes() for stream in streams])
+        tried = [stream[header:] for stream in streams[::4]]
+        before = sum(len(old.pack(body)) for body in tried)
+        if sum(len(new.pack(body)) for body in tried) > (1 - DICTIONARY_GAIN) * before:
+            return
+        unpack = old.unpacker()
+        self._packer = new
         counted = self._state.meta[[kernels.N_CLOSED, kernels.N_EVICTED]]
         for index in self._gops_held():
             entry = int(self._state.gop_chunk[index])
