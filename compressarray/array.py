@@ -245,6 +245,8 @@ class DiffFrameArray(NDArrayOperatorsMixin):
                 f"frame_ndim={frame_ndim} must be from 0 to {len(lengths) - 1} in shape "
                 f"{lengths}: the first axis is time"
             )
+        if plain_dtype.kind == "V" and plain_dtype.names is None and _is_int(fill_value):
+            fill_value = np.zeros((), plain_dtype)[()] if fill_value == 0 else fill_value
         fill_value = _checked_fill(fill_value, plain_dtype)
         chosen = resolve(codec, gop_length)
         if chosen.name == "sparse" and (plain_dtype != np.uint8 or ndim != 2):
@@ -807,7 +809,7 @@ def _checked_fill(fill_value: Any, dtype: np.dtype[Any]) -> Any:
                 raise ValueError("it has axes")
             if fill_value is None:
                 raise TypeError("it is None")
-            np.asarray(fill_value, dtype)
+            np.full((), fill_value, dtype)
             if isinstance(fill_value, float) and dtype.kind in "iu" and not np.isfinite(fill_value):
                 raise ValueError("it is not finite")
     except (TypeError, ValueError, OverflowError, FloatingPointError) as error:
