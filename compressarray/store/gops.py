@@ -24,6 +24,7 @@ LEARN_AFTER_GOPS = 16
 MIN_TOKENS = 2000
 TABLE_GAIN, PACKED_TABLE_GAIN = 0.03, 0.1
 MAX_TABLES = kernels.TABLE_MASK + 1
+RECODE_GOPS = 512  # at thirty microseconds each
 DICTIONARY_AT_BYTES = 256 * 1024
 DICTIONARY_GAIN = 0.05
 MAX_BACKGROUNDS = 255
@@ -92,6 +93,7 @@ class GopStore(Store):
             n_rows * n_lanes * stack * (frame_bytes + 16) + max_chunks * (map_bytes + 64),
             max_chunks,
         )
+        has_tokens = meta[kernels.RECORD_KIND] == kernels.DELTA
         backgrounds = np.zeros((1, self._padded), np.uint8)
         backgrounds[0, :frame_bytes] = fill
         self._state = GopState(
@@ -111,11 +113,12 @@ class GopStore(Store):
             backgrounds=backgrounds,
             background_uses=np.zeros(1, np.int64),
             candidate=np.zeros((2, 0), np.uint8),
-            decode_tables=np.zeros((1, 256, 4), np.uint64),
-            encode_table=np.zeros(1024, np.uint32),
+            decode_tables=np.zeros((int(has_tokens), 256, 4), np.uint64),
+            encode_table=np.zeros(1024 * has_tokens, np.uint32),
         )
         self._learn_at = LEARN_AFTER_GOPS
         self._tokens: list[int] = []
+        self._free_tables: list[int] = []
         if meta[kernels.RECORD_KIND] == kernels.DELTA:
             first = starting_tokens(row_bytes)
             self._tokens = first.tolist()
@@ -472,17 +475,34 @@ class GopStore(Store):
         gain = sum(count for _, count in ranked) - named_now
         first = len(state.decode_tables) == 1
         needed = TABLE_GAIN if self._packer is None or first else PACKED_TABLE_GAIN
-        if total < MIN_TOKENS or gain < needed * total or len(state.decode_tables) >= MAX_TABLES:
+        if total < MIN_TOKENS or gain < needed * total:
+            return
+        if not self._free_tables and len(state.decode_tables) == MAX_TABLES:
             return
         self._tokens = [key for key, _ in ranked]
-        decode = np.zeros((1, 256, 4), np.uint64)
-        build_tables(np.array(self._tokens, np.int64), decode[0], state.encode_table)
-        self._state = state._replace(decode_tables=np.concatenate([state.decode_tables, decode]))
-        state.meta[kernels.TABLE] = len(state.decode_tables)
-        # Only the newest table can be encoded with: open streams change over.
+        if self._free_tables:
+            slot = self._free_tables.pop()
+        else:
+            slot = len(state.decode_tables)
+            grown = np.concatenate([state.decode_tables, np.zeros((1, 256, 4), np.uint64)])
+            self._state = state = state._replace(decode_tables=grown)
+        build_tables(
+            np.array(self._tokens, np.int64), state.decode_tables[slot], state.encode_table
+        )
+        state.meta[kernels.TABLE] = slot
+        # Only the newest table can be encoded with: open streams change over, and of small arrays
+        # all groups, which saves most where most is held and frees the older tables.
+        work = self._work()
+        held = self._gops_held()
+        if len(held) <= RECODE_GOPS:
+            for index in held:
+                gop, lane = divmod(index, self._n_lanes)
+                self._rebuild(lane, gop, work)
         for lane, place in np.argwhere(state.open_gop != kernels.CLOSED).tolist():
             gop, row = int(state.open_gop[lane, place]), int(state.open_next[lane, place])
-            self._open_as_encoded(lane, gop, row - 1, self._work())
+            self._open_as_encoded(lane, gop, row - 1, work)
+        if len(held) <= RECODE_GOPS:
+            self._free_tables = [i for i in range(len(state.decode_tables)) if i != slot]
 
     def _learn_dictionary(self, streams: list[UInt8s]) -> None:
         """Train a dictionary and pack what is held anew, if that is worth it."""
