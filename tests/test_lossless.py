@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -330,6 +331,50 @@ def test_any_lossless_numcodecs_codec(config: dict[str, Any]) -> None:
         array[...] = content
         assert_holds(array, content)
         assert_same(array[::-2], np.ascontiguousarray(content[::-2]))
+
+
+# --------------------------------------------------------------------------- what codecs learn
+
+
+def regime(k: int, n: int) -> np.ndarray[Any, Any]:
+    """`n` frames of 32 x 32 whose statistics have little to do with those of other `k`."""
+    rng = np.random.default_rng(k)
+    if k % 5 == 4:
+        return frames("noise", n, (32, 32), np.uint8, k)
+    if k % 5 == 3:
+        return frames("scrolling", n, (32, 32), np.uint8, k)
+    out = game(n, (32, 32), seed=k)
+    step = 1 + k % 7  # pixels that change in strides of their own, to values of their own
+    for frame in out:
+        spots = rng.integers(0, 1024 // step, 20 + 9 * (k % 4)) * step
+        frame.reshape(-1)[spots] = rng.integers(0, 1 + 37 * (k % 6), spots.size)
+    return out
+
+
+@pytest.mark.parametrize("gop_length", [None, 2])
+@pytest.mark.parametrize("codec", ["delta", "delta-zstd"])
+def test_frames_survive_what_the_codec_learns_meanwhile(codec: str, gop_length: int | None) -> None:
+    """Tables and dictionaries change many times; frames coded with older ones stay readable."""
+    layout = Layout((1500, 32, 32), np.dtype(np.uint8), 2, codec, gop_length=gop_length)
+    array, dense, rng = layout.build(), layout.dense(), np.random.default_rng(0)
+    appended = 0
+    for k in range(14):
+        content = regime(k, 700)
+        for block in np.array_split(content, 3):
+            array.append(block)
+            dense[(appended + np.arange(len(block))) % 1500] = block
+            appended += len(block)
+        cells = rng.choice(1500, 40, replace=False)
+        array[cells] = dense[cells] = content[rng.integers(0, 700, 40)]
+        array[cells[0], 3:5] = dense[cells[0], 3:5] = k
+        assert_same(np.asarray(array), dense)
+        if k % 3 == 2:
+            before = array
+            array = pickle.loads(pickle.dumps(array)) if k % 2 else array.copy()
+            before[...] = 0
+            assert_same(np.asarray(array), dense)
+    view = array.reshape(30, 50, 32, 32)
+    assert_same(view.copy()[7:9], dense.reshape(view.shape)[7:9].copy())
 
 
 # --------------------------------------------------------------------------- stacks

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compressarray import DiffFrameArray, FrameEvictedError
+from compressarray import DiffFrameArray, FrameEvictedError, StaleStreamError
 from tests.effort import examples
 from tests.naive import assert_same
 from tests.strategies import frames, game
@@ -187,6 +187,69 @@ def test_gathering_beside_appends(codec: str) -> None:
 
 
 @pytest.mark.parametrize("codec", ["raw", "delta", "delta-zstd"])
+def test_gathering_beside_clear(codec: str) -> None:
+    """Numbers begin again with each stream: a frame of another one is never given for them."""
+    pool = game(211, FRAME, seed=4)
+    pool[:, 0, :2] = np.arange(211)[:, None]  # no two alike
+    array = DiffFrameArray((40, *FRAME), codec=codec)
+    array.append(pool[:30])
+    gathered = [0]
+
+    def content(stream: int, counts: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        return pool[(31 * stream + counts) % 211]
+
+    def reader(seed: int) -> Callable[[], None]:
+        rng = np.random.default_rng(seed)
+
+        def read() -> None:
+            stream = array.stream
+            counts = rng.integers(0, 30, 3)
+            try:
+                batch = array.gather(counts, stream=stream)
+            except (FrameEvictedError, StaleStreamError):
+                return
+            gathered[0] += 1
+            assert_same(batch, content(stream, counts))
+
+        return read
+
+    with readers(*(reader(seed) for seed in range(N_READERS))):
+        for _ in range(N_ROUNDS):
+            array.clear()
+            array.append(content(array.stream, np.arange(30)))
+    assert gathered[0] > 0
+
+
+@pytest.mark.parametrize("codec", ["delta", "delta-zstd"])
+def test_reading_while_the_codec_learns(codec: str) -> None:
+    """What is coded anew with other tables and dictionaries is read as if nothing happened."""
+    quiet = game(500, FRAME, seed=3)
+    busy = quiet.copy()
+    rng = np.random.default_rng(0)
+    for frame in busy:
+        frame.reshape(-1)[rng.integers(0, 1024, 200)] = rng.integers(0, 256, 200)
+    pool = np.concatenate([busy, quiet, frames("noise", 400, FRAME)])
+    array = DiffFrameArray((500, 2, *FRAME), codec=codec)
+    fixed = busy[:100]
+    array[:100, 1] = fixed
+    rngs = [np.random.default_rng(k) for k in range(N_READERS)]
+
+    def reader(k: int) -> Callable[[], None]:
+        def read() -> None:
+            times = rngs[k].integers(0, 100, 5)
+            assert_same(array[times, 1], fixed[times])
+
+        return read
+
+    with readers(*(reader(k) for k in range(N_READERS))):
+        for first in (*range(0, 1300, 100), *range(1300, 0, -100)):
+            block = pool[first : first + 100]
+            for _ in range(4):
+                array.append(block[:, None], lanes=[0])
+            array[200 : 200 + len(block), 1] = block
+
+
+@pytest.mark.parametrize("codec", ["raw", "delta", "delta-zstd"])
 def test_copies_and_pickles_beside_a_writer(codec: str) -> None:
     """What a copy holds were all frames of the array, and the copy can be read on its own."""
     bank = np.concatenate([game(60, FRAME, seed=1), frames("noise", 40, FRAME)])
@@ -276,6 +339,48 @@ FORK = """
 def test_a_fork_may_read_and_write_on(codec: str) -> None:
     """What parent and child do after the fork stays their own business."""
     run_script(FORK, codec)
+
+
+FORK_BUSY = """
+    import os, signal, sys, threading
+    import numpy as np
+    from compressarray import DiffFrameArray
+    from tests.strategies import game
+
+    sys.setswitchinterval(5e-5)
+    content = game(60, (32, 32))
+    array = DiffFrameArray((60, 32, 32), codec=sys.argv[1])
+    array.append(content)
+    stop = threading.Event()
+
+    def read():
+        while not stop.is_set():
+            array.gather([3, 40])
+            array.stats()
+
+    threads = [threading.Thread(target=read) for _ in range(3)]
+    for thread in threads: thread.start()
+    hung = 0
+    for _ in range(60):
+        child = os.fork()
+        if child == 0:
+            signal.alarm(10)
+            ok = (array[7:20] == content[7:20]).all()
+            array[5] = 1
+            os._exit(0 if ok and (array[5] == 1).all() else 1)
+        hung += os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) != 0
+        if hung: break
+    stop.set()
+    for thread in threads: thread.join()
+    assert not hung, "a child hangs, or read wrong pixels"
+    print("done")
+"""
+
+
+@pytest.mark.parametrize("codec", ["raw", "delta", "delta-zstd"])
+def test_a_fork_while_other_threads_read(codec: str) -> None:
+    """The child has none of the threads that held a lock, so none may stay locked there."""
+    run_script(FORK_BUSY, codec)
 
 
 POOL = """
