@@ -632,6 +632,8 @@ def table(args: Args, sps: float, stored_bytes: int) -> str:
 def train(args: Args) -> dict:
     """Train, log and save; returns what a test or a benchmark may ask about."""
     run_name = f"{args.env_id.replace('/', '-')}__{args.exp_name}__{args.seed}__{int(time.time())}"
+    if (Path("runs") / run_name).exists():  # another run began within the same second
+        run_name += f"_{time.time_ns() % 1_000_000_000:09d}"
     run_dir = Path("runs") / run_name
     checkpoint = load_checkpoint(args) if args.resume else None
 

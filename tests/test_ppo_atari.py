@@ -318,7 +318,7 @@ def checkpoint(tmp_path_factory):
         (["--obs-storage", "sparse"], "'compressed', 'indexed', 'dense'"),
         (["--codec", "nosuch"], "--codec nosuch: .*delta"),
         (["--codec", "nosuch", "--obs-storage", "indexed"], "--codec nosuch: .*delta"),
-        (["--codec", "packbits"], "--codec packbits: it is not lossless"),
+        (["--codec", "packbits"], "--codec packbits: .*only lossless codecs"),
         (["--codec", "quantize"], "--codec quantize: "),
         (["--total-timesteps", "10"], "must be at least 64, one rollout"),
         (["--num-minibatches", "33"], "must be at most 32"),

@@ -351,11 +351,14 @@ FORK_BUSY = """
     content = game(60, (32, 32))
     array = DiffFrameArray((60, 32, 32), codec=sys.argv[1])
     array.append(content)
+    array[7:20], array.gather([3, 40])
+    array[5] = content[5]  # compiled by now: numba's own lock is not ours to open
+    array.append(content)
     stop = threading.Event()
 
     def read():
         while not stop.is_set():
-            array.gather([3, 40])
+            assert (array.gather([63, 100]) == content[[3, 40]]).all()
             array.stats()
 
     threads = [threading.Thread(target=read) for _ in range(3)]

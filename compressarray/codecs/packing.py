@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -46,6 +47,10 @@ class Packer:
         except zstandard.ZstdError:
             return  # too few, or too much alike, to learn from
         self._use(trained.as_bytes())
+        # Training takes megabytes, and glibc keeps what lies below the top of its heap.
+        trim = getattr(ctypes.pythonapi, "malloc_trim", None)
+        if trim is not None:
+            trim(0)
 
     @property
     def trained(self) -> bool:
