@@ -7,7 +7,7 @@ import operator
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import prod
-from typing import Any, Literal, SupportsIndex
+from typing import Any, Literal, NamedTuple, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +22,14 @@ from compressarray.store import Int64s, Store, UInt8s, make_store
 AnyArray = npt.NDArray[Any]
 # Frames that are held beside a result, while keys reach inside frames: one group of pictures.
 _FRAMES_AT_ONCE = 16
+
+
+class _Stream(NamedTuple):
+    """What `clear` replaces, in one piece: who reads beside it sees the one or the other."""
+
+    number: int
+    ring: Ring
+    store: Store
 
 
 class _Frames:
@@ -43,7 +51,7 @@ class _Frames:
         self.frame_bytes = prod(self.frame_shape) * dtype.itemsize
         self.is_empty = prod(shape) == 0 or dtype.itemsize == 0
         self._take_shape(shape, stack_axis)
-        self._begin()
+        self.now = self._begin(0)
 
     def _take_shape(self, shape: tuple[int, ...], stack_axis: int | None) -> None:
         self.shape = shape
@@ -54,8 +62,6 @@ class _Frames:
         self.stack_shape = () if stack_axis is None else (shape[stack_axis],)
         self.n_lanes = prod(self.lane_shape)
         self.stack = prod(self.stack_shape)
-        self.stream = 0
-        self.ring = Ring(shape[0], self.n_lanes)
 
     def of_shape(self, shape: tuple[int, ...]) -> _Frames:
         """Copy these frames into an array of other leading axes, without frame indices.
@@ -63,19 +69,33 @@ class _Frames:
         The store keeps the layout that it has.
         """
         twin = copying.copy(self)
-        twin.store = copying.deepcopy(self.store)
         twin._take_shape(shape, None)
+        twin.now = _Stream(0, Ring(shape[0], twin.n_lanes), copying.deepcopy(self.store))
         twin.is_native = False
         return twin
 
-    def _begin(self) -> None:
-        self.ring = Ring(self.shape[0], self.n_lanes)
+    @property
+    def stream(self) -> int:
+        """Number of the stream that frame indices belong to."""
+        return self.now.number
+
+    @property
+    def ring(self) -> Ring:
+        """Which index lives where."""
+        return self.now.ring
+
+    @property
+    def store(self) -> Store:
+        """Where the frames lie."""
+        return self.now.store
+
+    def _begin(self, number: int) -> _Stream:
         self._store_lead, self._store_axis = self.lead_shape, self.stack_axis
         # Whether rows, lanes and stacks are the store's own.
         self.is_native = True
         fill = np.full(self.frame_shape, self.fill_value, self.dtype)
         row = self.frame_shape[-1] if len(self.frame_shape) == 2 else prod(self.frame_shape[1:])
-        self.store: Store = make_store(
+        store = make_store(
             0 if self.is_empty else self.shape[0],
             max(self.n_lanes, 1),
             max(self.stack, 1),
@@ -84,13 +104,13 @@ class _Frames:
             np.frombuffer(fill.tobytes() or bytes(1), np.uint8),
             self.codec,
         )
+        return _Stream(number, Ring(self.shape[0], self.n_lanes), store)
 
     def clear(self) -> None:
         """Forget every frame but the pinned ones."""
-        pinned = self.store
-        self._begin()
-        self.store.take_pins(pinned)
-        self.stream += 1
+        fresh = self._begin(self.stream + 1)
+        fresh.store.take_pins(self.store)
+        self.now = fresh
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -103,7 +123,7 @@ class _Frames:
             try:
                 yield
             except BaseException:
-                self.ring = before
+                self.now = self.now._replace(ring=before)
                 raise
 
     # Cells of a key count in C order over the leading axes; the store wants the stack axis last.
@@ -136,7 +156,7 @@ class _Frames:
         else:
             self.store.write(self.to_store((slots * self.n_lanes + lanes).ravel()), flat)
 
-    def gather(self, places: Int64s, out: AnyArray) -> None:
+    def gather(self, store: Store, places: Int64s, out: AnyArray) -> None:
         """Fill ``out`` with the entries at `Ring.places`."""
         cells = places
         if self.stack > 1:
@@ -146,7 +166,7 @@ class _Frames:
             cells = np.where(first < 0, first + self.stack - 1 - k, first + k).ravel()
         elif not self.is_native:
             cells = self.to_store(places)
-        self.store.read(cells, as_bytes(out, self.frame_bytes))
+        store.read(cells, as_bytes(out, self.frame_bytes))
 
 
 def as_bytes(frames: AnyArray, frame_bytes: int) -> UInt8s:
@@ -607,8 +627,10 @@ class DiffFrameArray(NDArrayOperatorsMixin):
                     shared.append(numbers, slots, np.ascontiguousarray(values))
                 except MemoryError:
                     # some slots hold new frames, some old ones: none keeps its index
+                    shared.ring.publish(numbers, n_rows)
                     shared.ring.retire((slots * shared.n_lanes + numbers).ravel())
                     raise
+            shared.ring.publish(numbers, n_rows)
         return indices.reshape((n_rows, *index_shape) if several else index_shape)
 
     def gather(self, indices: npt.ArrayLike, out: Any = None, *, stream: int | None = None) -> Any:
@@ -641,9 +663,10 @@ class DiffFrameArray(NDArrayOperatorsMixin):
             If `out` has another dtype, shape or layout.
         """
         shared = self._frames
-        if stream is not None and stream != shared.stream:
+        now = shared.now
+        if stream is not None and stream != now.number:
             raise StaleStreamError(
-                f"stream {stream} has ended; the array is in stream {shared.stream}. Indices of "
+                f"stream {stream} has ended; the array is in stream {now.number}. Indices of "
                 "an earlier stream name other frames now: drop them"
             )
         wanted = _checked_indices(indices)
@@ -653,13 +676,13 @@ class DiffFrameArray(NDArrayOperatorsMixin):
             np.empty(shape, shared.dtype) if out is None else _checked_out(out, shape, self.dtype)
         )
         flat = wanted.reshape(-1)
-        places, bad = shared.ring.places(flat, shared.store.n_pins)
+        places, bad = now.ring.places(flat, now.store.n_pins)
         if bad < 0 and result.size and not shared.is_empty:
-            shared.gather(places, result)
+            shared.gather(now.store, places, result)
             # A frame that was evicted while it was read may be the next one by now.
-            _, bad = shared.ring.places(flat, shared.store.n_pins)
+            _, bad = now.ring.places(flat, now.store.n_pins)
         if bad >= 0:
-            reason = shared.ring.explain(int(flat[bad]), shared.store.n_pins)
+            reason = now.ring.explain(int(flat[bad]), now.store.n_pins)
             raise FrameEvictedError(f"{reason} (position {bad} of {flat.size})")
         return result if out is None else out
 

@@ -27,10 +27,14 @@ class Ring:
         self.n_slots = n_slots
         self.n_lanes = n_lanes
         self.counts: Int64s = np.zeros(n_lanes, np.int64)
+        # Counts with the frames that are being written: those evict already, and are not there yet.
+        self._begun: Int64s = np.zeros(n_lanes, np.int64)
         self._retired: npt.NDArray[np.bool_] = np.zeros(0, np.bool_)  # slot * n_lanes + lane
 
     def advance(self, lanes: Int64s, n_rows: int) -> tuple[Int64s, Int64s]:
-        """Number ``n_rows`` new frames in each of some lanes.
+        """Number ``n_rows`` new frames in each of some lanes, and evict what they replace.
+
+        They can be found once `publish` says that they are written.
 
         Returns
         -------
@@ -38,11 +42,14 @@ class Ring:
         """
         counts = self.counts[lanes] + np.arange(n_rows)[:, None]
         slots = counts % self.n_slots
-        # Counts first, frames second: whoever reads in between finds the old frame evicted.
-        self.counts[lanes] += n_rows
+        self._begun[lanes] += n_rows
         if self._retired.size:
             self._retired[slots * self.n_lanes + lanes] = False
         return counts * self.n_lanes + lanes, slots
+
+    def publish(self, lanes: Int64s, n_rows: int) -> None:
+        """Let the frames that `advance` numbered be found."""
+        self.counts[lanes] += n_rows
 
     def retire(self, slots_and_lanes: Int64s) -> None:
         """Retire the indices that live in places ``slot * n_lanes + lane``."""
@@ -62,7 +69,9 @@ class Ring:
             The first position of an index that is not held, or -1.
         """
         places = np.empty(len(indices), np.int64)
-        bad = find_places(indices, self.counts, self.n_slots, self._retired, n_pins, places)
+        bad = find_places(
+            indices, self.counts, self._begun, self.n_slots, self._retired, n_pins, places
+        )
         return places, int(bad)
 
     def explain(self, index: int, n_pins: int) -> str:
@@ -92,7 +101,7 @@ class Ring:
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return self.counts.nbytes + self._retired.nbytes
+        return self.counts.nbytes + self._begun.nbytes + self._retired.nbytes
 
     @property
     def n_held(self) -> int:
@@ -105,7 +114,7 @@ class Ring:
 
 
 @kernel
-def find_places(indices: Any, counts: Any, n_slots: Any, retired: Any, n_pins: Any,
+def find_places(indices: Any, counts: Any, begun: Any, n_slots: Any, retired: Any, n_pins: Any,
                 places: Any) -> Any:  # fmt: skip
     """Fill ``places`` as `Ring.places` says; return the first bad position, or -1."""
     n_lanes = len(counts)
@@ -120,7 +129,7 @@ def find_places(indices: Any, counts: Any, n_slots: Any, retired: Any, n_pins: A
             return i
         count = index // n_lanes
         lane = index - count * n_lanes
-        if count >= counts[lane] or count < counts[lane] - n_slots:
+        if count >= counts[lane] or count < begun[lane] - n_slots:
             return i
         place = (count % n_slots) * n_lanes + lane
         if len(retired) and retired[place]:

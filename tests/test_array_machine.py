@@ -49,7 +49,11 @@ class ArrayMachine(RuleBasedStateMachine):
     layout: Layout
 
     @initialize(
-        layout=layouts(empty=False, max_cells=30, max_frame_size=48), seed=st.integers(0, 999)
+        layout=layouts(empty=False, max_cells=30, max_frame_size=48).filter(
+            # the oracle indexes rows, and a row that is one string is no array
+            lambda layout: layout.dtype.kind not in "SU" or len(layout.shape) > 1
+        ),
+        seed=st.integers(0, 999),
     )
     def build(self, layout: Layout, seed: int) -> None:
         self.layout = layout
@@ -175,9 +179,10 @@ class ArrayMachine(RuleBasedStateMachine):
         layout = self.layout
         rows = self.content(data, n, layout.shape[1:])
         if one_row:
-            index = np.stack([self.array.append(row) for row in rows])  # int64, as it must be
-            for row in rows:
-                self.oracle.append(row)
+            # rows[t, ...] stays an array where a row is one element: a scalar has no byte order
+            index = np.stack([self.array.append(rows[t, ...]) for t in range(n)])
+            for t in range(n):
+                self.oracle.append(rows[t, ...])
         else:
             index = self.array.append(rows)
             self.oracle.append(rows)
@@ -185,7 +190,7 @@ class ArrayMachine(RuleBasedStateMachine):
         assert index.shape == (n, *layout.lane_shape)
         flat = index.reshape(n, layout.n_lanes)
         for t in range(n):
-            for lane, frame in enumerate(self.by_lane(rows[t])):
+            for lane, frame in enumerate(self.by_lane(rows[t, ...])):
                 assert flat[t, lane] == self.counts[lane] * layout.n_lanes + lane
                 self.remember(int(flat[t, lane]), frame)
 

@@ -13,11 +13,14 @@ import pytest
 from hypothesis import given
 
 from compressarray import DiffFrameArray
+from tests.effort import examples
 from tests.naive import assert_same
 from tests.strategies import (
     ALL_DTYPES,
+    CHAINED_CODECS,
     CODECS,
     KINDS,
+    OWN_CODECS,
     Layout,
     assert_holds,
     assert_same_kind_of_error,
@@ -114,7 +117,7 @@ def test_every_index_gathers_the_frame_it_was_given_for(data: st.DataObject) -> 
     array, dense = layout.build(), layout.dense()
     n_rows = data.draw(st.integers(0, 2 * layout.shape[0] + 3))
     rows = data.draw(rows_of(layout, n_rows))
-    indices = [array.append(row) for row in rows]
+    indices = [array.append(rows[t, ...]) for t in range(n_rows)]  # never a scalar
     for t, row in enumerate(rows):
         dense[t % layout.shape[0]] = row
     assert_holds(array, dense)
@@ -443,6 +446,47 @@ def test_rollouts_of_frame_stacks(
         order = np.random.default_rng(seed).permutation(len(dense))
         for minibatch in np.split(order, 4):
             assert_same(flat[minibatch], dense[minibatch])
+
+
+@pytest.mark.parametrize("codec", OWN_CODECS)
+def test_stacks_of_few_values_under_a_few_assignments(codec: str) -> None:
+    """Frames that are often equal, to others of their group and to those that they replace.
+
+    Plain random draws: mistakes of sharing show up in one of some hundred of them, and each costs
+    far less than an example of Hypothesis.
+    """
+    rng = np.random.default_rng(zlib.crc32(codec.encode()))
+    for _ in range(examples(600)):
+        n_time, stack = int(rng.integers(1, 14)), int(rng.integers(2, 5))
+        gop_length = int(rng.integers(1, 6)) if codec in CHAINED_CODECS else None
+        shape = (n_time, 1, stack, 2, 2)
+        layout = Layout(shape, np.dtype(np.uint8), 2, codec, gop_length=gop_length)
+        array, dense, done = layout.build(), layout.dense(), []
+        for _ in range(int(rng.integers(2, 7))):
+            t, k = int(rng.integers(n_time)), int(rng.integers(stack))
+            step = int(rng.integers(1, 4))
+            keys_: list[Any] = [
+                t,
+                (t, 0, k),
+                slice(t, None, step),
+                (slice(None), 0, k),
+                (slice(None, None, -step), 0, slice(k, None)),
+                (slice(t, t + 4), 0, slice(None), 0, 0),
+            ]
+            key, value = keys_[rng.integers(len(keys_))], int(rng.integers(4))
+            done.append((key, value))
+            array[key] = value
+            dense[key] = value
+            np.testing.assert_array_equal(np.asarray(array), dense, f"{layout}: {done}")
+
+
+@pytest.mark.parametrize("codec", OWN_CODECS)
+def test_a_tail_of_equal_stacks_is_replaced(codec: str) -> None:
+    array, dense = DiffFrameArray((12, 1, 2, 2, 2), codec=codec), np.zeros((12, 1, 2, 2, 2), "u1")
+    for written in (array, dense):
+        written[::-1, 0, 0:] = 3
+        written[4:] = 0
+    assert_same(np.asarray(array), dense)
 
 
 def test_stacks_come_back_by_index_until_their_slot_is_overwritten() -> None:

@@ -494,10 +494,12 @@ class GopStore(Store):
         # all groups, which saves most where most is held and frees the older tables.
         work = self._work()
         held = self._gops_held()
+        counted = state.meta[[kernels.N_CLOSED, kernels.N_EVICTED]]
         if len(held) <= RECODE_GOPS:
             for index in held:
                 gop, lane = divmod(index, self._n_lanes)
                 self._rebuild(lane, gop, work)
+        state.meta[[kernels.N_CLOSED, kernels.N_EVICTED]] = counted
         for lane, place in np.argwhere(state.open_gop != kernels.CLOSED).tolist():
             gop, row = int(state.open_gop[lane, place]), int(state.open_next[lane, place])
             self._open_as_encoded(lane, gop, row - 1, work)
