@@ -443,6 +443,8 @@ def _append_frame(state: Any, lane: Any, place: Any, diagonal: Any, frame: Any,
             _restore_head(state, lane, place, head)
             return False
         copy_bytes(stream + size, spare, length)
+    if meta[RECORD_KIND] == SPARSE:  # coding a delta record has made the head the frame already
+        copy_bytes(head, frame, n_bytes)
     state.open_size[lane, place] = size + length
     state.open_frames[lane, place] = n_frames + 1
     return True
