@@ -140,7 +140,7 @@ class _Frames:
 
     def read(self, cells: Int64s, out: AnyArray) -> None:
         """Fill ``out`` with the frames of C-order cells."""
-        self.store.read(self.to_store(cells), as_bytes(out, self.frame_bytes))
+        self.store.read(self.to_store(cells), out)
 
     def write(self, cells: Int64s, frames: AnyArray) -> None:
         """Store frames in C-order cells, and retire the indices that lived there."""
@@ -166,7 +166,7 @@ class _Frames:
             cells = np.where(first < 0, first + self.stack - 1 - k, first + k).ravel()
         elif not self.is_native:
             cells = self.to_store(places)
-        store.read(cells, as_bytes(out, self.frame_bytes))
+        store.read(cells, out)
 
 
 def as_bytes(frames: AnyArray, frame_bytes: int) -> UInt8s:
@@ -522,7 +522,7 @@ class DiffFrameArray(NDArrayOperatorsMixin):
         Returns
         -------
         DiffFrameArray
-            A view. It has no `append`, `pin` or `clear`; `gather` asks its base.
+            A view. It has no `append`, `discard`, `pin` or `clear`; `gather` asks its base.
 
         Raises
         ------
@@ -676,15 +676,54 @@ class DiffFrameArray(NDArrayOperatorsMixin):
             np.empty(shape, shared.dtype) if out is None else _checked_out(out, shape, self.dtype)
         )
         flat = wanted.reshape(-1)
+        n_changes = now.ring.n_changes
         places, bad = now.ring.places(flat, now.store.n_pins)
         if bad < 0 and result.size and not shared.is_empty:
             shared.gather(now.store, places, result)
-            # A frame that was evicted while it was read may be the next one by now.
-            _, bad = now.ring.places(flat, now.store.n_pins)
+            if now.ring.n_changes != n_changes:
+                # A frame that was evicted while it was read may be the next one by now.
+                _, bad = now.ring.places(flat, now.store.n_pins)
         if bad >= 0:
             reason = now.ring.explain(int(flat[bad]), now.store.n_pins)
             raise FrameEvictedError(f"{reason} (position {bad} of {flat.size})")
         return result if out is None else out
+
+    def discard(self, before: npt.ArrayLike) -> None:
+        """Let go of old frames, before newer ones replace them.
+
+        Parameters
+        ----------
+        before : array_like of int, (n_lanes,)
+            Of each lane, the frames before this count (the first frame has count 0, and index
+            ``count * n_lanes + lane``) are not needed any more.
+
+        Raises
+        ------
+        TypeError
+            If counts are no integers, or this is a view.
+        ValueError
+            If there is not one count for each lane.
+
+        Notes
+        -----
+        Their indices are evicted at once. Their memory is given back as soon as nothing else is
+        in the same group of pictures; their slots then hold `fill_value`. Arrays of stacks, and
+        those of which slots were assigned, keep the memory until it is written again.
+        """
+        self._refuse_view("discard")
+        shared = self._frames
+        counts = np.asarray(before)
+        if counts.dtype.kind not in "iu":
+            raise TypeError(f"before holds {counts.dtype}; counts must be integers")
+        if counts.shape != (shared.n_lanes,):
+            raise ValueError(
+                f"before has shape {counts.shape}; it must hold one count for each lane, "
+                f"({shared.n_lanes},)"
+            )
+        ring = shared.ring
+        first = ring.discard(counts.astype(np.int64))
+        if shared.is_native and shared.stack == 1 and not shared.is_empty and not ring.was_assigned:
+            shared.store.forget(first, ring.oldest, ring.counts)
 
     def pin(self, frames: npt.ArrayLike) -> Int64s:
         """Store frames for good, under reserved indices that `gather` takes.
@@ -878,6 +917,8 @@ def _checked_lanes(lanes: npt.ArrayLike, n_lanes: int) -> Int64s:
 
 def _checked_indices(indices: npt.ArrayLike) -> Int64s:
     given = np.asarray(indices)
+    if given.dtype == np.int64 and given.flags.c_contiguous:
+        return given
     if given.size == 0 and not isinstance(indices, np.ndarray):
         given = given.astype(np.int64)  # as numpy takes a[[]]
     if given.dtype.kind not in "iu":

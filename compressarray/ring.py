@@ -27,9 +27,12 @@ class Ring:
         self.n_slots = n_slots
         self.n_lanes = n_lanes
         self.counts: Int64s = np.zeros(n_lanes, np.int64)
-        # Counts with the frames that are being written: those evict already, and are not there yet.
-        self._begun: Int64s = np.zeros(n_lanes, np.int64)
+        # The first count that is kept. Frames that are being written evict already.
+        self.oldest: Int64s = np.zeros(n_lanes, np.int64)
         self._retired: npt.NDArray[np.bool_] = np.zeros(0, np.bool_)  # slot * n_lanes + lane
+        # Grows whenever an index ends, before its frame does: who reads the same number before
+        # finding places and after reading them has read what was asked for.
+        self.n_changes = 0
 
     def advance(self, lanes: Int64s, n_rows: int) -> tuple[Int64s, Int64s]:
         """Number ``n_rows`` new frames in each of some lanes, and evict what they replace.
@@ -42,9 +45,12 @@ class Ring:
         """
         counts = self.counts[lanes] + np.arange(n_rows)[:, None]
         slots = counts % self.n_slots
-        self._begun[lanes] += n_rows
+        if n_rows:
+            first_kept = counts[-1] + 1 - self.n_slots
+            self.oldest[lanes] = np.maximum(self.oldest[lanes], first_kept)
         if self._retired.size:
             self._retired[slots * self.n_lanes + lanes] = False
+        self.n_changes += 1
         return counts * self.n_lanes + lanes, slots
 
     def publish(self, lanes: Int64s, n_rows: int) -> None:
@@ -57,6 +63,19 @@ class Ring:
             if not self._retired.size:
                 self._retired = np.zeros(self.n_slots * self.n_lanes, np.bool_)
             self._retired[slots_and_lanes] = True
+            self.n_changes += 1
+
+    def discard(self, before: Int64s) -> Int64s:
+        """End the indices of counts below ``before``; return the counts that were kept first."""
+        oldest: Int64s = self.oldest.copy()
+        np.maximum(oldest, np.minimum(before, self.counts), out=self.oldest)
+        self.n_changes += 1
+        return oldest
+
+    @property
+    def was_assigned(self) -> bool:
+        """Whether any slot holds what was assigned to it, not what was appended."""
+        return bool(self._retired.any())
 
     def places(self, indices: Int64s, n_pins: int) -> tuple[Int64s, int]:
         """Find where flat indices live.
@@ -70,7 +89,7 @@ class Ring:
         """
         places = np.empty(len(indices), np.int64)
         bad = find_places(
-            indices, self.counts, self._begun, self.n_slots, self._retired, n_pins, places
+            indices, self.counts, self.oldest, self.n_slots, self._retired, n_pins, places
         )
         return places, int(bad)
 
@@ -89,11 +108,13 @@ class Ring:
                 f"frame {index} was never appended: lane {lane} has had {appended} frames, "
                 f"the last one {(appended - 1) * self.n_lanes + lane if appended else 'none'}"
             )
-        oldest = max(0, appended - self.n_slots)
+        oldest = int(self.oldest[lane])
         if count < oldest:
+            kept = f"the oldest kept frame of lane {lane} is {oldest * self.n_lanes + lane}"
+            if count >= appended - self.n_slots:
+                return f"frame {index} was discarded; {kept}"
             return (
-                f"frame {index} was evicted; the oldest kept frame of lane {lane} is "
-                f"{oldest * self.n_lanes + lane}. Use newer ones, or build the array with a "
+                f"frame {index} was evicted; {kept}. Use newer ones, or build the array with a "
                 f"larger first axis than {self.n_slots}"
             )
         return f"frame {index} was retired: its slot {count % self.n_slots} was assigned to"
@@ -101,20 +122,22 @@ class Ring:
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return self.counts.nbytes + self._begun.nbytes + self._retired.nbytes
+        return self.counts.nbytes + self.oldest.nbytes + self._retired.nbytes
 
     @property
     def n_held(self) -> int:
         """Frame indices that can be gathered, pinned ones apart."""
-        held = int(np.minimum(self.counts, self.n_slots).sum())
+        held = int((self.counts - self.oldest).sum())
         if self._retired.size:
             slots, lanes = np.divmod(np.flatnonzero(self._retired), max(self.n_lanes, 1))
-            held -= int(np.count_nonzero(slots < self.counts[lanes]))
+            newest = self.counts[lanes] - 1
+            latest = newest - (newest - slots) % self.n_slots  # the last count in each slot
+            held -= int(np.count_nonzero(latest >= self.oldest[lanes]))
         return held
 
 
 @kernel
-def find_places(indices: Any, counts: Any, begun: Any, n_slots: Any, retired: Any, n_pins: Any,
+def find_places(indices: Any, counts: Any, oldest: Any, n_slots: Any, retired: Any, n_pins: Any,
                 places: Any) -> Any:  # fmt: skip
     """Fill ``places`` as `Ring.places` says; return the first bad position, or -1."""
     n_lanes = len(counts)
@@ -129,7 +152,7 @@ def find_places(indices: Any, counts: Any, begun: Any, n_slots: Any, retired: An
             return i
         count = index // n_lanes
         lane = index - count * n_lanes
-        if count >= counts[lane] or count < begun[lane] - n_slots:
+        if count >= counts[lane] or count < oldest[lane]:
             return i
         place = (count % n_slots) * n_lanes + lane
         if len(retired) and retired[place]:

@@ -13,6 +13,7 @@ import llvmlite.binding
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 from compressarray.jit import inlined, kernel
@@ -79,9 +80,48 @@ def _mover(name: str) -> Any:
     return move
 
 
+@inlined
+def base_of(array: Any) -> Any:
+    """Where an array's memory begins, in kernels: signed, as all that is added to it is.
+
+    Numba's own ``array.ctypes.data`` is unsigned, and unsigned plus signed is a float.
+    """
+    return np.int64(array.ctypes.data)
+
+
 # (target, source, n_bytes), addresses; the first for ranges that do not overlap.
 copy_bytes = _mover("llvm.memcpy")
 move_bytes = _mover("llvm.memmove")
+
+
+def _prefetch(typingctx: Any, address: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word = ir.IntType(32)
+        byte_pointer = ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [byte_pointer, word, word, word])
+        name = "llvm.prefetch.p0i8"
+        function = builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+        read, keep, data = (ir.Constant(word, value) for value in (0, 3, 1))
+        builder.call(function, [builder.inttoptr(args[0], byte_pointer), read, keep, data])
+        return context.get_dummy_value()
+
+    return types.void(types.int64), codegen
+
+
+def _stack_words(typingctx: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        alloca: Any = cgutils.alloca_once
+        words = alloca(builder, ir.ArrayType(ir.IntType(64), 8))
+        return builder.ptrtoint(words, ir.IntType(64))
+
+    return types.int64(), codegen
+
+
+# (address): begin to load its cache line; the address need not be a valid one.
+prefetch: Any = intrinsic(_prefetch)
+# (): the address of eight words of any content on the stack, good until the kernel returns. Numba
+# may free an array while only its address is still in use.
+stack_words: Any = intrinsic(_stack_words)
 
 
 def _bmi2(name: str) -> Any:

@@ -2,8 +2,9 @@
 
 A record is ``n_tokens`` (LEB128), then that many one-byte tokens, then their values. A token
 names, through a table of 255 entries, how many unchanged words to skip, which bytes of the next
-word change, and where their new values come from (`KINDS`); token 255 gives the same three in
-the values. Tokens apart from values is what makes decoding fast: where the next token lies does
+word change, and where their new values come from (`KINDS`); a change that the table does not
+name may take two, one that skips and one that changes, and token 255 gives the same three in the
+values. Tokens apart from values is what makes decoding fast: where the next token lies does
 not depend on the one before, so a processor works on several at once.
 
 ``n_tokens`` one above the words of a frame marks a raw record: the frame's bytes follow.
@@ -26,12 +27,15 @@ from compressarray.codecs.memory import (
     repeat_byte,
     spread_bytes,
     squeeze_bytes,
+    stack_words,
     store8,
     store64,
     store_tail,
     widen_mask,
 )
 from compressarray.jit import inlined, kernel
+
+Int64s = npt.NDArray[np.int64]
 
 # Where the changed bytes of a word take their new values from.
 LITERAL = 0  # the values, one byte each
@@ -42,7 +46,11 @@ ABOVE = 4  # one row up, as decoded: a sprite's upright edge
 KINDS = (LITERAL, UNIFORM, BACKGROUND, LEFT, ABOVE)
 
 ESCAPE = 255
+ENTRY_BYTES = 40  # of a decoding table
+ESCAPED_BYTES = 4  # the escape, kind, mask, and mostly one byte of skip
+MAX_CHOICES = 4096  # changes that a table is chosen for; rarer ones would not get a token
 MAX_SKIP = 4095  # of a token in a table; an escape skips any number
+MAX_CHANGE = 0x7FF  # of a `token_key` that skips nothing
 _HASH_SLOTS = 1024  # of the encoder's table: 255 entries, so most look-ups take one probe
 _EMPTY = np.uint32(0xFFFFFFFF)
 _HASH_MULTIPLIER = 2654435761  # Knuth, TAOCP 6.4: 2**32 over the golden ratio
@@ -73,10 +81,16 @@ def _count_values(mask: Any, kind: Any) -> Any:
 
 
 @inlined
-def _pack_what(skip: Any, mask: Any, kind: Any) -> Any:
-    """Skipped bytes (32 bits), bytes of values (8), kind (8), and the sign: a literal."""
-    what = (np.int64(skip) << 3) | (_count_values(mask, kind) << 32) | (np.int64(kind) << 40)
-    return what | (np.int64(-1) << 63) if kind == LITERAL else what
+def _pack_step(skip: Any, mask: Any, kind: Any) -> Any:
+    """By how much to move on in bytes (32 bits), bytes of values (8), and the kind (8)."""
+    step = (np.int64(skip) << 3) + 8
+    return step | (_count_values(mask, kind) << 32) | (np.int64(kind) << 40)
+
+
+@inlined
+def _value_mask(kind: Any) -> Any:
+    """Which bytes to take from the values: all, or one."""
+    return ~np.uint64(0) if kind == LITERAL else np.uint64(0xFF)
 
 
 @inlined
@@ -87,6 +101,12 @@ def _factor(kind: Any) -> Any:
     return repeat_byte(np.uint64(1)) if kind == UNIFORM else np.uint64(0)
 
 
+@inlined
+def _copied(wide: Any, kind: Any) -> Any:
+    """Which bytes to copy from elsewhere in the frame, or of the background."""
+    return np.uint64(0) if kind in (LITERAL, UNIFORM) else wide
+
+
 @kernel
 def build_tables(keys: Any, decode_table: Any, encode_table: Any) -> None:
     """Fill both tables from the `token_key` of up to 255 tokens.
@@ -94,9 +114,8 @@ def build_tables(keys: Any, decode_table: Any, encode_table: Any) -> None:
     Parameters
     ----------
     keys : ndarray, (n,) int64
-    decode_table : ndarray, (256, 4) uint64
-        Overwritten: the mask, a byte for a bit; `_pack_what`; `_factor`; the mask again where
-        values are copied from elsewhere in the frame, or 0.
+    decode_table : ndarray, (256, 5) uint64
+        Overwritten: the mask, a byte for a bit; `_pack_step`; `_value_mask`; `_factor`; `_copied`.
     encode_table : ndarray, (1024,) uint32
         Overwritten: an open-addressing hash of ``key << 8 | token``.
     """
@@ -107,26 +126,26 @@ def build_tables(keys: Any, decode_table: Any, encode_table: Any) -> None:
         skip, mask, kind = key >> 11, (key >> 3) & 0xFF, key & 7
         wide = widen_mask(np.uint64(mask))
         decode_table[token, 0] = wide
-        decode_table[token, 1] = np.uint64(_pack_what(skip, np.uint64(mask), kind))
-        decode_table[token, 2] = _factor(kind)
-        decode_table[token, 3] = wide if _factor(kind) == 0 else np.uint64(0)
+        decode_table[token, 1] = np.uint64(_pack_step(skip, np.uint64(mask), kind))
+        decode_table[token, 2] = _value_mask(kind)
+        decode_table[token, 3] = _factor(kind)
+        decode_table[token, 4] = _copied(wide, kind)
         slot = _slot(key)
         while encode_table[slot] != _EMPTY:
             slot = (slot + 1) & (_HASH_SLOTS - 1)
         encode_table[slot] = np.uint32((key << 8) | token)
 
 
-def starting_tokens(row_bytes: int) -> npt.NDArray[np.int64]:
+def starting_tokens(row_bytes: int) -> Int64s:
     """Keys of the tokens to begin with, before an array has frames to learn them from.
 
     A changed word mostly follows the one before it, or lies one row below it, and its changed
-    bytes mostly form one run: the weights are rounded from ten Atari games, where this table
-    names 56 of 100 tokens and a trained one 87.
+    bytes mostly form one run: the weights are rounded from ten Atari games.
     """
     down = max(row_bytes // 8 - 1, 1)
     skips = {0: 0.47, down: 0.2, down - 1: 0.09, down + 1: 0.04, 1: 0.03}
     kinds = {LITERAL: 0.5, UNIFORM: 0.1, BACKGROUND: 0.2, LEFT: 0.1, ABOVE: 0.1}
-    ranked: list[tuple[float, int]] = []
+    weights: dict[int, float] = {}
     for skip, skip_weight in skips.items():
         for first in range(8):
             for last in range(first, 8):
@@ -136,10 +155,64 @@ def starting_tokens(row_bytes: int) -> npt.NDArray[np.int64]:
                 mask_weight = 0.3 if first == 0 and last == 7 else 0.04 if joined else 0.015
                 for kind, kind_weight in kinds.items():
                     if skip >= 0 and not (kind == LITERAL and first == last):
-                        weight = skip_weight * mask_weight * kind_weight
-                        ranked.append((-weight, (skip << 11) | (mask << 3) | kind))
-    ranked.sort()
-    return np.array([key for _, key in ranked[:ESCAPE]], np.int64)
+                        key = (skip << 11) | (mask << 3) | kind
+                        weights[key] = skip_weight * mask_weight * kind_weight
+    # three in four whole, then the parts of all others: skips up to five rows
+    whole = sorted(weights, key=lambda key: -weights[key])[:192]
+    skip_only = [(skip << 11) | LITERAL for skip in range(min(5 * down, ESCAPE - len(whole)))]
+    return np.array([*whole, *skip_only], np.int64)
+
+
+def choose_tokens(keys: Int64s, counts: Int64s) -> Int64s:
+    """Choose the tokens that write these changes in the fewest bytes.
+
+    A change takes one token where the table names it whole, two where it names its skip and the
+    change apart, and an escape otherwise. How many of the 255 go to whole ones is tried out, the
+    most frequent first on either side.
+
+    Parameters
+    ----------
+    keys, counts : ndarray, (n,) int64
+        Different `token_key`, and how often each was seen.
+    """
+    order = np.argsort(-counts, kind="stable")[:MAX_CHOICES]
+    keys, counts = keys[order], counts[order]
+    best, least = keys[:ESCAPE], np.inf
+    for n_whole in range(ESCAPE - 192, ESCAPE + 1, 64):
+        whole, rest, weights = keys[:n_whole], keys[n_whole:], counts[n_whole:]
+        parts = np.concatenate([_change_only(rest), _skip_only(rest[rest > MAX_CHANGE])])
+        part_weights = np.concatenate([weights, weights[rest > MAX_CHANGE]])
+        fresh = ~_found(parts, np.sort(whole))
+        parts, places = np.unique(parts[fresh], return_inverse=True)
+        ranked = np.argsort(-np.bincount(places, part_weights[fresh]), kind="stable")
+        tokens = np.concatenate([whole, parts[ranked[: ESCAPE - n_whole]]])
+        size = token_bytes(tokens, keys, counts)
+        if size < least:
+            best, least = tokens, size
+    return best
+
+
+def token_bytes(tokens: Int64s, keys: Int64s, counts: Int64s) -> int:
+    """Bytes that changes take with a table of tokens, their values apart."""
+    ranked = np.sort(tokens)
+    whole = _found(keys, ranked)
+    apart = _found(_change_only(keys), ranked) & _found(_skip_only(keys), ranked)
+    return int((counts * np.where(whole, 1, np.where(apart, 2, ESCAPED_BYTES))).sum())
+
+
+def _found(keys: Int64s, ranked: Int64s) -> npt.NDArray[np.bool_]:
+    places = np.minimum(np.searchsorted(ranked, keys), len(ranked) - 1)
+    found: npt.NDArray[np.bool_] = ranked[places] == keys
+    return found
+
+
+def _change_only(keys: Int64s) -> Int64s:
+    return keys & MAX_CHANGE
+
+
+def _skip_only(keys: Int64s) -> Int64s:
+    """What moves on by the skip of each key; of those that skip nothing, no key."""
+    return (((keys >> 11) - 1) << 11) | LITERAL
 
 
 @kernel
@@ -160,19 +233,24 @@ def read_tokens(
             record += n_bytes
             continue
         v = record + n_tokens
+        skipped = np.int64(0)
         for i in range(n_tokens):
             token = np.int64(load8(record + i))
             if token != ESCAPE:
                 mask = np.int64(nonzero_bytes(decode_table[token, 0]))
-                what = np.int64(decode_table[token, 1])
-                skip = (what & 0xFFFFFFFF) >> 3
-                kind = (what >> 40) & 7
+                step = np.int64(decode_table[token, 1])
+                skip = ((step & 0xFFFFFFFF) >> 3) - 1
+                kind = step >> 40
             else:
                 kind = np.int64(load8(v))
                 mask = np.int64(load8(v + 1))
                 skip, v = _get_varint(v + 2)
             v += _count_values(mask, kind)
-            if skip <= MAX_SKIP:
+            skip += skipped
+            skipped = np.int64(0)
+            if mask == 0:
+                skipped = skip + 1
+            elif skip <= MAX_SKIP:
                 keys[n] = token_key(skip, mask, kind)
                 n += 1
         record = v
@@ -201,6 +279,46 @@ def _put_varint(address: Any, value: Any) -> Any:
         value >>= 7
     store8(address, np.uint8(value))
     return address + 1
+
+
+@inlined
+def _find_token(encode_table: Any, skip: Any, mask: Any, kind: Any) -> Any:
+    """The token in a table, at an address, for these three, or `ESCAPE`."""
+    token = ESCAPE
+    if skip <= MAX_SKIP:
+        key = token_key(skip, mask, kind)
+        slot = _slot(key)
+        entry = load32(encode_table + (slot << 2))
+        while entry != _EMPTY:
+            if entry >> np.uint32(8) == key:
+                token = np.int64(entry & np.uint32(0xFF))
+                break
+            slot = (slot + 1) & (_HASH_SLOTS - 1)
+            entry = load32(encode_table + (slot << 2))
+    return token
+
+
+@inlined
+def _find_tokens(encode_table: Any, skip: Any, mask: Any, kind: Any) -> Any:
+    """The token for a change, and one to skip with before it: `ESCAPE` for none."""
+    token = _find_token(encode_table, skip, mask, kind)
+    before = ESCAPE
+    if token == ESCAPE and skip > 0:
+        token = _find_token(encode_table, 0, mask, kind)
+        if token != ESCAPE:
+            before = _find_token(encode_table, skip - 1, np.uint64(0), LITERAL)
+            if before == ESCAPE:
+                token = ESCAPE
+    return token, before
+
+
+@inlined
+def _hull(mask: Any) -> Any:
+    """The bits of a mask and those between them."""
+    above = mask | (mask >> np.uint64(1))
+    above |= above >> np.uint64(2)
+    above |= above >> np.uint64(4)
+    return above & (~mask + np.uint64(1) | mask) & np.uint64(0xFF)
 
 
 @kernel
@@ -272,32 +390,48 @@ def encode_record(
             else:
                 behind = load_tail(background + p, tail)
             kind = LITERAL
+            source = behind
             if (fresh ^ behind) & wide == 0:
                 kind = BACKGROUND
             elif w > 0 and (fresh ^ load64(state + p - 8)) & wide == 0:
                 kind = LEFT
+                source = load64(state + p - 8)
             elif (
                 row_bytes >= MIN_ROW_BYTES
                 and p >= row_bytes
                 and (fresh ^ load64(state + p - row_bytes)) & wide == 0
             ):
                 kind = ABOVE
+                source = load64(state + p - row_bytes)
             else:
-                first = squeeze_bytes(fresh, wide)
-                if (fresh ^ repeat_byte(first)) & wide == 0:
+                source = repeat_byte(squeeze_bytes(fresh, wide))
+                if (fresh ^ source) & wide == 0:
                     kind = UNIFORM
+            if kind != LITERAL and fresh == source and w < whole:
+                # bytes that stay the same may be written too: the fewer masks, the better a
+                # table names them
+                mask = np.uint64(0xFF)
+                wide = widen_mask(mask)
             skip = w - last - 1
-            token = ESCAPE
-            if skip <= MAX_SKIP:
-                key = token_key(skip, mask, kind)
-                slot = _slot(key)
-                entry = load32(encode_table + (slot << 2))
-                while entry != _EMPTY:
-                    if entry >> np.uint32(8) == key:
-                        token = np.int64(entry & np.uint32(0xFF))
+            token, before = _find_tokens(encode_table, skip, mask, kind)
+            if token == ESCAPE and w < whole:
+                # as values of more bytes than change, if that is no longer than the escape
+                n_escaped = ESCAPED_BYTES + _count_values(mask, kind)
+                wider = _hull(mask)
+                for _ in range(2):
+                    token, before = _find_tokens(encode_table, skip, wider, LITERAL)
+                    n_wider = 1 + (before != ESCAPE) + _count_values(wider, LITERAL)
+                    if token != ESCAPE and n_wider <= n_escaped:
+                        kind = LITERAL
+                        mask = wider
+                        wide = widen_mask(mask)
                         break
-                    slot = (slot + 1) & (_HASH_SLOTS - 1)
-                    entry = load32(encode_table + (slot << 2))
+                    token = ESCAPE
+                    before = ESCAPE
+                    wider = np.uint64(0xFF)
+            if before != ESCAPE:
+                store8(tokens + n_tokens, np.uint8(before))
+                n_tokens += 1
             store8(tokens + n_tokens, np.uint8(token))
             n_tokens += 1
             if token == ESCAPE:
@@ -307,7 +441,7 @@ def encode_record(
             if kind == LITERAL:
                 store64(v, squeeze_bytes(fresh, wide))
             elif kind == UNIFORM:
-                store8(v, np.uint8(first & np.uint64(0xFF)))
+                store8(v, np.uint8(source & np.uint64(0xFF)))
             v += _count_values(mask, kind)
             if w < whole:
                 store64(state + p, fresh)
@@ -326,11 +460,35 @@ def encode_record(
     return out + n_tokens + n_values
 
 
-@kernel
-def _apply_tail(p: Any, offset: Any, value: Any, wide: Any, factor: Any, tail: Any) -> None:
-    """One token for the last word of a frame that is no whole number of words."""
-    fresh = spread_bytes(value, wide) if factor else load_tail(p + offset, tail)
-    store_tail(p, (load_tail(p, tail) & ~wide) | (fresh & wide), tail)
+@inlined
+def _take_token(token: Any, v: Any, decode_table: Any, offsets: Any) -> Any:
+    """Look one token up.
+
+    Returns the step to its word, the mask, the values under it, which bytes to copy and from
+    where, and the address after its values.
+    """
+    entry = decode_table + token * ENTRY_BYTES
+    wide = load64(entry)
+    step = np.int64(load32(entry + 8))
+    n_values = np.int64(load8(entry + 12))
+    kind = np.int64(load8(entry + 13))
+    value_mask = load64(entry + 16)
+    factor = load64(entry + 24)
+    copied = load64(entry + 32)
+    if token == ESCAPE:
+        kind = np.int64(load8(v))
+        mask = np.uint64(load8(v + 1))
+        skip, v = _get_varint(v + 2)
+        wide = widen_mask(mask)
+        step = (skip << 3) + 8
+        n_values = _count_values(mask, kind)
+        value_mask = _value_mask(kind)
+        factor = _factor(kind)
+        copied = _copied(wide, kind)
+    # Without a branch on the kind: kinds follow each other too irregularly for a predictor,
+    # and a miss costs more than computing both what is copied and what is not.
+    values = spread_bytes((load64(v) & value_mask) * factor, wide)
+    return step, wide, values, copied, np.int64(load64(offsets + (kind << 3))), v + n_values
 
 
 @kernel
@@ -341,12 +499,10 @@ def apply_record(
     n_bytes: Any,
     row_bytes: Any,
     decode_table: Any,
-    offsets: Any,
 ) -> Any:
     """Turn the frame at ``state`` into the next one; return the address after the record.
 
-    ``decode_table`` is the address of one from `build_tables`, ``offsets`` that of eight int64
-    zeros to work with.
+    ``decode_table`` is the address of one from `build_tables`.
 
     May read, but not use, up to 8 bytes after the record: streams lie in memory with that much
     room behind them. Trusts its input; `check_record` is for bytes from elsewhere.
@@ -356,38 +512,29 @@ def apply_record(
     if n_tokens > n_words:
         copy_bytes(state, record, n_bytes)
         return record + n_bytes
-    v = record + n_tokens
-    p = state
-    end = state + (n_bytes & ~7)
+    offsets = stack_words()
+    store64(offsets + (LITERAL << 3), np.uint64(0))
+    store64(offsets + (UNIFORM << 3), np.uint64(0))
     store64(offsets + (BACKGROUND << 3), np.uint64(background - state))
     store64(offsets + (LEFT << 3), np.uint64(-8))
     store64(offsets + (ABOVE << 3), np.uint64(-row_bytes))
-    for i in range(n_tokens):
+    v = record + n_tokens
+    p = state - 8
+    tail = n_bytes & 7
+    # A last word that is none can only be the last token's.
+    n_whole = n_tokens - 1 if tail and n_tokens else n_tokens
+    for i in range(n_whole):
         token = np.int64(load8(record + i))
-        entry = decode_table + (token << 5)
-        wide = load64(entry)
-        what = np.int64(load64(entry + 8))
-        factor = load64(entry + 16)
-        copied = load64(entry + 24)
-        if token == ESCAPE:
-            kind = np.int64(load8(v))
-            mask = np.uint64(load8(v + 1))
-            skip, v = _get_varint(v + 2)
-            wide = widen_mask(mask)
-            what = _pack_what(skip, mask, kind)
-            factor = _factor(kind)
-            copied = wide if factor == 0 else np.uint64(0)
-        p += what & 0xFFFFFFFF
-        # Without a branch on the kind: kinds follow each other too irregularly for a predictor,
-        # and a miss costs more than computing both what is copied and what is not. The plain form
-        # is `_apply_tail`.
-        offset = np.int64(load64(offsets + (((what >> 40) & 7) << 3)))
-        value = (load64(v) & np.uint64((what >> 63) | 0xFF)) * factor
-        if p < end:
-            fresh = spread_bytes(value, wide) | (load64(p + offset) & copied)
-            store64(p, (load64(p) & ~wide) | fresh)
+        step, wide, values, copied, offset, v = _take_token(token, v, decode_table, offsets)
+        p += step
+        store64(p, (load64(p) & ~wide) | values | (load64(p + offset) & copied))
+    if n_whole < n_tokens:
+        token = np.int64(load8(record + n_whole))
+        step, wide, values, copied, offset, v = _take_token(token, v, decode_table, offsets)
+        p += step
+        if p - state < n_bytes - tail:
+            store64(p, (load64(p) & ~wide) | values | (load64(p + offset) & copied))
         else:
-            _apply_tail(p, offset, value, wide, factor, n_bytes & 7)
-        v += (what >> 32) & 0xFF
-        p += 8
+            elsewhere = load_tail(p + offset, tail) & copied
+            store_tail(p, (load_tail(p, tail) & ~wide) | values | elsewhere, tail)
     return v

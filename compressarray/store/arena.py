@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from compressarray.codecs.memory import copy_bytes, move_bytes, same_bytes
+from compressarray.codecs.memory import base_of, copy_bytes, move_bytes, same_bytes
 from compressarray.jit import inlined, kernel
 
 PAGE_BYTES = mmap.PAGESIZE
@@ -433,7 +433,7 @@ def share(state: Any, entry: Any, address: Any, n_bytes: Any) -> Any:
         or np.int64(state.size[entry]) != n_bytes
     ):
         return False
-    start = state.memory.ctypes.data + chunk_start(state, entry)
+    start = base_of(state.memory) + chunk_start(state, entry)
     if not same_bytes(start, address, n_bytes):
         return False
     state.references[entry] += np.uint16(1)
@@ -458,7 +458,7 @@ def clean(state: Any) -> None:
         state.segment_use[order[n_victims]] = VICTIM
         excess -= won
         n_victims += 1
-    base = state.memory.ctypes.data
+    base = base_of(state.memory)
     granule = np.int64(1) << meta[GRANULE_SHIFT]
     for entry in range(1, meta[N_ENTRIES]):
         if state.references[entry] == 0:
@@ -484,7 +484,7 @@ def compact(state: Any) -> None:
     """Slide every chunk down to the one before it: no garbage is left."""
     meta = state.meta
     shift = meta[SEGMENT_SHIFT]
-    base = state.memory.ctypes.data
+    base = base_of(state.memory)
     granule = np.int64(1) << meta[GRANULE_SHIFT]
     live = np.flatnonzero(state.references[: meta[N_ENTRIES]])
     live = live[np.argsort(state.offset[live])]
@@ -527,8 +527,8 @@ def restore(state: Any, sizes: Any, references: Any, chunks: Any) -> None:
             meta[FREE_ENTRY] = entry
         elif _place(state, entry, size):
             copy_bytes(
-                state.memory.ctypes.data + chunk_start(state, entry),
-                chunks.ctypes.data + start,
+                base_of(state.memory) + chunk_start(state, entry),
+                base_of(chunks) + start,
                 size,
             )
             start += size

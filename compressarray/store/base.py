@@ -44,13 +44,13 @@ class Store(ABC):
         self._lock = ReadWriteLock()
         self._count_lock = threading.Lock()
 
-    def read(self, cells: Int64s, out: UInt8s) -> None:
-        """Decode cells into ``out``, ``(len(cells), frame bytes)``, C-contiguous.
+    def read(self, cells: Int64s, out: npt.NDArray[Any]) -> None:
+        """Decode cells into ``out``, C-contiguous, of ``len(cells)`` frames.
 
         Negative cells name pinned frames.
         """
         if len(cells):
-            with self._lock.reading():
+            with self._lock.reading:
                 self._read(cells, address_of(out), self._frame_bytes)
 
     def write(self, cells: Int64s, frames: UInt8s) -> None:
@@ -68,7 +68,7 @@ class Store(ABC):
             whole = bool((stacks - stacks[:, :1] == np.arange(stack)).all())
             whole = whole and bool((stacks[:, 0] % stack == 0).all())
             rows = stacks[:, 0] // stack
-        with self._lock.writing():
+        with self._lock.writing:
             if not whole:
                 self._write_cells(cells, address_of(frames))
                 return
@@ -82,9 +82,22 @@ class Store(ABC):
         """Store stacks in rows of lanes, in the order given."""
         if not len(rows):
             return
-        with self._lock.writing():
+        with self._lock.writing:
             items = np.arange(len(rows))
             self._write_rows(lanes, rows, items, address_of(frames))
+
+    def forget(self, first: Int64s, end: Int64s, counts: Int64s) -> None:
+        """Give back what only old rows of lanes need, of a ring without a stack axis.
+
+        Parameters
+        ----------
+        first, end, counts : ndarray, (n_lanes,) int64
+            Rows ``count % n_rows`` of counts ``first`` to ``end - 1`` are not needed; ``counts``
+            were written.
+        """
+        if (first < end).any():
+            with self._lock.writing:
+                self._forget(first, end, counts)
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
@@ -97,7 +110,7 @@ class Store(ABC):
         An equal one that is pinned already gives its number. Frame k of stack i is cell
         ``-1 - (i * stack + k)``.
         """
-        with self._lock.writing():
+        with self._lock.writing:
             held = self._pins.reshape(-1, entry.size)
             same = np.flatnonzero((held == entry).all(axis=1))
             if len(same):
@@ -138,6 +151,9 @@ class Store(ABC):
     def _write_cells(self, cells: Int64s, frames: int) -> None: ...
 
     @abstractmethod
+    def _forget(self, first: Int64s, end: Int64s, counts: Int64s) -> None: ...
+
+    @abstractmethod
     def _bytes_by_part(self) -> dict[str, int]: ...
 
     @abstractmethod
@@ -150,7 +166,7 @@ class Store(ABC):
         return parts
 
     def __getstate__(self) -> dict[str, Any]:
-        with self._lock.reading():
+        with self._lock.reading:
             return copy.deepcopy(self._parts())
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from compressarray.codecs import Codec
-from compressarray.codecs.memory import copy_bytes, load64, load_tail, same_bytes
+from compressarray.codecs.memory import base_of, copy_bytes, load64, load_tail, same_bytes
 from compressarray.errors import CorruptFrameError
 from compressarray.jit import kernel
 from compressarray.store.arena import (
@@ -166,6 +166,17 @@ class FrameStore(Store):
         elif old:
             self._n_evicted += release(state, old)
 
+    def _forget(self, first: Int64s, end: Int64s, counts: Int64s) -> None:
+        for lane in range(self._n_lanes):
+            start = max(int(first[lane]), int(counts[lane]) - self._n_rows)
+            rows = np.arange(start, int(end[lane])) % self._n_rows
+            for cell in (rows * self._n_lanes + lane).tolist():
+                entry = int(self._cells.data[cell])
+                if entry:
+                    self._cells.data[cell] = 0
+                    self._n_evicted += release(self._arena.state, entry)
+        self._arena.tidy()
+
     def _encode(self, frame: UInt8s) -> UInt8s:
         coded = np.frombuffer(self._codec.encode(frame.copy()), np.uint8)
         if coded.nbytes >= self._frame_bytes:
@@ -199,7 +210,7 @@ class FrameStore(Store):
                 self._depth -= 1
 
     def _end_transaction(self, undo: bool) -> None:
-        with self._lock.writing():
+        with self._lock.writing:
             for cell, old in self._undo.items():
                 gone = int(self._cells.data[cell]) if undo else old
                 if undo:
@@ -284,14 +295,14 @@ def read_raw(arena: Any, cell_chunk: Any, fill: Any, pins: Any, cells: Any, out:
     ``seen`` is a hash set: zeros, a power of two above twice the cells.
     """
     n_bytes = len(fill)
-    base = arena.memory.ctypes.data
+    base = base_of(arena.memory)
     n = 0
     last = np.int64(0)
     for i in range(len(cells)):
         cell = cells[i]
-        source = fill.ctypes.data
+        source = base_of(fill)
         if cell < 0:
-            source = pins.ctypes.data + (-1 - cell) * n_bytes
+            source = base_of(pins) + (-1 - cell) * n_bytes
         elif cell_chunk[cell] != 0:
             entry = np.int64(cell_chunk[cell])
             source = base + chunk_start(arena, entry)
@@ -313,7 +324,7 @@ def write_raw(arena: Any, cell_chunk: Any, recent: Any, n_bytes: Any, cells: Any
 
     Returns how many found room, and how many frames they replaced.
     """
-    base = arena.memory.ctypes.data
+    base = base_of(arena.memory)
     replaced = 0
     for i in range(len(cells)):
         slot = np.int64(hash_frame(addresses[i], n_bytes)) % len(recent)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -10,20 +9,30 @@ import numpy as np
 
 from compressarray.codecs import Codec
 from compressarray.codecs.packing import Packer, Unpack
-from compressarray.codecs.words import build_tables, read_tokens, starting_tokens
-from compressarray.store import gop_kernels as kernels
+from compressarray.codecs.words import (
+    build_tables,
+    choose_tokens,
+    read_tokens,
+    starting_tokens,
+    token_bytes,
+)
+from compressarray.store import gop_layout as layout
+from compressarray.store import gop_reading as reading
+from compressarray.store import gop_writing as writing
 from compressarray.store.arena import N_ENTRIES, PAGE_SHIFT, Arena, Table
 from compressarray.store.base import Int64s, Store, UInt8s, address_of
-from compressarray.store.gop_kernels import GopState
+from compressarray.store.gop_layout import GopState
+from compressarray.store.scratch import borrow, give_back
 
 # What is held is looked at each time as many groups have been closed as there are: a new table of
 # tokens is taken where it names so much more of them in one byte, a new dictionary where it packs
 # them so much smaller. A table costs 8 KiB, a dictionary up to 60, digested.
 LEARN_ON_GOPS = 128
 LEARN_AFTER_GOPS = 16
+MAX_LEARN_PAUSE = 8
 MIN_TOKENS = 2000
 TABLE_GAIN, PACKED_TABLE_GAIN = 0.03, 0.1
-MAX_TABLES = kernels.TABLE_MASK + 1
+MAX_TABLES = layout.TABLE_MASK + 1
 RECODE_GOPS = 512  # at thirty microseconds each
 DICTIONARY_AT_BYTES = 256 * 1024
 DICTIONARY_GAIN = 0.05
@@ -34,10 +43,12 @@ GUARD_BYTES = 64
 
 
 class _Work(NamedTuple):
-    """Memory that a write needs while it lasts, and of which it touches what it fills."""
+    """Scratch of a write."""
 
-    coding: UInt8s
-    stream: UInt8s
+    whole: UInt8s
+    coding: int  # an address: for coding one frame
+    stream: UInt8s  # for one closed stream
+    held: int  # an address: for half the frames of a group
 
 
 class GopStore(Store):
@@ -60,31 +71,31 @@ class GopStore(Store):
     ) -> None:
         super().__init__(n_rows, n_lanes, stack, frame_bytes)
         gop = codec.gop_length
-        while gop > 1 and gop * stack >= kernels.NO_FRAME:
+        while gop > 1 and gop * stack >= layout.NO_FRAME:
             gop //= 2
         self._gop = gop
         self._n_gops = -(-(n_rows + stack - 1) // gop)
         self._padded = (frame_bytes + 7) // 8 * 8 + 8
         self._packer = Packer() if codec.name == "delta-zstd" else None
-        meta = np.zeros(kernels.N_META, np.int64)
-        meta[kernels.N_ROWS] = n_rows
-        meta[kernels.N_LANES] = n_lanes
-        meta[kernels.STACK] = stack
-        meta[kernels.GOP] = gop
-        meta[kernels.FRAME_BYTES] = frame_bytes
-        meta[kernels.ROW_BYTES] = row_bytes
-        meta[kernels.RECORD_KIND] = kernels.SPARSE if codec.name == "sparse" else kernels.DELTA
-        meta[kernels.OPEN_PER_LANE] = (stack - 1 + gop - 1) // gop + 1
-        meta[kernels.PACKS] = self._packer is not None
+        meta = np.zeros(layout.N_META, np.int64)
+        meta[layout.N_ROWS] = n_rows
+        meta[layout.N_LANES] = n_lanes
+        meta[layout.STACK] = stack
+        meta[layout.GOP] = gop
+        meta[layout.FRAME_BYTES] = frame_bytes
+        meta[layout.ROW_BYTES] = row_bytes
+        meta[layout.RECORD_KIND] = layout.SPARSE if codec.name == "sparse" else layout.DELTA
+        meta[layout.OPEN_PER_LANE] = (stack - 1 + gop - 1) // gop + 1
+        meta[layout.PACKS] = self._packer is not None
         # tokens, values and a record of one frame, then a closed stream
         self._coding_bytes = (
-            17 * ((frame_bytes + 7) // 8) + GUARD_BYTES + frame_bytes + kernels.RECORD_ROOM
+            17 * ((frame_bytes + 7) // 8) + GUARD_BYTES + frame_bytes + layout.RECORD_ROOM
         )
         map_bytes = 2 * gop * stack
         self._stream_bytes = (
-            kernels.HEADER_BYTES
+            layout.HEADER_BYTES
             + 2 * map_bytes
-            + gop * stack * (frame_bytes + kernels.RECORD_ROOM)
+            + gop * stack * (frame_bytes + layout.RECORD_ROOM)
             + GUARD_BYTES
         )
         max_chunks = self._n_gops * n_lanes
@@ -93,43 +104,49 @@ class GopStore(Store):
             n_rows * n_lanes * stack * (frame_bytes + 16) + max_chunks * (map_bytes + 64),
             max_chunks,
         )
-        has_tokens = meta[kernels.RECORD_KIND] == kernels.DELTA
+        has_tokens = meta[layout.RECORD_KIND] == layout.DELTA
         backgrounds = np.zeros((1, self._padded), np.uint8)
         backgrounds[0, :frame_bytes] = fill
-        self._state = GopState(
+        state = GopState(
             meta=meta,
             gop_chunk=self._gops.data,
             gop_touched=self._gops.touched,
-            open_gop=np.full((n_lanes, int(meta[kernels.OPEN_PER_LANE])), kernels.CLOSED),
-            open_next=np.zeros((n_lanes, int(meta[kernels.OPEN_PER_LANE])), np.int64),
-            open_frames=np.zeros((n_lanes, int(meta[kernels.OPEN_PER_LANE])), np.int64),
-            open_size=np.zeros((n_lanes, int(meta[kernels.OPEN_PER_LANE])), np.int64),
-            open_flags=np.zeros((n_lanes, int(meta[kernels.OPEN_PER_LANE])), np.int64),
-            open_background=np.zeros((n_lanes, int(meta[kernels.OPEN_PER_LANE])), np.int64),
+            open_gop=np.full((n_lanes, int(meta[layout.OPEN_PER_LANE])), layout.CLOSED),
+            open_next=np.zeros((n_lanes, int(meta[layout.OPEN_PER_LANE])), np.int64),
+            open_frames=np.zeros((n_lanes, int(meta[layout.OPEN_PER_LANE])), np.int64),
+            open_size=np.zeros((n_lanes, int(meta[layout.OPEN_PER_LANE])), np.int64),
+            open_flags=np.zeros((n_lanes, int(meta[layout.OPEN_PER_LANE])), np.int64),
+            open_background=np.zeros((n_lanes, int(meta[layout.OPEN_PER_LANE])), np.int64),
             open_map=np.zeros((0, 0, 0), np.uint16),
             open_bytes=np.zeros((0, 0), np.uint8),
             head=np.zeros((0, 0, 0), np.uint8),
-            head_row=np.full(n_lanes, kernels.STALE, np.int64),
+            head_row=np.full(n_lanes, layout.STALE, np.int64),
             backgrounds=backgrounds,
             background_uses=np.zeros(1, np.int64),
             candidate=np.zeros((2, 0), np.uint8),
-            decode_tables=np.zeros((int(has_tokens), 256, 4), np.uint64),
+            decode_tables=np.zeros((int(has_tokens), 256, 5), np.uint64),
             encode_table=np.zeros(1024 * has_tokens, np.uint32),
         )
         self._learn_at = LEARN_AFTER_GOPS
-        self._tokens: list[int] = []
+        self._learn_pause = 1
+        self._ready_at_votes = -1
+        self._tidied_at = 0
+        self._tokens: Int64s = np.zeros(0, np.int64)
         self._free_tables: list[int] = []
-        if meta[kernels.RECORD_KIND] == kernels.DELTA:
-            first = starting_tokens(row_bytes)
-            self._tokens = first.tolist()
-            build_tables(first, self._state.decode_tables[0], self._state.encode_table)
+        if meta[layout.RECORD_KIND] == layout.DELTA:
+            self._tokens = starting_tokens(row_bytes)
+            build_tables(self._tokens, state.decode_tables[0], state.encode_table)
+        self._take(state)
+
+    def _take(self, state: GopState) -> None:
+        self._state = state
+        self._view = reading.view_of(state, self._arena.state)
 
     # -- reading -----------------------------------------------------------------------------
 
     def _read(self, cells: Int64s, out: int, step: int) -> None:
-        state, arena = self._state, self._arena.state
         if self._packer is None:
-            n_frames, n_gops = kernels.read_cells(state, arena, cells, self._pins, out, step)
+            n_frames, n_gops = reading.read_cells(self._view, cells, self._pins, out, step)
         else:
             n_frames, n_gops = self._read_packed(cells, out, step)
         with self._count_lock:
@@ -137,16 +154,16 @@ class GopStore(Store):
             self._gops_decoded += n_gops
 
     def _read_packed(self, cells: Int64s, out: int, step: int) -> tuple[int, int]:
-        state, arena = self._state, self._arena.state
+        view = self._view
         n = len(cells)
         chunk = np.zeros(n, np.int64)
         where = np.zeros(n, np.int64)
         unpacked = np.zeros(n, np.int64)
         counts = np.zeros(2, np.int64)
-        kernels.locate(state, cells, chunk, where, np.zeros(1 << (4 * n).bit_length(), np.int64))
+        reading.locate(view, cells, chunk, where, np.zeros(1 << (4 * n).bit_length(), np.int64))
         for order, kept in self._batches(chunk, where, unpacked):
-            kernels.decode(
-                state, arena, cells, chunk, where, unpacked, order, self._pins, out, step, counts
+            reading.decode(
+                view, cells, chunk, where, unpacked, order, self._pins, out, step, counts
             )
             del kept
         return int(counts[0]), int(counts[1])
@@ -175,15 +192,15 @@ class GopStore(Store):
     def _unpack(self, entry: int, unpack: Unpack | None = None) -> UInt8s | None:
         """A chunk's stream if it is packed; its last bytes are room to look into."""
         chunk = self._arena.view(entry)
-        if not chunk[0] & kernels.PACKED_FLAG:
+        if not chunk[0] & layout.PACKED_FLAG:
             return None
         assert self._packer is not None
-        header = kernels.HEADER_BYTES
+        header = layout.HEADER_BYTES
         n_bytes = int.from_bytes(chunk[header : header + 4].tobytes(), "little")
         body = (unpack or self._packer.unpacker())(chunk[header + 4 :], n_bytes)
         stream = np.empty(header + n_bytes + GUARD_BYTES, np.uint8)
         stream[:header] = chunk[:header]
-        stream[0] &= 255 - kernels.PACKED_FLAG
+        stream[0] &= 255 - layout.PACKED_FLAG
         stream[header : header + n_bytes] = np.frombuffer(body, np.uint8)
         return stream
 
@@ -198,7 +215,7 @@ class GopStore(Store):
         while done < n:
             self._make_ready()
             state = self._state
-            done, answer = kernels.append_rows(
+            done, answer = writing.append_rows(
                 state,
                 self._arena.state,
                 lanes,
@@ -206,26 +223,28 @@ class GopStore(Store):
                 items,
                 frames,
                 done,
-                address_of(work.coding),
+                work.coding,
                 address_of(work.stream),
+                work.held,
             )
-            if answer == kernels.DONE:
+            if answer == writing.DONE:
                 break
-            if answer == kernels.WRITTEN_AND_FULL:
+            if answer == writing.WRITTEN_AND_FULL:
                 self._close_full(int(lanes[done - 1]), int(rows[done - 1]), work)
-            elif answer == kernels.NO_MEMORY:
+            elif answer == writing.NO_MEMORY:
                 raise MemoryError("the arena is full")
-            elif answer == kernels.GROW:
+            elif answer == writing.GROW:
                 self._grow_open()
-            elif answer == kernels.SEAL:
+            elif answer == writing.SEAL:
                 lane, row = int(lanes[done]), int(rows[done])
                 place = (row + self._stack - 1) // self._gop % state.open_gop.shape[1]
                 self._rebuild(lane, int(state.open_gop[lane, place]), work)
-            elif answer == kernels.REOPEN:
+            elif answer == writing.REOPEN:
                 self._reopen(int(lanes[done]), int(rows[done]), work)
             else:
                 done = self._rewrite_rows(lanes, rows, items, frames, done, work)
         self._after_write(int(rows[-1]))
+        give_back(work.whole)
 
     def _rewrite_rows(
         self, lanes: Int64s, rows: Int64s, items: Int64s, frames: int, start: int, work: _Work
@@ -250,7 +269,7 @@ class GopStore(Store):
             each = addresses[:, None] + np.arange(stack) * self._frame_bytes
             inside = (places >= 0) & (places < gop_length * stack)
             self._rebuild(lane, gop, work, places[inside], each[inside])
-        kernels.set_head(self._state, lane, int(these[-1]), int(addresses[-1]))
+        writing.set_head(self._state, lane, int(these[-1]), int(addresses[-1]))
         return end
 
     def _write_cells(self, cells: Int64s, frames: int) -> None:
@@ -268,8 +287,15 @@ class GopStore(Store):
             lane, gop = int(lanes[group[0]]), int(gops[group[0]])
             places = (rows[group] + k[group] - gop * gop_length) * stack + k[group]
             self._rebuild(lane, gop, work, places, frames + group * self._frame_bytes)
-            self._state.head_row[lane] = kernels.STALE
+            self._state.head_row[lane] = layout.STALE
         self._after_write(int(rows.max()))
+        give_back(work.whole)
+
+    def _forget(self, first: Int64s, end: Int64s, counts: Int64s) -> None:
+        gops_before, gops_after = (count % self._n_rows // self._gop for count in (first, end))
+        if (gops_before != gops_after).any() or (end - first >= self._gop).any():
+            writing.forget(self._state, self._arena.state, first, end, counts)
+            self._arena.tidy()
 
     def _rebuild(
         self,
@@ -284,7 +310,7 @@ class GopStore(Store):
         self._put(lane, gop, work.stream[:size])
         place = gop % self._state.open_gop.shape[1]
         if self._state.open_gop[lane, place] == gop:
-            kernels.drop_open(self._state, lane, place)
+            writing.drop_open(self._state, lane, place)
 
     def _encode_gop(
         self,
@@ -310,7 +336,7 @@ class GopStore(Store):
             held += int(state.open_frames[lane, place])
         scratch = np.empty((held + 1, self._padded), np.uint8)
         numbers = np.empty(self._gop * self._stack, np.int64)
-        size, n_frames, flags = kernels.rebuild(
+        size, n_frames, flags = writing.rebuild(
             state,
             lane,
             gop,
@@ -321,7 +347,7 @@ class GopStore(Store):
             scratch,
             address_of(work.stream),
             numbers,
-            address_of(work.coding),
+            work.coding,
         )
         return size, n_frames, flags, numbers, scratch[-1]
 
@@ -333,7 +359,7 @@ class GopStore(Store):
             place = gop % state.open_gop.shape[1]
             if state.open_gop[lane, place] == gop or gop * gop_length == row + stack - 1:
                 continue
-            if state.open_gop[lane, place] != kernels.CLOSED:
+            if state.open_gop[lane, place] != layout.CLOSED:
                 self._rebuild(lane, int(state.open_gop[lane, place]), work)
             self._open_as_encoded(lane, gop, row - 1, work)
 
@@ -343,7 +369,7 @@ class GopStore(Store):
         size, n_frames, flags, numbers, last_frame = built
         while self._state.open_bytes.shape[1] < size + GUARD_BYTES:
             self._grow_open()
-        kernels.open_again(
+        writing.open_again(
             self._state, lane, gop, until, address_of(work.stream), size, n_frames, flags,
             numbers, address_of(last_frame),
         )  # fmt: skip
@@ -353,14 +379,17 @@ class GopStore(Store):
         for place in range(state.open_gop.shape[1]):
             gop = int(state.open_gop[lane, place])
             last_row = min(self._n_rows - 1, (gop + 1) * self._gop - 1)
-            if gop != kernels.CLOSED and last_row == row:
-                size = kernels.finish_stream(state, lane, place, address_of(work.stream))
+            if gop != layout.CLOSED and last_row == row:
+                size = writing.close_stream(
+                    state, lane, place, address_of(work.stream), work.held,
+                    work.coding,
+                )  # fmt: skip
                 self._put(lane, gop, work.stream[:size])
-                kernels.drop_open(state, lane, place)
+                writing.drop_open(state, lane, place)
 
     def _put(self, lane: int, gop: int, stream: UInt8s) -> None:
         chunk = self._pack(stream)
-        if not kernels.put_chunk(
+        if not writing.put_chunk(
             self._state, self._arena.state, lane, gop, address_of(chunk), len(chunk)
         ):
             raise MemoryError("the arena is full")
@@ -368,13 +397,13 @@ class GopStore(Store):
     def _pack(self, stream: UInt8s) -> UInt8s:
         if self._packer is None:
             return stream
-        header = kernels.HEADER_BYTES
+        header = layout.HEADER_BYTES
         body = self._packer.pack(stream[header:])
         if len(body) + 4 >= len(stream) - header:
             return stream
         chunk = np.empty(header + 4 + len(body), np.uint8)
         chunk[:header] = stream[:header]
-        chunk[0] |= kernels.PACKED_FLAG
+        chunk[0] |= layout.PACKED_FLAG
         chunk[header : header + 4] = np.frombuffer(
             (len(stream) - header).to_bytes(4, "little"), np.uint8
         )
@@ -382,13 +411,19 @@ class GopStore(Store):
         return chunk
 
     def _work(self) -> _Work:
-        return _Work(np.empty(self._coding_bytes, np.uint8), np.empty(self._stream_bytes, np.uint8))
+        held_bytes = (self._gop * self._stack // 2 + 2) * self._padded
+        end = self._coding_bytes + self._stream_bytes
+        whole = borrow(end + held_bytes)
+        start = address_of(whole)
+        return _Work(whole, start, whole[self._coding_bytes : end], start + end)
 
     # -- what writing needs ------------------------------------------------------------------
 
     def _make_ready(self) -> None:
         """Have open streams, heads, and a free background."""
         state = self._state
+        if len(state.head) and state.meta[layout.VOTES] == self._ready_at_votes:
+            return
         changes: dict[str, Any] = {}
         if state.head.shape[0] == 0:
             per_lane = state.open_gop.shape[1]
@@ -396,129 +431,138 @@ class GopStore(Store):
             changes["open_bytes"] = np.zeros((self._n_lanes * per_lane, 256), np.uint8)
             mapped = self._gop * self._stack if self._stack > 1 else 0
             changes["open_map"] = np.zeros((self._n_lanes, per_lane, mapped), np.uint16)
-            state.head_row[:] = kernels.STALE
-            if state.meta[kernels.RECORD_KIND] == kernels.DELTA:
+            state.head_row[:] = layout.STALE
+            if state.meta[layout.RECORD_KIND] == layout.DELTA:
                 changes["candidate"] = np.zeros((2, self._padded), np.uint8)
-                state.meta[kernels.VOTES] = 0
-        if state.meta[kernels.RECORD_KIND] == kernels.DELTA:
+                state.meta[layout.VOTES] = 0
+        if state.meta[layout.RECORD_KIND] == layout.DELTA:
             n = len(state.backgrounds)
             in_use = state.background_uses > 0
-            in_use[[0, int(state.meta[kernels.BACKGROUND])]] = True
+            in_use[[0, int(state.meta[layout.BACKGROUND])]] = True
             if in_use.all() and n < MAX_BACKGROUNDS:
                 changes["backgrounds"] = np.concatenate(
                     [state.backgrounds, np.zeros((1, self._padded), np.uint8)]
                 )
                 changes["background_uses"] = np.append(state.background_uses, 0)
+        self._ready_at_votes = int(state.meta[layout.VOTES])
         if changes:
-            self._state = state._replace(**changes)
+            self._take(state._replace(**changes))
 
     def _grow_open(self) -> None:
         old = self._state.open_bytes
         n, room = old.shape
         grown = np.zeros((n, room + max(room // 4, 256)), np.uint8)
         grown[:, :room] = old
-        self._state = self._state._replace(open_bytes=grown)
+        self._take(self._state._replace(open_bytes=grown))
 
     def _after_write(self, row: int) -> None:
         state = self._state
         meta = state.meta
-        if row == self._n_rows - 1 and meta[kernels.N_OPEN] == 0 and len(state.head):
+        if row == self._n_rows - 1 and meta[layout.N_OPEN] == 0 and len(state.head):
             # the array is full: nothing is open, nothing need be held for it
-            self._state = state._replace(
-                head=np.zeros((0, 0, 0), np.uint8),
-                open_bytes=np.zeros((0, 0), np.uint8),
-                open_map=np.zeros((0, 0, 0), np.uint16),
-                candidate=np.zeros((2, 0), np.uint8),
+            self._take(
+                state._replace(
+                    head=np.zeros((0, 0, 0), np.uint8),
+                    open_bytes=np.zeros((0, 0), np.uint8),
+                    open_map=np.zeros((0, 0, 0), np.uint16),
+                    candidate=np.zeros((2, 0), np.uint8),
+                )
             )
-        if meta[kernels.RECORD_KIND] == kernels.DELTA and meta[kernels.N_CLOSED] >= self._learn_at:
+        if meta[layout.RECORD_KIND] == layout.DELTA and meta[layout.N_CLOSED] >= self._learn_at:
             self._learn()
         if self._packer is not None:
             self._packer.rest()
-        self._arena.tidy()
+        closed = int(meta[layout.N_CLOSED])
+        if closed != self._tidied_at:
+            self._tidied_at = closed
+            self._arena.tidy()
 
     def _learn(self) -> None:
         arena = self._arena
         held = np.flatnonzero(arena.state.references[: int(arena.state.meta[N_ENTRIES])])
-        closed = int(self._state.meta[kernels.N_CLOSED])
-        self._learn_at = closed + max(LEARN_AFTER_GOPS, len(held))
         streams = []
         for entry in held[:: max(1, -(-len(held) // LEARN_ON_GOPS))].tolist():
             stream = self._unpack(entry)
             streams.append(arena.view(entry).copy() if stream is None else stream[:-GUARD_BYTES])
-        self._learn_tokens(streams)
+        learnt = self._learn_tokens(streams)
         if self._packer is not None and arena.live_bytes >= DICTIONARY_AT_BYTES:
-            self._learn_dictionary(streams)
+            learnt |= self._learn_dictionary(streams)
+        # Where nothing was to be learnt, look less often.
+        self._learn_pause = 1 if learnt else min(2 * self._learn_pause, MAX_LEARN_PAUSE)
+        closed = int(self._state.meta[layout.N_CLOSED])
+        self._learn_at = closed + max(LEARN_AFTER_GOPS, len(held)) * self._learn_pause
 
-    def _learn_tokens(self, streams: list[UInt8s]) -> None:
-        """Give the tokens seen most often a byte each, if that names many more than now."""
+    def _learn_tokens(self, streams: list[UInt8s]) -> bool:
+        """Give the tokens seen most often a byte each, if that is worth it."""
         state = self._state
-        seen: Counter[int] = Counter()
+        keys = np.empty(sum(map(len, streams)), np.int64)
+        n = 0
         for stream in streams:
-            header = kernels.HEADER_BYTES
-            if stream[0] & kernels.MAP_FLAG:
+            header = layout.HEADER_BYTES
+            if stream[0] & layout.MAP_FLAG:
                 header += 2 * self._gop * self._stack
-            table = int(stream[0]) >> kernels.TABLE_SHIFT & kernels.TABLE_MASK
-            keys = np.empty(len(stream), np.int64)
+            table = int(stream[0]) >> layout.TABLE_SHIFT & layout.TABLE_MASK
             n = read_tokens(
                 address_of(stream) + header,
                 int(stream[2]) + 256 * int(stream[3]),
                 self._frame_bytes,
                 state.decode_tables[table],
                 keys,
-                0,
+                n,
             )
-            unique, counts = np.unique(keys[:n], return_counts=True)
-            seen.update(dict(zip(unique.tolist(), counts.tolist(), strict=True)))
-        total = seen.total()
-        ranked = seen.most_common(255)
-        named_now = sum(seen[key] for key in self._tokens)
-        gain = sum(count for _, count in ranked) - named_now
+        if n < MIN_TOKENS:
+            return False
+        seen, counts = np.unique(keys[:n], return_counts=True)
         first = len(state.decode_tables) == 1
         needed = TABLE_GAIN if self._packer is None or first else PACKED_TABLE_GAIN
-        if total < MIN_TOKENS or gain < needed * total:
-            return
+        enough = (1 - needed) * token_bytes(self._tokens, seen, counts)
+        if n > enough:  # not even a byte for each would do
+            return False
+        tokens = choose_tokens(seen, counts)
+        if token_bytes(tokens, seen, counts) > enough:
+            return False
         if not self._free_tables and len(state.decode_tables) == MAX_TABLES:
-            return
-        self._tokens = [key for key, _ in ranked]
+            return False
+        self._tokens = tokens
         if self._free_tables:
             slot = self._free_tables.pop()
         else:
             slot = len(state.decode_tables)
-            grown = np.concatenate([state.decode_tables, np.zeros((1, 256, 4), np.uint64)])
-            self._state = state = state._replace(decode_tables=grown)
-        build_tables(
-            np.array(self._tokens, np.int64), state.decode_tables[slot], state.encode_table
-        )
-        state.meta[kernels.TABLE] = slot
+            grown = np.concatenate([state.decode_tables, np.zeros((1, 256, 5), np.uint64)])
+            state = state._replace(decode_tables=grown)
+            self._take(state)
+        build_tables(tokens, state.decode_tables[slot], state.encode_table)
+        state.meta[layout.TABLE] = slot
         # Only the newest table can be encoded with: open streams change over, and of small arrays
         # all groups, which saves most where most is held and frees the older tables.
         work = self._work()
         held = self._gops_held()
-        counted = state.meta[[kernels.N_CLOSED, kernels.N_EVICTED]]
+        counted = state.meta[[layout.N_CLOSED, layout.N_EVICTED]]
         if len(held) <= RECODE_GOPS:
             for index in held:
                 gop, lane = divmod(index, self._n_lanes)
                 self._rebuild(lane, gop, work)
-        state.meta[[kernels.N_CLOSED, kernels.N_EVICTED]] = counted
-        for lane, place in np.argwhere(state.open_gop != kernels.CLOSED).tolist():
+        state.meta[[layout.N_CLOSED, layout.N_EVICTED]] = counted
+        for lane, place in np.argwhere(state.open_gop != layout.CLOSED).tolist():
             gop, row = int(state.open_gop[lane, place]), int(state.open_next[lane, place])
             self._open_as_encoded(lane, gop, row - 1, work)
         if len(held) <= RECODE_GOPS:
             self._free_tables = [i for i in range(len(state.decode_tables)) if i != slot]
+        return True
 
-    def _learn_dictionary(self, streams: list[UInt8s]) -> None:
+    def _learn_dictionary(self, streams: list[UInt8s]) -> bool:
         """Train a dictionary and pack what is held anew, if that is worth it."""
         old, new = self._packer, Packer()
         assert old is not None
-        header = kernels.HEADER_BYTES
+        header = layout.HEADER_BYTES
         new.train([stream[header:].tobytes() for stream in streams])
         tried = [stream[header:] for stream in streams[::4]]
         before = sum(len(old.pack(body)) for body in tried)
         if sum(len(new.pack(body)) for body in tried) > (1 - DICTIONARY_GAIN) * before:
-            return
+            return False
         unpack = old.unpacker()
         self._packer = new
-        counted = self._state.meta[[kernels.N_CLOSED, kernels.N_EVICTED]]
+        counted = self._state.meta[[layout.N_CLOSED, layout.N_EVICTED]]
         for index in self._gops_held():
             entry = int(self._state.gop_chunk[index])
             stream = self._unpack(entry, unpack)
@@ -526,7 +570,8 @@ class GopStore(Store):
             gop, lane = divmod(index, self._n_lanes)
             self._put(lane, gop, whole)
             self._arena.tidy()
-        self._state.meta[[kernels.N_CLOSED, kernels.N_EVICTED]] = counted
+        self._state.meta[[layout.N_CLOSED, layout.N_EVICTED]] = counted
+        return True
 
     def _gops_held(self) -> list[int]:
         """Numbers ``gop * n_lanes + lane`` of the groups that are closed."""
@@ -561,10 +606,10 @@ class GopStore(Store):
         meta = self._state.meta
         return {
             "gop_length": self._gop,
-            "gops_closed": int(meta[kernels.N_CLOSED]),
-            "gops_evicted": int(meta[kernels.N_EVICTED]),
-            "gops_open": int(meta[kernels.N_OPEN]),
-            "frames_encoded": int(meta[kernels.N_ENCODED]),
+            "gops_closed": int(meta[layout.N_CLOSED]),
+            "gops_evicted": int(meta[layout.N_EVICTED]),
+            "gops_open": int(meta[layout.N_OPEN]),
+            "frames_encoded": int(meta[layout.N_ENCODED]),
         }
 
     # -- pickling ----------------------------------------------------------------------------
@@ -572,8 +617,10 @@ class GopStore(Store):
     def _parts(self) -> dict[str, Any]:
         state = self._state._asdict()
         del state["gop_chunk"], state["gop_touched"]
+        parts = super()._parts()
+        del parts["_view"]
         return {
-            **super()._parts(),
+            **parts,
             "_arena": self._arena.snapshot(),
             "_gops": self._gops.snapshot(),
             "_state": state,
@@ -587,6 +634,6 @@ class GopStore(Store):
                 **state,
                 "_arena": Arena.from_snapshot(state["_arena"]),
                 "_gops": gops,
-                "_state": GopState(**fields),
             }
         )
+        self._take(GopState(**fields))

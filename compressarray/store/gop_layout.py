@@ -1,0 +1,222 @@
+"""How groups of pictures lie in memory, and the walk along a group's records.
+
+A lane's cells (row ``t``, stack place ``k``) lie on diagonals ``t + k``. A frame stack repeats
+one frame along a diagonal, so a group of pictures (GOP) holds ``G`` diagonals of one lane, each
+frame once; without a stack axis a diagonal is a row. Closed GOPs are chunks in the arena:
+
+    flags u8 | background u8 | n_frames u16 | turn u32 | map u16 * (G * S), where flagged | records
+
+Delta records begin with the keyframe, which is the middle one, ``n_frames // 2``: the later
+frames follow, each coded against the one before it, and then, ``turn`` bytes after the first
+record, the earlier ones backwards, each against the one after it. A read so walks a quarter of
+its group in the mean, not half of it, and the group costs no byte more. Sparse records, and the
+open streams that frames are appended to, are in time order.
+
+Without a map, frame ``i`` belongs to every cell of diagonal ``i``. With one (episodes that begin
+inside the group, or cells that are no stacks), ``map[(t + k - first diagonal) * S + k]`` is the
+number of the cell's frame, `NO_FRAME` one that was never written.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from compressarray.codecs.memory import base_of, copy_bytes, load8, load16, load32
+from compressarray.codecs.sparse import apply_sparse, encode_sparse, skip_sparse
+from compressarray.codecs.words import ENTRY_BYTES, apply_record, encode_record
+from compressarray.jit import inlined, kernel
+
+HEADER_BYTES = 8
+TABLE_BYTES = 256 * ENTRY_BYTES
+MAP_FLAG = 1
+TABLE_SHIFT, TABLE_MASK = 1, 7
+PACKED_FLAG = 128  # everything after the header went through an entropy coder
+NO_FRAME = 65535
+RECORD_ROOM = 32  # a record is at most this much longer than its frame
+CLOSED = -1  # in GopState.open_gop
+STALE = -2  # in GopState.head_row: the head frames are of no row
+
+DELTA, SPARSE = 0, 1
+
+# Fields of GopState.meta.
+(
+    N_ROWS,
+    N_LANES,
+    STACK,
+    GOP,
+    FRAME_BYTES,
+    ROW_BYTES,
+    RECORD_KIND,
+    OPEN_PER_LANE,
+    PACKS,
+    BACKGROUND,
+    TABLE,
+    VOTES,
+    CREDIT,
+    LAST_CHUNK,
+    N_OPEN,
+    N_CLOSED,
+    N_EVICTED,
+    N_ENCODED,
+    N_META,
+) = range(19)
+
+
+class GopState(NamedTuple):
+    """What kernels see of a `GopStore`."""
+
+    meta: npt.NDArray[np.int64]
+    gop_chunk: npt.NDArray[np.uint32]  # (gops * lanes,) entries of the arena, 0: never written
+    gop_touched: npt.NDArray[np.uint8]
+    open_gop: npt.NDArray[np.int64]  # (lanes, open per lane)
+    open_next: npt.NDArray[np.int64]  # the first row that is not in the open stream
+    open_frames: npt.NDArray[np.int64]
+    open_size: npt.NDArray[np.int64]
+    open_flags: npt.NDArray[np.int64]
+    open_background: npt.NDArray[np.int64]
+    open_map: npt.NDArray[np.uint16]  # (lanes, open per lane, G * S)
+    open_bytes: npt.NDArray[np.uint8]  # (lanes * open per lane, room)
+    head: npt.NDArray[np.uint8]  # (lanes, S, padded frame): the newest frames, by diagonal
+    head_row: npt.NDArray[np.int64]  # (lanes,)
+    backgrounds: npt.NDArray[np.uint8]  # (n, padded frame); 0 holds the fill value
+    background_uses: npt.NDArray[np.int64]
+    candidate: npt.NDArray[np.uint8]  # (2, padded frame): majority votes, and their counts
+    decode_tables: npt.NDArray[np.uint64]  # (n, 256, 5)
+    encode_table: npt.NDArray[np.uint32]  # (1024,), of the newest table
+
+
+# -- addresses -------------------------------------------------------------------------------
+
+
+@inlined
+def background_at(state: Any, i: Any) -> Any:
+    """Address of background ``i``."""
+    return base_of(state.backgrounds) + i * state.backgrounds.shape[1]
+
+
+@inlined
+def tables_at(state: Any, flags: Any) -> Any:
+    """Address of the decoding table that a stream's flags name."""
+    return base_of(state.decode_tables) + ((flags >> TABLE_SHIFT) & TABLE_MASK) * TABLE_BYTES
+
+
+@inlined
+def head_at(state: Any, lane: Any, diagonal: Any) -> Any:
+    """Address of a lane's newest frame on a diagonal."""
+    stack, padded = state.head.shape[1], state.head.shape[2]
+    return base_of(state.head) + (lane * stack + diagonal % stack) * padded
+
+
+@inlined
+def open_stream_at(state: Any, lane: Any, place: Any) -> Any:
+    """Address of an open stream's records."""
+    room = state.open_bytes.shape[1]
+    return base_of(state.open_bytes) + (lane * state.meta[OPEN_PER_LANE] + place) * room
+
+
+@inlined
+def first_row(state: Any, gop: Any) -> Any:
+    """The first row with a cell in a group."""
+    return max(0, gop * state.meta[GOP] - state.meta[STACK] + 1)
+
+
+@inlined
+def last_row(state: Any, gop: Any) -> Any:
+    """The last row with a cell in a group."""
+    return min(state.meta[N_ROWS] - 1, (gop + 1) * state.meta[GOP] - 1)
+
+
+# -- records ---------------------------------------------------------------------------------
+
+
+@inlined
+def keyframe(record_kind: Any, n_frames: Any) -> Any:
+    """Number of the frame that a closed stream begins with."""
+    return n_frames >> 1 if record_kind == DELTA else 0
+
+
+@kernel
+def encode_frame(state: Any, frame: Any, previous: Any, background: Any, first: Any, out: Any,
+                 coding: Any) -> Any:  # fmt: skip
+    """Write one record, of either kind; ``previous`` becomes ``frame`` in delta records.
+
+    ``coding`` is the address of scratch for tokens and values: 17 bytes a word, and a guard.
+    """
+    meta = state.meta
+    n_bytes, row_bytes = meta[FRAME_BYTES], meta[ROW_BYTES]
+    meta[N_ENCODED] += 1
+    if meta[RECORD_KIND] == SPARSE:
+        return encode_sparse(frame, first, n_bytes, row_bytes, out)
+    n_words = (n_bytes + 7) >> 3
+    return encode_record(
+        frame,
+        previous,
+        background,
+        n_bytes,
+        row_bytes,
+        base_of(state.encode_table),
+        coding,
+        coding + n_words,
+        out,
+    )
+
+
+@kernel
+def walk(record_kind: Any, record: Any, n: Any, frame: Any, background: Any, first: Any,
+         n_bytes: Any, row_bytes: Any, tables: Any) -> Any:  # fmt: skip
+    """Walk ``n`` records on, at least one; leave the last one's frame at ``frame``.
+
+    Delta records change the frame that is there; sparse ones look at ``first``, their group's
+    first record.
+    """
+    if record_kind == SPARSE:
+        for _ in range(n - 1):
+            record = skip_sparse(record, n_bytes, row_bytes)
+        return apply_sparse(record, first, frame, n_bytes, row_bytes)
+    for _ in range(n):
+        record = apply_record(record, frame, background, n_bytes, row_bytes, tables)
+    return record
+
+
+@kernel
+def unroll(state: Any, records: Any, n_frames: Any, key: Any, turn: Any, background: Any,
+           tables: Any, frames: Any, step: Any) -> Any:  # fmt: skip
+    """Decode all frames of a stream to ``frames + number * step``.
+
+    ``key`` is the number of the frame that the stream begins with, ``turn`` where the records
+    of earlier ones begin. Returns the address after the records of the later ones.
+    """
+    meta = state.meta
+    kind, n_bytes, row_bytes = meta[RECORD_KIND], meta[FRAME_BYTES], meta[ROW_BYTES]
+    record = records
+    before = background
+    for i in range(key, n_frames):
+        frame = frames + i * step
+        copy_bytes(frame, before, n_bytes)
+        record = walk(
+            kind, record, 1, frame, background, records, n_bytes, row_bytes, tables
+        )  # fmt: skip
+        before = frame
+    later = record
+    record = records + turn
+    for i in range(key - 1, -1, -1):
+        frame = frames + i * step
+        copy_bytes(frame, frame + step, n_bytes)
+        record = walk(
+            kind, record, 1, frame, background, records, n_bytes, row_bytes, tables
+        )  # fmt: skip
+    return later
+
+
+@inlined
+def read_header(stream: Any) -> Any:
+    """A closed stream's flags, number of background, number of frames, and turn."""
+    return (
+        np.int64(load8(stream)),
+        np.int64(load8(stream + 1)),
+        np.int64(load16(stream + 2)),
+        np.int64(load32(stream + 4)),
+    )

@@ -1,0 +1,601 @@
+"""Kernels that write the GOP store: appending, closing, encoding a group anew.
+
+Rows that are written in order go to an open stream, one frame at a time; the chunk that the group
+had before serves the rows that are still to come.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from compressarray.codecs.memory import (
+    base_of,
+    copy_bytes,
+    load8,
+    load16,
+    load64,
+    same_bytes,
+    store8,
+    store16,
+    store32,
+)
+from compressarray.jit import kernel
+from compressarray.store.arena import PAGE_SHIFT, allocate, chunk_start, release, share
+from compressarray.store.gop_layout import (
+    BACKGROUND,
+    CLOSED,
+    CREDIT,
+    DELTA,
+    FRAME_BYTES,
+    GOP,
+    HEADER_BYTES,
+    LAST_CHUNK,
+    MAP_FLAG,
+    N_CLOSED,
+    N_EVICTED,
+    N_LANES,
+    N_OPEN,
+    N_ROWS,
+    NO_FRAME,
+    OPEN_PER_LANE,
+    PACKS,
+    RECORD_KIND,
+    RECORD_ROOM,
+    ROW_BYTES,
+    SPARSE,
+    STACK,
+    STALE,
+    TABLE,
+    TABLE_SHIFT,
+    VOTES,
+    background_at,
+    encode_frame,
+    first_row,
+    head_at,
+    keyframe,
+    last_row,
+    open_stream_at,
+    read_header,
+    tables_at,
+    unroll,
+    walk,
+)
+
+# What append_rows answers when the store has to act first.
+DONE, WRITTEN_AND_FULL, REBUILD, REOPEN, SEAL, GROW, NO_MEMORY = range(7)
+
+
+# -- backgrounds -----------------------------------------------------------------------------
+
+
+@kernel
+def _count_changed_words(first: Any, second: Any, n_bytes: Any) -> Any:
+    n = 0
+    for i in range(n_bytes >> 3):
+        n += load64(first + (i << 3)) != load64(second + (i << 3))
+    return n
+
+
+@kernel
+def _vote(state: Any, frame: Any) -> None:
+    """Let a keyframe vote on the next background, and take it where it pays.
+
+    The candidate is each byte's majority so far (Boyer and Moore's vote). It is bought like
+    skis: once what it would have saved on keyframes since the last purchase passes half its
+    price, one raw frame.
+    """
+    meta = state.meta
+    n_bytes = meta[FRAME_BYTES]
+    votes = state.candidate
+    if votes.shape[1] == 0:
+        return
+    if meta[VOTES]:
+        spent = _count_changed_words(frame, background_at(state, meta[BACKGROUND]), n_bytes)
+        would = _count_changed_words(frame, base_of(votes), n_bytes)
+        # A changed word of a keyframe costs about six bytes: a token and most of its values.
+        meta[CREDIT] = max(0, meta[CREDIT] + 6 * (spent - would))
+    meta[VOTES] += 1
+    for i in range(n_bytes):
+        byte = load8(frame + i)
+        count = votes[1, i]
+        if votes[0, i] == byte:
+            votes[1, i] = count + (count < 255)
+        elif count == 0:
+            votes[0, i] = byte
+            votes[1, i] = 1
+        else:
+            votes[1, i] = count - 1
+    if meta[CREDIT] > n_bytes // 2:
+        for i in range(1, state.backgrounds.shape[0]):
+            if state.background_uses[i] == 0 and i != meta[BACKGROUND]:
+                copy_bytes(background_at(state, i), base_of(votes), n_bytes)
+                meta[BACKGROUND] = i
+                meta[CREDIT] = 0
+                break
+
+
+# -- appending -------------------------------------------------------------------------------
+
+
+@kernel
+def _begin_gop(state: Any, lane: Any, place: Any, gop: Any, diagonal: Any, frame: Any) -> None:
+    meta = state.meta
+    if meta[RECORD_KIND] == DELTA:
+        _vote(state, frame)
+    state.open_gop[lane, place] = gop
+    state.open_frames[lane, place] = 0
+    state.open_size[lane, place] = 0
+    state.open_flags[lane, place] = meta[TABLE] << TABLE_SHIFT
+    state.open_background[lane, place] = meta[BACKGROUND]
+    state.background_uses[meta[BACKGROUND]] += 1
+    meta[N_OPEN] += 1
+    copy_bytes(
+        head_at(state, lane, diagonal), background_at(state, meta[BACKGROUND]), meta[FRAME_BYTES]
+    )
+
+
+@kernel
+def _restore_head(state: Any, lane: Any, place: Any, head: Any) -> None:
+    """Decode the last frame of an open stream, which the next one is coded against."""
+    meta = state.meta
+    background = background_at(state, state.open_background[lane, place])
+    copy_bytes(head, background, meta[FRAME_BYTES])
+    n_frames = state.open_frames[lane, place]
+    if n_frames > 0 and meta[RECORD_KIND] == DELTA:
+        stream = open_stream_at(state, lane, place)
+        tables = tables_at(state, state.open_flags[lane, place])
+        walk(
+            DELTA, stream, n_frames, head, background, stream, meta[FRAME_BYTES], meta[ROW_BYTES],
+            tables,
+        )  # fmt: skip
+
+
+@kernel
+def _append_frame(state: Any, lane: Any, place: Any, diagonal: Any, frame: Any,
+                  coding: Any) -> Any:  # fmt: skip
+    """Add one frame to an open stream, coded against the head; return whether it fitted."""
+    meta = state.meta
+    n_bytes = meta[FRAME_BYTES]
+    head = head_at(state, lane, diagonal)
+    stream = open_stream_at(state, lane, place)
+    size = state.open_size[lane, place]
+    n_frames = state.open_frames[lane, place]
+    background = background_at(state, state.open_background[lane, place])
+    room = state.open_bytes.shape[1] - size
+    spare = coding + 17 * ((n_bytes + 7) >> 3) + 64
+    roomy = room >= n_bytes + RECORD_ROOM
+    out = stream + size if roomy else spare
+    first = stream if n_frames > 0 else 0
+    length = encode_frame(state, frame, head, background, first, out, coding) - out
+    if not roomy:
+        if length + 8 > room:
+            # the head has moved on: take it back, the frame comes again
+            _restore_head(state, lane, place, head)
+            return False
+        copy_bytes(stream + size, spare, length)
+    if meta[RECORD_KIND] == SPARSE:  # coding a delta record has made the head the frame already
+        copy_bytes(head, frame, n_bytes)
+    state.open_size[lane, place] = size + length
+    state.open_frames[lane, place] = n_frames + 1
+    return True
+
+
+@kernel
+def _append_row(state: Any, lane: Any, row: Any, frames: Any, coding: Any) -> Any:
+    """Add one row of a lane to its open streams if it follows what they hold."""
+    meta = state.meta
+    stack, gop_length, n_bytes = meta[STACK], meta[GOP], meta[FRAME_BYTES]
+    per_lane = meta[OPEN_PER_LANE]
+    newest = row + stack - 1
+    last_gop = newest // gop_length
+    place = last_gop % per_lane
+    begins = newest % gop_length == 0
+    follows = state.head_row[lane] == row - 1
+    for k in range(stack - 1):
+        if not follows or not same_bytes(
+            frames + k * n_bytes, head_at(state, lane, row + k), n_bytes
+        ):
+            return REBUILD
+    for gop in range(row // gop_length, last_gop + 1):
+        here = gop % per_lane
+        if state.open_gop[lane, here] == gop:
+            if state.open_next[lane, here] != row:
+                return REBUILD
+        elif not (begins and gop == last_gop):
+            return REOPEN if follows else REBUILD
+        elif state.open_gop[lane, here] != CLOSED:
+            return SEAL
+    pos = newest - last_gop * gop_length
+    mapped = not begins and state.open_flags[lane, place] & MAP_FLAG != 0
+    if mapped:
+        before = state.open_map[lane, place, pos * stack - 1]
+        if np.int64(before) != state.open_frames[lane, place] - 1:
+            return REBUILD
+    if begins:
+        _begin_gop(state, lane, place, last_gop, newest, frames + (stack - 1) * n_bytes)
+    elif stack > 1:
+        copy_bytes(head_at(state, lane, newest), head_at(state, lane, newest - 1), n_bytes)
+    elif not follows:
+        # another group of the lane was written meanwhile
+        _restore_head(state, lane, place, head_at(state, lane, newest))
+    if not _append_frame(state, lane, place, newest, frames + (stack - 1) * n_bytes, coding):
+        if begins:
+            state.open_gop[lane, place] = CLOSED
+            state.background_uses[state.open_background[lane, place]] -= 1
+            meta[N_OPEN] -= 1
+        return GROW
+    if mapped:
+        number = state.open_frames[lane, place] - 1
+        state.open_map[lane, place, pos * stack + stack - 1] = number
+    state.head_row[lane] = row
+    full = False
+    for gop in range(row // gop_length, last_gop + 1):
+        here = gop % per_lane
+        state.open_next[lane, here] = row + 1
+        if state.open_flags[lane, here] & MAP_FLAG:
+            for k in range(stack - 1):
+                pos = row + k - gop * gop_length
+                if 0 <= pos < gop_length:
+                    before = state.open_map[lane, here, pos * stack + k + 1]
+                    state.open_map[lane, here, pos * stack + k] = before
+        full |= row == last_row(state, gop)
+    return WRITTEN_AND_FULL if full else DONE
+
+
+@kernel
+def close_stream(state: Any, lane: Any, place: Any, out: Any, held: Any, coding: Any) -> Any:
+    """Write an open stream as a closed one at ``out``; return its bytes.
+
+    ``held`` is the address of scratch for half the frames of a group and two more.
+    """
+    meta = state.meta
+    n_bytes = meta[FRAME_BYTES]
+    flags = state.open_flags[lane, place]
+    chosen = state.open_background[lane, place]
+    n_frames = state.open_frames[lane, place]
+    records = out + HEADER_BYTES
+    if flags & MAP_FLAG:
+        for i in range(meta[GOP] * meta[STACK]):
+            store16(records, state.open_map[lane, place, i])
+            records += 2
+    key = keyframe(meta[RECORD_KIND], n_frames)
+    stream = open_stream_at(state, lane, place)
+    end = stream + state.open_size[lane, place]
+    turn = np.int64(0)
+    target = records
+    if key == 0:
+        copy_bytes(target, stream, end - stream)
+        target += end - stream
+    else:
+        background = background_at(state, chosen)
+        padded = state.head.shape[2]
+        later = unroll(
+            state, stream, key + 1, 0, 0, background, tables_at(state, flags), held, padded
+        )
+        previous = held + (key + 1) * padded
+        copy_bytes(previous, background, n_bytes)
+        target = encode_frame(state, held + key * padded, previous, background, 0, target, coding)
+        copy_bytes(target, later, end - later)
+        target += end - later
+        turn = target - records
+        for i in range(key - 1, -1, -1):
+            target = encode_frame(state, held + i * padded, previous, background, 0, target, coding)
+    _write_header(out, flags, chosen, n_frames, turn)
+    return target - out
+
+
+@kernel
+def drop_open(state: Any, lane: Any, place: Any) -> None:
+    """Forget an open stream."""
+    if state.open_gop[lane, place] != CLOSED:
+        state.open_gop[lane, place] = CLOSED
+        state.background_uses[state.open_background[lane, place]] -= 1
+        state.meta[N_OPEN] -= 1
+
+
+@kernel
+def drop_chunk(state: Any, arena: Any, entry: Any) -> None:
+    """Take one reference from a closed group's chunk."""
+    used = load8(base_of(arena.memory) + chunk_start(arena, entry) + 1)
+    if release(arena, entry):
+        state.background_uses[used] -= 1
+
+
+@kernel
+def put_chunk(state: Any, arena: Any, lane: Any, gop: Any, stream: Any, size: Any) -> Any:
+    """Make the closed stream at an address the content of a group; False without memory.
+
+    A stream that equals the last one stored, or that of the group before, is shared: whatever
+    does not change costs nothing.
+    """
+    meta = state.meta
+    lanes = meta[N_LANES]
+    index = gop * lanes + lane
+    last = meta[LAST_CHUNK]
+    before = np.int64(state.gop_chunk[index - lanes]) if gop > 0 else 0
+    if share(arena, last, stream, size):
+        entry = last
+    elif share(arena, before, stream, size):
+        entry = before
+    else:
+        entry = allocate(arena, size)
+        if entry < 0:
+            return False
+        copy_bytes(base_of(arena.memory) + chunk_start(arena, entry), stream, size)
+        state.background_uses[load8(stream + 1)] += 1
+    old = np.int64(state.gop_chunk[index])
+    state.gop_chunk[index] = entry
+    state.gop_touched[index >> PAGE_SHIFT] = 1
+    if old:
+        drop_chunk(state, arena, old)
+        meta[N_EVICTED] += 1
+    meta[LAST_CHUNK] = entry
+    meta[N_CLOSED] += 1
+    return True
+
+
+@kernel
+def append_rows(state: Any, arena: Any, lanes: Any, rows: Any, items: Any, frames: Any,
+                start: Any, coding: Any, stream: Any, held: Any) -> Any:  # fmt: skip
+    """Append rows for as long as nothing else has to happen.
+
+    Parameters
+    ----------
+    lanes, rows, items : ndarray, (n,) int64
+        Row ``rows[i]`` of lane ``lanes[i]`` takes the stack at ``frames + items[i] * stack bytes``.
+    start : int
+        Where to go on.
+    coding, stream, held : address
+        Scratch for coding a frame, for one closed stream, and for the frames of one.
+
+    Returns
+    -------
+    tuple
+        How many were written, and why it stopped.
+    """
+    meta = state.meta
+    bytes_per_row = meta[STACK] * meta[FRAME_BYTES]
+    per_lane = meta[OPEN_PER_LANE]
+    for i in range(start, len(rows)):
+        lane = lanes[i]
+        answer = _append_row(state, lane, rows[i], frames + items[i] * bytes_per_row, coding)
+        if answer == WRITTEN_AND_FULL:
+            if meta[PACKS]:
+                return i + 1, answer
+            for place in range(per_lane):
+                gop = state.open_gop[lane, place]
+                if gop != CLOSED and last_row(state, gop) == rows[i]:
+                    size = close_stream(state, lane, place, stream, held, coding)
+                    if not put_chunk(state, arena, lane, gop, stream, size):
+                        return i + 1, NO_MEMORY
+                    drop_open(state, lane, place)
+        elif answer != DONE:
+            return i, answer
+    return len(rows), DONE
+
+
+@kernel
+def forget(state: Any, arena: Any, first: Any, end: Any, counts: Any) -> None:
+    """Drop the groups of which all rows are of counts below ``end``; see `Store.forget`."""
+    meta = state.meta
+    n_rows, lanes, gop_length = meta[N_ROWS], meta[N_LANES], meta[GOP]
+    for lane in range(lanes):
+        count = first[lane]
+        while count < end[lane]:
+            row = count % n_rows
+            gop = row // gop_length
+            begins = count - row + gop * gop_length
+            count = count - row + last_row(state, gop) + 1
+            # not where the ring has come round to the group already
+            if count <= end[lane] and counts[lane] <= begins + n_rows:
+                index = gop * lanes + lane
+                entry = np.int64(state.gop_chunk[index])
+                if entry:
+                    state.gop_chunk[index] = 0
+                    drop_chunk(state, arena, entry)
+                    meta[N_EVICTED] += 1
+                if state.open_gop[lane, 0] == gop:
+                    drop_open(state, lane, 0)
+                    state.head_row[lane] = STALE
+
+
+# -- rebuilding ------------------------------------------------------------------------------
+
+
+@kernel
+def rebuild(state: Any, lane: Any, gop: Any, chunk: Any, cells: Any, frames: Any, until: Any,
+            scratch: Any, stream: Any, numbers: Any, coding: Any) -> Any:  # fmt: skip
+    """Encode a group anew from what it holds and what changes.
+
+    Parameters
+    ----------
+    chunk : address
+        The group's closed stream (unpacked), or 0.
+    cells, frames : ndarray, (n,) int64
+        Places in the group's map, and the addresses of the frames that they take; later ones
+        win.
+    until : int
+        The last row to encode, for an open stream, or ``N_ROWS``, for a closed one.
+    scratch : ndarray, (frames held + 1, padded frame) uint8
+        For the frames that the group holds now, open and closed; the last row ends as the last
+        frame encoded.
+    stream : address
+        Takes the stream, with a closed one's header.
+    numbers : ndarray, (G * S,) int64
+        Overwritten: every cell's frame number, `NO_FRAME` for none.
+    coding : address
+        Scratch for coding a frame.
+
+    Returns
+    -------
+    tuple
+        Bytes of the stream, frames in it, and its flags.
+    """
+    meta = state.meta
+    stack, gop_length, n_bytes = meta[STACK], meta[GOP], meta[FRAME_BYTES]
+    first_diagonal = gop * gop_length
+    source = np.zeros(gop_length * stack, np.int64)
+    _find_held(state, lane, gop, chunk, scratch, source)
+    for i in range(len(cells)):
+        source[cells[i]] = frames[i]
+    last = min(until, last_row(state, gop))
+    if stack == 1 and until >= meta[N_ROWS]:
+        # closed, cells behind the last one written need no frame; those before it do
+        while last >= first_row(state, gop) and source[last - first_diagonal] == 0:
+            last -= 1
+    kept = np.zeros(gop_length * stack, np.int64)
+    n_frames, plain = _number_frames(state, gop, last, source, numbers, kept)
+    flags = meta[TABLE] << TABLE_SHIFT
+    records = stream + HEADER_BYTES
+    if not plain:
+        flags |= MAP_FLAG
+        for i in range(gop_length * stack):
+            store16(records, np.uint16(numbers[i]))
+            records += 2
+    key = keyframe(meta[RECORD_KIND], n_frames) if until >= meta[N_ROWS] else 0
+    background = background_at(state, meta[BACKGROUND])
+    previous = base_of(scratch) + (scratch.shape[0] - 1) * scratch.shape[1]
+    copy_bytes(previous, background, n_bytes)
+    out = records
+    first = np.int64(0)
+    for i in range(key, n_frames):
+        out = encode_frame(state, kept[i], previous, background, first, out, coding)
+        first = records
+    turn = out - records
+    if key > 0:
+        copy_bytes(previous, kept[key], n_bytes)
+        for i in range(key - 1, -1, -1):
+            out = encode_frame(state, kept[i], previous, background, first, out, coding)
+    _write_header(stream, flags, meta[BACKGROUND], n_frames, turn)
+    return out - stream, n_frames, flags
+
+
+@kernel
+def _write_header(out: Any, flags: Any, background: Any, n_frames: Any, turn: Any) -> None:
+    store8(out, np.uint8(flags))
+    store8(out + 1, np.uint8(background))
+    store16(out + 2, np.uint16(n_frames))
+    store32(out + 4, np.uint32(turn))
+
+
+@kernel
+def _find_held(state: Any, lane: Any, gop: Any, chunk: Any, scratch: Any, source: Any) -> None:
+    """Decode what a group holds, and fill ``source`` with the address of each cell's frame."""
+    meta = state.meta
+    stack, gop_length = meta[STACK], meta[GOP]
+    padded = scratch.shape[1]
+    held = base_of(scratch)
+    if chunk:
+        flags, chosen, n_frames, turn = read_header(chunk)
+        map_at = chunk + HEADER_BYTES
+        records = map_at
+        if flags & MAP_FLAG:
+            records += 2 * gop_length * stack
+        key = keyframe(meta[RECORD_KIND], n_frames)
+        background = background_at(state, chosen)
+        tables = tables_at(state, flags)
+        unroll(state, records, n_frames, key, turn, background, tables, held, padded)
+        for i in range(gop_length * stack):
+            number = np.int64(load16(map_at + 2 * i)) if flags & MAP_FLAG else i // stack
+            if number < n_frames:
+                source[i] = held + number * padded
+        held += n_frames * padded
+    place = gop % meta[OPEN_PER_LANE]
+    if state.open_gop[lane, place] == gop:
+        # rows that are open hide those of the chunk
+        flags = state.open_flags[lane, place]
+        background = background_at(state, state.open_background[lane, place])
+        records = open_stream_at(state, lane, place)
+        n_frames = state.open_frames[lane, place]
+        tables = tables_at(state, flags)
+        unroll(state, records, n_frames, 0, 0, background, tables, held, padded)
+        for i in range(gop_length * stack):
+            k = i % stack
+            if gop * gop_length + i // stack - k < state.open_next[lane, place]:
+                number = i // stack
+                if flags & MAP_FLAG:
+                    number = np.int64(state.open_map[lane, place, i])
+                source[i] = held + number * padded if number != NO_FRAME else 0
+
+
+@kernel
+def _number_frames(state: Any, gop: Any, last: Any, source: Any, numbers: Any, kept: Any) -> Any:
+    """Number a group's frames in row-major order.
+
+    Along a diagonal, and within a row, equal ones are one. Fills ``kept`` with the address of
+    each numbered frame; returns how many there are, and whether diagonal ``i`` has frame ``i``.
+    """
+    meta = state.meta
+    stack, gop_length, n_bytes = meta[STACK], meta[GOP], meta[FRAME_BYTES]
+    first_diagonal = gop * gop_length
+    n_frames = np.int64(0)
+    plain = True
+    numbers[:] = NO_FRAME
+    for row in range(first_row(state, gop), last + 1):
+        for k in range(stack):
+            pos = row + k - first_diagonal
+            if pos < 0 or pos >= gop_length:
+                continue
+            i = pos * stack + k
+            frame = source[i]
+            if frame == 0:
+                if stack > 1:
+                    plain = False
+                    continue
+                frame = background_at(state, 0)
+            number = np.int64(NO_FRAME)
+            if stack > 1:
+                if k + 1 < stack and row > 0 and numbers[i + 1] != NO_FRAME:
+                    other = source[i + 1]
+                    if other == frame or same_bytes(other, frame, n_bytes):
+                        number = numbers[i + 1]
+                if number == NO_FRAME and k > 0 and pos > 0:
+                    j = i - stack - 1
+                    if numbers[j] != NO_FRAME:
+                        other = source[j]
+                        if other == frame or same_bytes(other, frame, n_bytes):
+                            number = numbers[j]
+            if number == NO_FRAME:
+                number = n_frames
+                kept[number] = frame
+                n_frames += 1
+            numbers[i] = number
+            plain &= number == pos
+    return n_frames, plain
+
+
+@kernel
+def open_again(state: Any, lane: Any, gop: Any, until: Any, stream: Any, size: Any, n_frames: Any,
+               flags: Any, numbers: Any, last_frame: Any) -> None:  # fmt: skip
+    """Take a stream from `rebuild` as the open one of a group, rows up to ``until`` in it."""
+    meta = state.meta
+    place = gop % meta[OPEN_PER_LANE]
+    drop_open(state, lane, place)
+    records = stream + HEADER_BYTES
+    if flags & MAP_FLAG:
+        records += 2 * meta[GOP] * meta[STACK]
+        for i in range(meta[GOP] * meta[STACK]):
+            state.open_map[lane, place, i] = np.uint16(numbers[i])
+    n_bytes = stream + size - records
+    copy_bytes(open_stream_at(state, lane, place), records, n_bytes)
+    state.open_gop[lane, place] = gop
+    state.open_next[lane, place] = until + 1
+    state.open_frames[lane, place] = n_frames
+    state.open_size[lane, place] = n_bytes
+    state.open_flags[lane, place] = flags
+    state.open_background[lane, place] = meta[BACKGROUND]
+    state.background_uses[meta[BACKGROUND]] += 1
+    meta[N_OPEN] += 1
+    if meta[STACK] == 1:
+        copy_bytes(head_at(state, lane, until), last_frame, meta[FRAME_BYTES])
+
+
+@kernel
+def set_head(state: Any, lane: Any, row: Any, frames: Any) -> None:
+    """Make a row's stack the lane's newest frames."""
+    n_bytes = state.meta[FRAME_BYTES]
+    for k in range(state.meta[STACK]):
+        copy_bytes(head_at(state, lane, row + k), frames + k * n_bytes, n_bytes)
+    state.head_row[lane] = row
