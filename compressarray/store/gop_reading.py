@@ -85,8 +85,8 @@ def _int_at(base: Any, i: Any) -> Any:
 
 
 @kernel
-def locate(view: Any, cells: Any, chunk: Any, where: Any, seen: Any) -> Any:
-    """Say which stream holds each cell.
+def locate(view: Any, cells: Any, chunk: Any, where: Any, order: Any) -> None:
+    """Say which stream holds each cell, and in which order to decode them.
 
     Parameters
     ----------
@@ -99,51 +99,83 @@ def locate(view: Any, cells: Any, chunk: Any, where: Any, seen: Any) -> Any:
         lane + place)`` in an open stream.
     where : ndarray, (n,) int64
         Overwritten: the cell's place in its group's map.
-    seen : ndarray, (power of two > 2 n,) int64
-        Zeros, for a hash set.
-
-    Returns
-    -------
-    bool
-        Whether sorting would save decoding: a stream is come back to, or walked backwards.
+    order : ndarray, (n,) int64
+        Overwritten: the cells of each stream together, in time order, so that one walk each way
+        serves all.
     """
     stack, lanes, gop_length, per_lane = view[_STACK], view[_LANES], view[_GOP], view[_PER_LANE]
     gop_chunk, open_gop, open_next = view[_GOP_CHUNK], view[_OPEN_GOP], view[_OPEN_NEXT]
+    n = len(cells)
+    n_slots = 4
+    while n_slots < 2 * n:
+        n_slots *= 2
+    # a hash set of streams, each numbered when it is first met
+    seen = np.zeros(n_slots, np.int64)
+    numbers = np.empty(n_slots, np.int64)
+    stream = np.empty(n, np.int64)
+    n_streams = np.int64(0)
     scattered = False
     last = np.int64(0)
     last_where = np.int64(0)
-    for i in range(len(cells)):
+    number = np.int64(0)
+    for i in range(n):
+        order[i] = i
         cell = cells[i]
-        if cell < 0:
-            chunk[i] = 0
-            continue
-        row = cell // stack
-        k = cell - row * stack
-        lane = row
-        row //= lanes
-        lane -= row * lanes
-        gop = (row + k) // gop_length
-        place = lane * per_lane
-        if per_lane > 1:
-            place += gop % per_lane
-        where[i] = (row + k - gop * gop_length) * stack + k
-        if _int_at(open_gop, place) == gop and row < _int_at(open_next, place):
-            entry = -1 - place
-        else:
-            entry = np.int64(load32(gop_chunk + ((gop * lanes + lane) << 2)))
-            prefetch(view[_CHUNK_OFFSET] + (entry << 2))
+        entry = np.int64(0)
+        place_in_gop = np.int64(0)
+        if cell >= 0:
+            row = cell // stack
+            k = cell - row * stack
+            lane = row
+            row //= lanes
+            lane -= row * lanes
+            gop = (row + k) // gop_length
+            place = lane * per_lane
+            if per_lane > 1:
+                place += gop % per_lane
+            place_in_gop = (row + k - gop * gop_length) * stack + k
+            if _int_at(open_gop, place) == gop and row < _int_at(open_next, place):
+                entry = -1 - place
+            else:
+                entry = np.int64(load32(gop_chunk + ((gop * lanes + lane) << 2)))
+                prefetch(view[_CHUNK_OFFSET] + (entry << 2))
         chunk[i] = entry
-        if entry == last:
-            scattered |= where[i] < last_where
-        elif entry != 0:
-            slot = (entry * _HASH_MULTIPLIER) & (len(seen) - 1)
-            while seen[slot] != 0 and seen[slot] != entry:
-                slot = (slot + 1) & (len(seen) - 1)
-            scattered |= seen[slot] == entry
-            seen[slot] = entry
+        where[i] = place_in_gop
+        if i > 0 and entry == last:
+            scattered |= place_in_gop < last_where
+        else:
+            # zero marks a free slot
+            key = entry if entry < 0 else entry + 1
+            slot = (key * _HASH_MULTIPLIER) & (n_slots - 1)
+            while seen[slot] != 0 and seen[slot] != key:
+                slot = (slot + 1) & (n_slots - 1)
+            if seen[slot] == 0:
+                seen[slot] = key
+                numbers[slot] = n_streams
+                n_streams += 1
+            else:
+                scattered = True
+            number = numbers[slot]
+        stream[i] = number
         last = entry
-        last_where = where[i]
-    return scattered
+        last_where = place_in_gop
+    if scattered:
+        by_time = np.empty(n, np.int64)
+        _sort_by(where, gop_length * stack, order, by_time)
+        _sort_by(stream, n_streams, by_time, order)
+
+
+@kernel
+def _sort_by(keys: Any, n_keys: Any, order: Any, out: Any) -> None:
+    """Sort ``order`` by keys below ``n_keys``, stably, by counting."""
+    ends = np.zeros(n_keys + 1, np.int64)
+    for i in order:
+        ends[keys[i] + 1] += 1
+    for key in range(n_keys):
+        ends[key + 1] += ends[key]
+    for i in order:
+        out[ends[keys[i]]] = i
+        ends[keys[i]] += 1
 
 
 @inlined
@@ -289,12 +321,8 @@ def read_cells(view: Any, cells: Any, pins: Any, out: Any, step: Any) -> Any:
     n = len(cells)
     chunk = np.empty(n, np.int64)
     where = np.empty(n, np.int64)
-    slots = 4
-    while slots < 4 * n:
-        slots *= 2
-    order = np.arange(n)
-    if locate(view, cells, chunk, where, np.zeros(slots, np.int64)):
-        order = np.argsort(chunk * (view[_GOP] * view[_STACK]) + where)
+    order = np.empty(n, np.int64)
+    locate(view, cells, chunk, where, order)
     counts = np.zeros(2, np.int64)
     decode(view, cells, chunk, where, np.zeros(n, np.int64), order, pins, out, step, counts)
     return counts[0], counts[1]

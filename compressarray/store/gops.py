@@ -156,32 +156,27 @@ class GopStore(Store):
     def _read_packed(self, cells: Int64s, out: int, step: int) -> tuple[int, int]:
         view = self._view
         n = len(cells)
-        chunk = np.zeros(n, np.int64)
-        where = np.zeros(n, np.int64)
+        chunk, where, order = (np.empty(n, np.int64) for _ in range(3))
         unpacked = np.zeros(n, np.int64)
         counts = np.zeros(2, np.int64)
-        reading.locate(view, cells, chunk, where, np.zeros(1 << (4 * n).bit_length(), np.int64))
-        for order, kept in self._batches(chunk, where, unpacked):
-            reading.decode(
-                view, cells, chunk, where, unpacked, order, self._pins, out, step, counts
-            )
+        reading.locate(view, cells, chunk, where, order)
+        for part, kept in self._batches(chunk, order, unpacked):
+            reading.decode(view, cells, chunk, where, unpacked, part, self._pins, out, step, counts)
             del kept
         return int(counts[0]), int(counts[1])
 
-    def _batches(self, chunk: Int64s, where: Int64s, unpacked: Int64s) -> Iterator[Any]:
-        """Orders in which to decode, each with what it needs unpacked."""
+    def _batches(self, chunk: Int64s, order: Int64s, unpacked: Int64s) -> Iterator[Any]:
+        """Parts of an order in which to decode, each with what it needs unpacked."""
         assert self._packer is not None
-        n = len(chunk)
         unpack = self._packer.unpacker()
-        order = np.lexsort((where, chunk))
-        sorted_chunks = chunk[order]
-        starts = np.flatnonzero(np.diff(sorted_chunks, prepend=sorted_chunks[:1] - 1))
-        ends = np.append(starts[1:], n)
+        entries = chunk[order]
+        starts = np.flatnonzero(np.diff(entries, prepend=entries[:1] - 1))
+        ends = np.append(starts[1:], len(order))
         for first in range(0, len(starts), UNPACK_AT_ONCE):
             kept = []
             last = min(first + UNPACK_AT_ONCE, len(starts))
             for i in range(first, last):
-                entry = int(sorted_chunks[starts[i]])
+                entry = int(entries[starts[i]])
                 if entry > 0:
                     stream = self._unpack(entry, unpack)
                     if stream is not None:
