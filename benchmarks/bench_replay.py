@@ -337,9 +337,10 @@ def tables(games: dict) -> dict[str, str]:
 def write(path: Path, args: Args, games: dict) -> None:
     path.parent.mkdir(exist_ok=True)
     where = machine()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     settings = {name: value for name, value in vars(args).items() if name not in ("games", "quick")}
     data = {
-        "machine": where,
+        "machine": where | {"device": device},
         "settings": settings,
         "games": {
             name: {str(way): numbers for way, numbers in game.items()}
@@ -354,7 +355,7 @@ def write(path: Path, args: Args, games: dict) -> None:
 
 Made by `make bench-replay` on {where["cpu"]}, {where["cores"]} cores, {where["system"]}; Python \
 {where["python"]}, numpy {where["numpy"]}, torch {where["torch"]} with {where["torch_threads"]} \
-threads, no GPU. Seed {args.seed}, one environment. Last rows: geometric means, and the paper's \
+threads, {device}. Seed {args.seed}, one environment. Last rows: geometric means, and the paper's \
 own average.
 
 ## Memory

@@ -390,10 +390,8 @@ def make_storage(
     if restored is not None:
         restored.device = device
         restored.end_episodes()
-    buffer = restored
     if args.obs_storage == "dense":
-        if buffer is None:
-            buffer = make_dense_buffer(args, device, rng)
+        buffer = make_dense_buffer(args, device, rng) if restored is None else restored
         return Storage(envs, buffer, lambda obs: obs)
 
     # Imported here, so that a dense run has none of it in memory.
@@ -413,39 +411,35 @@ def make_storage(
     if not np.array_equal(stored, frame):
         fail(f"--codec {args.codec}: it is not lossless")
 
-    options = {"n_step": args.n_step, "gamma": args.gamma, "device": device, "seed": rng}
-    if args.obs_storage == "compressed":
-        if buffer is None:
-            buffer = ReplayBuffer(
-                args.buffer_size,
-                envs.single_observation_space,
-                envs.single_action_space,
-                args.num_envs,
-                codec=args.codec,
-                **options,
-            )
-        return Storage(envs, buffer, lambda obs: obs)
-    envs = IndexedFrameStack(
-        envs,
-        stack_size=STACK[0],
-        # An episode that ends costs a lane two frames in one step.
-        capacity=2 * (args.buffer_size // args.num_envs) + STACK[0],
-        padding_type="zero",
-        codec=args.codec,
-        squeeze=True,
-    )
+    frames, to_stacks = None, lambda obs: obs
+    if args.obs_storage == "indexed":
+        envs = IndexedFrameStack(
+            envs,
+            stack_size=STACK[0],
+            # An episode that ends costs a lane two frames in one step.
+            capacity=2 * (args.buffer_size // args.num_envs) + STACK[0],
+            padding_type="zero",
+            codec=args.codec,
+            squeeze=True,
+        )
+        if restored is not None:
+            envs.frames = restored.frames
+        frames, to_stacks = envs.frames, envs.frames.gather
+    buffer = restored
     if buffer is None:
         buffer = ReplayBuffer(
             args.buffer_size,
             envs.single_observation_space,
             envs.single_action_space,
             args.num_envs,
-            frames=envs.frames,
-            **options,
+            frames=frames,
+            codec=args.codec,
+            n_step=args.n_step,
+            gamma=args.gamma,
+            device=device,
+            seed=rng,
         )
-    else:
-        envs.frames = buffer.frames
-    return Storage(envs, buffer, envs.frames.gather)
+    return Storage(envs, buffer, to_stacks)
 
 
 def make_dense_buffer(
