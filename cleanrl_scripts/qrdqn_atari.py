@@ -272,12 +272,12 @@ class Batch(NamedTuple):
 class DenseReplayBuffer:
     """Plain arrays of stacks, which draw what `ReplayBuffer` draws from the same generator.
 
-    Both number the transitions that may be sampled from the oldest on, lanes ascending within one
-    call of `add`, and draw `rng.integers(how many there are, size=batch_size)`.
+    Both number the transitions that may be sampled lane by lane, within a lane by their slots in
+    the ring, and draw `rng.integers(how many there are, size=batch_size)`.
     """
 
     def __init__(self, args: Args, device: torch.device, rng: np.random.Generator):
-        rows = (args.buffer_size // args.num_envs, args.num_envs)
+        rows = (args.buffer_size // args.num_envs, args.num_envs)  # a slot for each step
         self.obs = np.zeros((*rows, *STACK), dtype=np.uint8)
         self.next_obs = np.zeros((*rows, *STACK), dtype=np.uint8)
         self.actions = np.zeros(rows, dtype=np.int64)
@@ -286,15 +286,15 @@ class DenseReplayBuffer:
         self.truncations = np.zeros(rows, dtype=bool)
         self.n_step, self.gamma = args.n_step, args.gamma
         self.device, self.rng = device, rng
-        self.added = 0  # rows; row t lies in slot t % len(self.obs)
+        self.added = 0  # steps; step t lies in slot t % len(self.obs)
 
     def __len__(self) -> int:
-        rows, num_envs = self.actions.shape
-        return min(self.added, rows) * num_envs
+        slots, num_envs = self.actions.shape
+        return min(self.added, slots) * num_envs
 
     @property
     def nbytes_stored(self) -> int:
-        """Bytes of the rows written so far: the system gives no memory to the others."""
+        """Bytes of the slots written so far: the system gives no memory to the others."""
         return sum(array[: self.added].nbytes for array in self._arrays().values())
 
     def _arrays(self) -> dict[str, np.ndarray]:
@@ -313,40 +313,37 @@ class DenseReplayBuffer:
         self.truncations[slot] = truncated
         self.added += 1
 
-    def end_episodes(self) -> None:
+    def cut(self) -> None:
         """Cut the episodes that are running: what is added next comes from new ones."""
         newest = (self.added - 1) % len(self.obs)
         self.truncations[newest] |= ~self.terminations[newest]
 
     def sample(self, batch_size: int) -> Batch:
-        rows, num_envs = self.actions.shape
-        oldest = max(self.added - rows, 0)
-        # Of the newest n - 1 rows only those can be drawn whose episode ended since.
-        first_late = max(self.added - self.n_step + 1, oldest)
-        late_slots = np.arange(first_late, self.added) % rows
-        ended = self.terminations[late_slots] | self.truncations[late_slots]
-        late = np.flatnonzero(np.logical_or.accumulate(ended[::-1])[::-1])
-        whole = (first_late - oldest) * num_envs
-        starts = self.rng.integers(whole + len(late), size=batch_size)
-        is_late = starts >= whole
-        starts[is_late] = whole + late[starts[is_late] - whole]
-        first, lanes = oldest + starts // num_envs, starts % num_envs
+        slots, num_envs = self.actions.shape
+        held = min(self.added, slots)
+        # Of the newest n - 1 steps only those can be drawn whose episode has ended since.
+        newest = np.arange(self.added - min(self.n_step - 1, held), self.added) % slots
+        ended = self.terminations[newest] | self.truncations[newest]
+        late, lanes = np.nonzero(~np.logical_or.accumulate(ended[::-1])[::-1])
+        withheld = np.sort(lanes * held + newest[late])
+        starts = self.rng.integers(num_envs * held - len(withheld), size=batch_size)
+        for number in withheld:  # from the lowest on: what comes after it moves up by one
+            starts[starts >= number] += 1
+        lanes, first = np.divmod(starts, held)
 
         rewards = np.zeros(batch_size)
         steps = np.zeros(batch_size, dtype=np.int64)
         going_on = np.ones(batch_size, dtype=bool)
         for k in range(self.n_step):
-            slots = (first + k) % rows
-            rewards += np.where(
-                going_on, self.gamma**k * self.rewards[slots, lanes].astype(float), 0
-            )
+            step = (first + k) % slots, lanes
+            rewards += np.where(going_on, self.gamma**k * self.rewards[step].astype(float), 0)
             steps += going_on
-            going_on &= ~(self.terminations[slots, lanes] | self.truncations[slots, lanes])
-        last = (first + steps - 1) % rows
+            going_on &= ~(self.terminations[step] | self.truncations[step])
+        last = (first + steps - 1) % slots
         discounts = np.array([self.gamma**k for k in range(self.n_step + 1)], dtype=np.float32)
         arrays = (
-            self.obs[first % rows, lanes],
-            self.actions[first % rows, lanes],
+            self.obs[first, lanes],
+            self.actions[first, lanes],
             rewards.astype(np.float32),
             self.next_obs[last, lanes],
             self.terminations[last, lanes],
@@ -355,15 +352,15 @@ class DenseReplayBuffer:
         return Batch(*(torch.from_numpy(array).to(self.device) for array in arrays))
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything, of the arrays the rows written so far."""
+        """Everything, of the arrays the slots written so far."""
         written = {name: array[: self.added] for name, array in self._arrays().items()}
-        return vars(self) | written | {"rows": len(self.obs)}
+        return vars(self) | written | {"slots": len(self.obs)}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        rows = state.pop("rows")
+        slots = state.pop("slots")
         vars(self).update(state)
         for name, written in self._arrays().items():
-            array = np.zeros((rows, *written.shape[1:]), dtype=written.dtype)
+            array = np.zeros((slots, *written.shape[1:]), dtype=written.dtype)
             array[: len(written)] = written
             setattr(self, name, array)
 
@@ -389,7 +386,7 @@ def make_storage(
     rng = np.random.default_rng([args.seed, 1])
     if restored is not None:
         restored.device = device
-        restored.end_episodes()
+        restored.cut()
     if args.obs_storage == "dense":
         buffer = make_dense_buffer(args, device, rng) if restored is None else restored
         return Storage(envs, buffer, lambda obs: obs)

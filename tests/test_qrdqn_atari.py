@@ -253,9 +253,10 @@ def test_the_dense_buffer_against_a_list(n_step):
         last_obs = np.where(ended[:, None, None, None], final_obs, next_obs)
         history.append((obs, action, reward, last_obs, terminated, ended))
 
-        expected = []  # oldest first, lanes ascending
-        for t in range(max(0, step + 1 - rows), step + 1):
-            for lane in range(lanes):
+        expected = []  # lane by lane, then by slot
+        held = range(max(0, step + 1 - rows), step + 1)
+        for lane in range(lanes):
+            for t in sorted(held, key=lambda t: t % rows):
                 window = [tuple(x[lane] for x in row) for row in history[t : t + n_step]]
                 ends = [k for k, row in enumerate(window) if row[5]]
                 if ends:
