@@ -9,11 +9,13 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
 
 from cleanrl_scripts import qrdqn_atari
+from compressarray import ReplayBuffer
 
 ROOT = Path(__file__).parents[1]
 CODECS = ["raw", "sparse", "delta", "delta-zstd", "zstd"]
@@ -276,6 +278,40 @@ def test_the_dense_buffer_against_a_list(n_step):
                     actual.numpy(), np.asarray(value, actual.numpy().dtype)
                 )
     assert len(buffer) == rows * lanes
+
+
+@pytest.mark.parametrize("num_envs", [1, 3])
+@pytest.mark.parametrize("n_step", [1, 3])
+def test_the_dense_buffer_beside_the_librarys(n_step, num_envs):
+    """Equal seeds draw equal transitions, however full the ring is."""
+    stacks = gym.spaces.Box(0, 255, qrdqn_atari.STACK, np.uint8)
+    args = qrdqn_atari.Args(buffer_size=330, num_envs=num_envs, n_step=n_step)
+    rngs = np.random.default_rng(5), np.random.default_rng(5)
+    dense = qrdqn_atari.DenseReplayBuffer(args, torch.device("cpu"), rngs[0])
+    buffer = ReplayBuffer(
+        330, stacks, gym.spaces.Discrete(9), num_envs, n_step=n_step, device="cpu", seed=rngs[1]
+    )
+    rng = np.random.default_rng(0)
+    obs = np.zeros((num_envs, *qrdqn_atari.STACK), np.uint8)
+    for step in range(2 * 330 // num_envs):
+        frames = np.broadcast_to(rng.integers(256, size=(num_envs, 1, 1)), (num_envs, 84, 84))
+        next_obs = np.concatenate([obs[:, 1:], frames[:, None].astype(np.uint8)], axis=1)
+        terminated, truncated = rng.random((2, num_envs)) < 0.1
+        info = {"final_obs": next_obs.copy()}
+        next_obs[truncated, :-1] = 0  # a reset; where a life was lost the stack runs on
+        transition = (obs, rng.integers(9, size=num_envs), rng.normal(size=num_envs))
+        for each in (dense, buffer):
+            each.add(*transition, terminated, truncated, next_obs, info)
+        obs = next_obs
+        if step % 50 == 40:
+            dense.cut()
+            buffer.cut()
+            obs = np.zeros_like(obs)
+        if step >= n_step:
+            batches = dense.sample(8), buffer.sample(8)
+            for name in qrdqn_atari.Batch._fields:
+                expected, actual = (getattr(batch, name) for batch in batches)
+                assert torch.equal(actual.to(expected.dtype), expected), (step, name)
 
 
 def test_signals_beside_the_plain_environment():
