@@ -57,7 +57,7 @@ def drive(
         actions = stacked.action_space.sample()
         next_obs, reward, terminated, truncated, info = stacked.step(actions)
         next_obs = next_obs.copy()  # ALE hands out its own memory
-        if "final_obs" in info and "episode_frame_number" in info:
+        if isinstance(stacked, AtariVectorEnv) and "final_obs" in info:
             # Where a life was lost and the game goes on, ALE leaves garbage in final_obs.
             goes_on = info["frame_number"] - info["episode_frame_number"] == began
             info["final_obs"] = info["final_obs"].copy()
