@@ -513,17 +513,19 @@ class ReplayBuffer:
     ) -> Drawn[Batch]:
         with self._lock:
             size = checked_int("batch_size", batch_size, 1)
-            if out is not None and len(out.index) != size:
-                raise ValueError(
-                    f"out holds {len(out.index)} transitions and batch_size={size}: its memory "
-                    "fits batches of its own size"
-                )
+            kept = None
+            if out is not None:
+                if len(out.index) != size:
+                    raise ValueError(
+                        f"out holds {len(out.index)} transitions and batch_size={size}: its "
+                        "memory fits batches of its own size"
+                    )
+                kept = self._observations.memories(out.obs, self._output)
             cells, weight = self._choose(size, replace, self.beta if beta is None else beta)
             returns = self._transitions.returns(cells, self._powers)
             action = self._actions.given_back(self._transitions.actions[cells])
             names = self._transitions.names(cells)
             readers = self._observations.step_readers(cells, returns.last, self.n_step)
-            kept = None if out is None else out.obs
 
             def decode() -> Batch:
                 obs, next_obs = self._observations.read(readers, self._output, kept)

@@ -488,7 +488,7 @@ def read_stacks(indices: Any, live: Any, n_lanes: Any, pads: Any, newest: Any, a
         if last < 0 or last >= _LOWEST_PIN or last % n_lanes != lane:
             return lane
         k = size - 1
-        while k > 0 and stack[k - 1] == stack[k] - n_lanes:
+        while k > 0 and stack[k - 1] == stack[k] - n_lanes and stack[k - 1] >= 0:
             k -= 1
         newest[lane] = last // n_lanes
         age[lane] = size - 1 - k
