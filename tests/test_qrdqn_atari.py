@@ -456,6 +456,19 @@ def test_everything_saved_counts(what, checkpoints, resumed, tmp_path):
         assert learned(changed) != resumed.learned
 
 
+@pytest.mark.parametrize(("storage", "codec"), STORAGES)
+def test_a_restored_buffer_goes_where_this_run_computes(storage, codec, checkpoints):
+    buffer = pickle.loads((checkpoints[storage] / "replay-200.pkl").read_bytes())
+    buffer.device = "meta"  # as if the checkpoint came from a machine with a GPU
+    flags = ["--obs-storage", storage, "--codec", codec]
+    args = qrdqn_atari.parse_args([*SMALL, *flags])
+    envs = qrdqn_atari.make_env(args, NUM_ENVS, 1 if storage == "indexed" else 4)
+    restored = qrdqn_atari.make_storage(args, envs, torch.device("cpu"), buffer).buffer
+    assert restored is buffer
+    assert restored.sample(4).obs.device.type == "cpu"
+    envs.close()
+
+
 def test_checkpoints_are_written_along_the_way(monkeypatch):
     saved = []
     monkeypatch.setattr(qrdqn_atari, "save_checkpoint", lambda *args: saved.append(args[-2]))

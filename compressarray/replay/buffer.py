@@ -597,6 +597,18 @@ class ReplayBuffer:
         return len(self._transitions)
 
     @property
+    def device(self) -> Any:
+        """Where samples go: None for numpy, else a torch.device. May be set.
+
+        A buffer that was pickled beside a GPU goes on without one once this is set.
+        """
+        return self._output.device
+
+    @device.setter
+    def device(self, device: Any) -> None:
+        self._output = make_output(device)
+
+    @property
     def capacity(self) -> int:
         """Transitions that fit."""
         return self.n_envs * self._transitions.n_slots

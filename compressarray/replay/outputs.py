@@ -14,6 +14,8 @@ AnyArray = npt.NDArray[Any]
 class NumpyOutput:
     """Samples as numpy arrays."""
 
+    device: Any = None
+
     def base_of(self, view: Any) -> Any:
         """Return the memory that a view is of, or None."""
         return view.base if isinstance(view, np.ndarray) else None
