@@ -90,11 +90,13 @@ def measure(args: Args) -> list[dict]:
     bar = tqdm(total=args.transitions, unit="transition", leave=False,
                mininterval=0.5 if sys.stderr.isatty() else 30)  # fmt: skip
     for _ in range(args.parts):
-        adding_s, sampling_s = [], []
+        # No list of all times: it would grow beside what is measured.
+        adding_s, slowest_s, sampling_s = 0.0, 0.0, []
         start = time.perf_counter()
         for _ in range(steps):
             adding, sampling = next(filling)
-            adding_s.append(adding)
+            adding_s += adding
+            slowest_s = max(slowest_s, adding)
             if sampling is not None:
                 sampling_s.append(sampling)
             bar.update(args.num_envs)
@@ -103,8 +105,8 @@ def measure(args: Args) -> list[dict]:
                 "transitions": len(buffer),
                 "nbytes_stored": buffer.nbytes_stored,
                 "rss_growth": resident_bytes() - before,
-                "add_us": 1e6 * statistics.fmean(adding_s) / args.num_envs,
-                "add_slowest_ms": 1e3 * max(adding_s),
+                "add_us": 1e6 * adding_s / (steps * args.num_envs),
+                "add_slowest_ms": 1e3 * slowest_s,
                 "sample_us": 1e6 * statistics.median(sampling_s),
                 "steps_per_s": steps * args.num_envs / (time.perf_counter() - start),
             }
