@@ -443,6 +443,20 @@ def test_priorities_of_what_has_left_are_passed_over() -> None:
     assert set(world.buffer.sample(20).index.tolist()) == {names[2]}  # the last one stays
 
 
+def test_an_episode_that_is_cut_keeps_its_priorities() -> None:
+    world = World(Setting(n_envs=1, n_slots=9, n_step=2, prioritized=True))
+    for _ in range(4):
+        world.step(0, 0)
+    names = np.arange(3)
+    world.buffer.update_priorities(names, [1.0, 2.0, 3.0])
+    before = world.buffer._tree.leaves[:9].copy()
+    world.cut([0])
+    after = world.buffer._tree.leaves[:9].copy()
+    assert_same(before[:3], after[:3])
+    assert before[3] == 0
+    assert after[3] == world.buffer._tree.top  # its one step is all there will be
+
+
 @settings(max_examples=examples(50))
 @given(
     n=st.integers(1, 70),
@@ -493,11 +507,10 @@ def test_starts_that_are_kept_track_of_are_those_found_by_looking(
     for episode, n in enumerate(lengths):
         for t in range(n):
             ends = t == n - 1 and episode < len(lengths) - 1
-            kept.evict(lane, counts, n_slots)
             flags[0, counts[0] % n_slots] = TERMINATED * ends + FIRST * (t == 0)
             counts += 1
             runs[0] = min(t + 1, n_slots)
-            kept.admit(lane, counts, runs, flags)
+            kept.turn(lane, True, counts, runs, flags)
     looked = Windows(n_slots, length, full)
     looked.rebuild(counts, flags)
     assert len(kept) == len(looked)
@@ -971,7 +984,33 @@ def test_accounts() -> None:
     assert "60 of 60 transitions" in repr(buffer)
 
 
-def test_frames_that_no_transition_needs_are_let_go() -> None:
+@pytest.mark.parametrize("feed", FEEDS)
+def test_frames_that_no_transition_needs_are_let_go(
+    feed: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told: list[np.ndarray] = []
+
+    def discard(_: DiffFrameArray, before: np.ndarray) -> None:
+        told.append(before.copy())
+
+    monkeypatch.setattr(DiffFrameArray, "discard", discard, raising=False)
+    world = World(Setting(feed, n_slots=9, stack_size=4))
+    entry = world.buffer._observations.entries[0]
+    assert entry.layout.is_image
+    for t in range(60):
+        world.step(0.1, 0.1, 0.1)
+        if t < 20:
+            continue  # the ring is not full yet
+        cells = np.arange(2 * 9)
+        indices = np.zeros((2, 18, 4), np.int64)
+        entry.stack_indices(cells, False, indices[0])
+        entry.stack_indices(cells, True, indices[1])
+        indices[indices >= 2**62] = 2**62
+        needed = indices.reshape(2, 2, -1).min(axis=(0, 2)) // 2
+        assert_same(told[-1], needed)
+
+
+def test_frames_that_were_let_go_take_no_memory() -> None:
     if not hasattr(DiffFrameArray, "discard"):
         pytest.skip("DiffFrameArray has no discard")
     for feed in FEEDS:

@@ -48,7 +48,6 @@ def drive(
     name = "next_step" if mode is NEXT_STEP else "same_step"
     oracle = NaiveReplay(n, n_slots, n_step=3, gamma=0.9, autoreset_mode=name)
     obs, info = stacked.reset(seed=3)
-    obs = obs.copy()
     began = info.get("frame_number", 0) - info.get("episode_frame_number", 0)
     indices, _ = indexed.reset(seed=3)
     stacked.action_space.seed(3)
@@ -56,7 +55,6 @@ def drive(
     for t in range(steps):
         actions = stacked.action_space.sample()
         next_obs, reward, terminated, truncated, info = stacked.step(actions)
-        next_obs = next_obs.copy()  # ALE hands out its own memory
         if isinstance(stacked, AtariVectorEnv) and "final_obs" in info:
             # Where a life was lost and the game goes on, ALE leaves garbage in final_obs.
             goes_on = info["frame_number"] - info["episode_frame_number"] == began

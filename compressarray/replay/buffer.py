@@ -324,17 +324,14 @@ class ReplayBuffer:
                 after = self._observations.with_final(after, ended, info)
             lanes = np.flatnonzero(live)
             if len(lanes):
-                runs = self._transitions.runs > 0
-                plan = self._observations.plan(before, after, live, runs)
+                plan = self._observations.plan(before, after, live, self._transitions.running)
                 self._settle(live)
                 self._observations.store(plan)
                 # All that can fail has been done.
                 self._transitions.cut(np.flatnonzero(live & plan.begins), self._all_windows)
-                self._observations.commit(plan, lanes, self._transitions.next_cells(lanes))
-                self._transitions.add(
-                    lanes, actions[lanes], rewards[lanes], ends[lanes], cuts[lanes],
-                    self._all_windows,
-                )  # fmt: skip
+                cells = self._transitions.next_cells(lanes)
+                self._observations.commit(plan, lanes, cells)
+                self._transitions.add(lanes, cells, actions, rewards, ends, cuts, self._all_windows)
                 self._observations.discard(self._transitions)
             if self.autoreset_mode == "next_step":
                 self._resetting = ended

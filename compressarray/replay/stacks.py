@@ -136,19 +136,11 @@ class Stacks(ABC):
     def commit(self, plan: Plan, lanes: Int64s, cells: Int64s, successor: AnyArray) -> None:
         """Write down what was planned and stored, for a transition of each of some lanes."""
         del successor
-        newest, age = plan.newest[lanes], plan.age[lanes]
-        step, marks = plan.step[lanes], plan.marks[lanes]
-        self.newest[cells] = newest & _UINT32
-        self.age[cells] = age
-        self.step[cells] = step
-        self.marks[cells] = marks
-        apart = marks & APART != 0
-        self.known[lanes] = True
-        self.at[lanes] = newest + step
-        self.lane_age[lanes] = np.where(
-            apart, step - 1, np.minimum(age + 1, self.layout.stack_size - 1)
-        )
-        self.lane_marks[lanes] = np.where(apart, marks & NEXT_PINNED != 0, marks & PINNED)
+        write_down(
+            lanes, cells, plan.newest, plan.age, plan.step, plan.marks, self.newest, self.age,
+            self.step, self.marks, self.layout.stack_size, self.known, self.at, self.lane_age,
+            self.lane_marks,
+        )  # fmt: skip
 
     def oldest_counts(self, oldest: Int64s, held: Bools) -> Int64s:
         """Return the count of the oldest frame that each lane needs, ``(n_lanes,)``.
@@ -473,6 +465,29 @@ def plan_stacks(obs: Any, successor: Any, frame_bytes: Any, stack_size: Any, zer
             step[lane] = next_age + 1
             mark |= APART | (NEXT_PINNED if next_mark else 0)
         marks[lane] = mark
+
+
+@kernel
+def write_down(lanes: Any, cells: Any, newest: Any, age: Any, step: Any, marks: Any,
+               newest_column: Any, age_column: Any, step_column: Any, marks_column: Any,
+               stack_size: Any, known: Any, at: Any, lane_age: Any, lane_marks: Any,
+               ) -> Any:  # fmt: skip
+    """Write a `Plan` into the columns, and where its successors leave the lanes."""
+    for i in range(len(lanes)):
+        lane, cell = lanes[i], cells[i]
+        mark = np.int64(marks[lane])
+        newest_column[cell] = newest[lane] & _UINT32
+        age_column[cell] = age[lane]
+        step_column[cell] = step[lane]
+        marks_column[cell] = mark
+        known[lane] = True
+        at[lane] = newest[lane] + step[lane]
+        if mark & APART:
+            lane_age[lane] = step[lane] - 1
+            lane_marks[lane] = PINNED if mark & NEXT_PINNED else 0
+        else:
+            lane_age[lane] = min(age[lane] + 1, stack_size - 1)
+            lane_marks[lane] = mark & PINNED
 
 
 @kernel
