@@ -16,7 +16,7 @@ PYTEST_ARGS ?=
 BENCH_ARGS ?=
 RUN_ARGS ?= --env-id ALE/Pong-v5 --total-timesteps 36864 --save-model --eval-episodes 2
 QRDQN_ARGS ?= --env-id ALE/Pong-v5 --total-timesteps 10000 --learning-starts 2000 \
-	--exploration-fraction 0.5 --buffer-size 100000 --save-model --eval-episodes 2
+	--exploration-fraction 0.5 --buffer-size 10000 --save-model --eval-episodes 2
 
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
