@@ -232,9 +232,9 @@ class _StoredStacks(Stacks):
         """Append lane by lane what is missing of the observation, then of the successor."""
         obs, successor = self.layout.to_frames(obs), self.layout.to_frames(successor)
         n_enter = plan.n_enter
-        n_next = np.where(live, plan.step, 0)
+        n_next = plan.step * live
         self._mend()
-        if live.all() and not n_enter.any() and (n_next == 1).all():
+        if not n_enter.any() and (n_next == 1).all():
             self.frames.append(successor[:, -1])
         else:
             n_given = obs.shape[1]
@@ -251,8 +251,8 @@ class _StoredStacks(Stacks):
 
     def _mend(self) -> None:
         """Store stacks anew that stray frames, of an append that failed, cut from what follows."""
-        torn = np.flatnonzero(self.known & (self.frames.lane_counts != self.at + 1))
-        for lane in torn.tolist():
+        torn = self.known & (self.frames.lane_counts != self.at + 1)
+        for lane in np.flatnonzero(torn).tolist() if torn.any() else ():
             counts = self.at[lane] - np.arange(self.lane_age[lane], -1, -1)
             frames = np.empty((len(counts), *self.layout.frame_shape), self.layout.frame_dtype)
             self.frames.gather(counts * self.n_lanes + lane, out=frames)
