@@ -53,6 +53,8 @@ class FrameMemory(Protocol):
 
     def gather(self, indices: Any, out: Any = None, *, stream: int | None = None) -> Any: ...  # noqa: D102
 
+    def discard(self, before: Int64s) -> None: ...  # noqa: D102
+
     def clear(self) -> None: ...  # noqa: D102
 
 
@@ -102,6 +104,8 @@ class Stacks(ABC):
         self.at: Int64s = np.full(n_lanes, -1, np.int64)
         self.lane_age: Int64s = np.zeros(n_lanes, np.int64)
         self.lane_marks: UInt8s = np.zeros(n_lanes, np.uint8)
+        # The count of the first frame that is still needed.
+        self.first: Int64s = np.zeros(n_lanes, np.int64)
         # The index of each lane's padding frame, -1 as long as there is none.
         self.pads: Int64s = np.full(n_lanes, -1, np.int64)
 
@@ -142,8 +146,8 @@ class Stacks(ABC):
             self.lane_marks,
         )  # fmt: skip
 
-    def oldest_counts(self, oldest: Int64s, held: Bools) -> Int64s:
-        """Return the count of the oldest frame that each lane needs, ``(n_lanes,)``.
+    def let_go(self, oldest: Int64s, held: Bools) -> None:
+        """Give up the frames that no transition and no running stack needs.
 
         Parameters
         ----------
@@ -153,12 +157,14 @@ class Stacks(ABC):
             Whether there is one.
         """
         needed = self.at - ((self.at - self.newest[oldest]) & _UINT32) - self.age[oldest]
-        return np.maximum(np.where(held, needed, self.at - self.lane_age), 0)
+        self.first = np.maximum(np.where(held, needed, self.at - self.lane_age), 0)
+        self.frames.discard(self.first)
 
     def clear(self) -> None:
         """Forget all stacks."""
         self.known[:] = False
         self.at[:] = -1
+        self.first[:] = 0
         self.stream = self.frames.stream
 
     # -- sampling ----------------------------------------------------------------------------
@@ -392,10 +398,11 @@ class FrameIndices(Stacks):
 
     def _refuse_evicted(self, plan: Plan, live: Bools) -> None:
         counts = self.frames.lane_counts
+        kept = np.maximum(counts - self._ring_rows, self.first)
         first, last = plan.newest - plan.age, plan.newest + 1
-        for lane in np.flatnonzero(live & ((last >= counts) | (first < counts - self._ring_rows))):
+        for lane in np.flatnonzero(live & ((last >= counts) | (first < kept))):
             given = [int(count) * self.n_lanes + int(lane) for count in (first[lane], last[lane])]
-            oldest = max(int(counts[lane]) - self._ring_rows, 0) * self.n_lanes + int(lane)
+            oldest = max(int(kept[lane]), 0) * self.n_lanes + int(lane)
             raise FrameEvictedError(
                 f"lane {lane} adds a transition of frames {given[0]} to {given[1]}, and its oldest "
                 f"kept frame is {oldest}, of {counts[lane]} that it had: add each step before the "
