@@ -328,7 +328,7 @@ class ReplayBuffer:
                 self._settle(live)
                 self._observations.store(plan)
                 # All that can fail has been done.
-                self._transitions.cut(np.flatnonzero(live & plan.begins), self._all_windows)
+                self._transitions.cut(live & plan.begins, self._all_windows)
                 cells = self._transitions.next_cells(lanes)
                 self._observations.commit(plan, lanes, cells)
                 self._transitions.add(lanes, cells, actions, rewards, ends, cuts, self._all_windows)
@@ -343,9 +343,10 @@ class ReplayBuffer:
         for bit; any other one is noticed.
         """
         with self._lock:
-            numbers = checked_lanes(lanes, self.n_envs)
-            self._transitions.cut(numbers, self._all_windows)
-            self._resetting[numbers] = False
+            named = np.zeros(self.n_envs, np.bool_)
+            named[checked_lanes(lanes, self.n_envs)] = True
+            self._transitions.cut(named, self._all_windows)
+            self._resetting &= ~named
 
     def clear(self) -> None:
         """Forget all transitions, whose names start over, and all frames that were not given."""

@@ -53,6 +53,8 @@ class FrameMemory(Protocol):
 
     def gather(self, indices: Any, out: Any = None, *, stream: int | None = None) -> Any: ...  # noqa: D102
 
+    def discard(self, before: Int64s) -> None: ...  # noqa: D102
+
     def clear(self) -> None: ...  # noqa: D102
 
 
@@ -102,6 +104,8 @@ class Stacks(ABC):
         self.at: Int64s = np.full(n_lanes, -1, np.int64)
         self.lane_age: Int64s = np.zeros(n_lanes, np.int64)
         self.lane_marks: UInt8s = np.zeros(n_lanes, np.uint8)
+        # The count of the first frame that is still needed.
+        self.first: Int64s = np.zeros(n_lanes, np.int64)
         # The index of each lane's padding frame, -1 as long as there is none.
         self.pads: Int64s = np.full(n_lanes, -1, np.int64)
 
@@ -142,8 +146,8 @@ class Stacks(ABC):
             self.lane_marks,
         )  # fmt: skip
 
-    def oldest_counts(self, oldest: Int64s, held: Bools) -> Int64s:
-        """Return the count of the oldest frame that each lane needs, ``(n_lanes,)``.
+    def let_go(self, oldest: Int64s, held: Bools) -> None:
+        """Give up the frames that no transition and no running stack needs.
 
         Parameters
         ----------
@@ -153,12 +157,14 @@ class Stacks(ABC):
             Whether there is one.
         """
         needed = self.at - ((self.at - self.newest[oldest]) & _UINT32) - self.age[oldest]
-        return np.maximum(np.where(held, needed, self.at - self.lane_age), 0)
+        self.first = np.maximum(np.where(held, needed, self.at - self.lane_age), 0)
+        self.frames.discard(self.first)
 
     def clear(self) -> None:
         """Forget all stacks."""
         self.known[:] = False
         self.at[:] = -1
+        self.first[:] = 0
         self.stream = self.frames.stream
 
     # -- sampling ----------------------------------------------------------------------------
@@ -232,9 +238,9 @@ class _StoredStacks(Stacks):
         """Append lane by lane what is missing of the observation, then of the successor."""
         obs, successor = self.layout.to_frames(obs), self.layout.to_frames(successor)
         n_enter = plan.n_enter
-        n_next = np.where(live, plan.step, 0)
+        n_next = plan.step * live
         self._mend()
-        if live.all() and not n_enter.any() and (n_next == 1).all():
+        if not n_enter.any() and (n_next == 1).all():
             self.frames.append(successor[:, -1])
         else:
             n_given = obs.shape[1]
@@ -251,8 +257,8 @@ class _StoredStacks(Stacks):
 
     def _mend(self) -> None:
         """Store stacks anew that stray frames, of an append that failed, cut from what follows."""
-        torn = np.flatnonzero(self.known & (self.frames.lane_counts != self.at + 1))
-        for lane in torn.tolist():
+        torn = self.known & (self.frames.lane_counts != self.at + 1)
+        for lane in np.flatnonzero(torn).tolist() if torn.any() else ():
             counts = self.at[lane] - np.arange(self.lane_age[lane], -1, -1)
             frames = np.empty((len(counts), *self.layout.frame_shape), self.layout.frame_dtype)
             self.frames.gather(counts * self.n_lanes + lane, out=frames)
@@ -392,10 +398,11 @@ class FrameIndices(Stacks):
 
     def _refuse_evicted(self, plan: Plan, live: Bools) -> None:
         counts = self.frames.lane_counts
+        kept = np.maximum(counts - self._ring_rows, self.first)
         first, last = plan.newest - plan.age, plan.newest + 1
-        for lane in np.flatnonzero(live & ((last >= counts) | (first < counts - self._ring_rows))):
+        for lane in np.flatnonzero(live & ((last >= counts) | (first < kept))):
             given = [int(count) * self.n_lanes + int(lane) for count in (first[lane], last[lane])]
-            oldest = max(int(counts[lane]) - self._ring_rows, 0) * self.n_lanes + int(lane)
+            oldest = max(int(kept[lane]), 0) * self.n_lanes + int(lane)
             raise FrameEvictedError(
                 f"lane {lane} adds a transition of frames {given[0]} to {given[1]}, and its oldest "
                 f"kept frame is {oldest}, of {counts[lane]} that it had: add each step before the "

@@ -95,10 +95,11 @@ class Transitions:
         for each in windows:
             each.turn(lanes, True, self.counts, self.runs, self.flags)
 
-    def cut(self, lanes: Int64s, windows: list[Windows]) -> None:
-        """End the running episode of some lanes, where one runs."""
-        lanes = lanes[self.running[lanes]]
-        if len(lanes):
+    def cut(self, named: Bools, windows: list[Windows]) -> None:
+        """End the running episodes of the lanes that ``named``, ``(n_lanes,)``, says."""
+        named = named & self.running
+        if named.any():
+            lanes = np.flatnonzero(named)
             self.flags[lanes, (self.counts[lanes] - 1) % self.n_slots] |= CUT
             self.running[lanes] = False
             for each in windows:
