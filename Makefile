@@ -3,7 +3,9 @@
 #   make run PYTHON=python3.12                     another Python (3.10 to 3.13)
 #   make run PIP_ARGS="--extra-index-url <url>"    anything pip takes, e.g. where PyTorch's CPU builds are
 #   make run RUN_ARGS="--env-id ALE/Breakout-v5"   other flags for the script
+#   make run-qrdqn QRDQN_ARGS="--n-step 3"         other flags for that one
 #   make test PYTEST_ARGS="-k lossless -x"         other flags for pytest
+#   make bench-replay BENCH_ARGS=--quick           other flags for bench-replay and bench-million
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -11,7 +13,10 @@ EXTRAS ?= dev
 CONSTRAINTS ?= constraints.txt
 PIP_ARGS ?=
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 RUN_ARGS ?= --env-id ALE/Pong-v5 --total-timesteps 36864 --save-model --eval-episodes 2
+QRDQN_ARGS ?= --env-id ALE/Pong-v5 --total-timesteps 10000 --learning-starts 2000 \
+	--exploration-fraction 0.5 --buffer-size 10000 --save-model --eval-episodes 2
 
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
@@ -19,8 +24,8 @@ PYTEST = $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test test-long test-lowest lint format format-check type check \
-	bench bench-ppo bench-memory clean
+.PHONY: help run run-qrdqn test test-long test-lowest lint format format-check type check \
+	bench bench-ppo bench-replay bench-million bench-memory clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +48,9 @@ $(READY): pyproject.toml $(CONSTRAINTS)
 
 run: $(READY) ## train PPO on Pong for about two minutes, and show speed and memory
 	$(BIN)/python cleanrl_scripts/ppo_atari.py $(RUN_ARGS)
+
+run-qrdqn: $(READY) ## train QR-DQN on Pong for about two minutes, and show speed and memory
+	$(BIN)/python cleanrl_scripts/qrdqn_atari.py $(QRDQN_ARGS)
 
 test: $(READY) ## run the tests
 	$(PYTEST) $(PYTEST_ARGS)
@@ -72,6 +80,12 @@ bench: $(READY) ## bytes per frame and microseconds to append and gather, per co
 
 bench-ppo: $(READY) ## PPO's rollout memory and speed on ten games, beside the paper's
 	$(BIN)/python -m benchmarks.bench_ppo
+
+bench-replay: $(READY) ## QR-DQN's replay memory and speed on ten games, beside the paper's
+	$(BIN)/python -m benchmarks.bench_replay $(BENCH_ARGS)
+
+bench-million: $(READY) ## a million transitions of Pong: resident memory, adding, sampling
+	$(BIN)/python -m benchmarks.bench_million $(BENCH_ARGS)
 
 bench-memory: $(READY) ## growth of resident memory beside nbytes_stored
 	$(BIN)/python -m benchmarks.bench_memory

@@ -21,7 +21,9 @@ settings.register_profile("long", _common, max_examples=100 * BASE_EXAMPLES)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
 # The library's tests run without the extra that the scripts need.
-collect_ignore_glob = [] if importlib.util.find_spec("torch") else ["test_ppo*.py"]
+collect_ignore_glob = (
+    [] if importlib.util.find_spec("torch") else ["test_ppo*.py", "test_qrdqn*.py"]
+)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

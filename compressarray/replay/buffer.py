@@ -1,0 +1,699 @@
+"""`ReplayBuffer`: transitions for off-policy learning, each frame stored once."""
+
+from __future__ import annotations
+
+import copy as copying
+import threading
+import warnings
+import weakref
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from compressarray.array import DiffFrameArray
+from compressarray.replay.actions import Actions
+from compressarray.replay.checks import (
+    checked_bools,
+    checked_int,
+    checked_lanes,
+    checked_mode,
+    checked_number,
+    checked_priorities,
+    checked_rewards,
+)
+from compressarray.replay.drawing import Batches, Drawn
+from compressarray.replay.footprint import expected_part, memory_bytes
+from compressarray.replay.observations import Claims, Observations
+from compressarray.replay.outputs import make_output
+from compressarray.replay.priorities import SumTree
+from compressarray.replay.transitions import Transitions
+from compressarray.replay.windows import Windows
+
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float32]
+Int64s = npt.NDArray[np.int64]
+
+# Lengths of sequences whose starts are kept track of at once, three bits a transition each.
+_MOST_LENGTHS = 4
+_CLAIMS = Claims()
+
+
+class Batch(NamedTuple):
+    """Transitions that were drawn; numpy arrays, or tensors where the buffer has a device.
+
+    Attributes
+    ----------
+    obs, next_obs : (B, *observation shape)
+        Of a Dict space, a dict of such. They may be views of the same memory: do not write.
+    action : (B, *action shape)
+        In the action space's dtype.
+    reward : (B,) float32
+        Sum of the discounted rewards of up to ``n_step`` steps.
+    terminated : (B,) float32
+        1 where the episode terminated with the last of them, else 0.
+    discount : (B,) float32
+        ``gamma ** k``, k the steps that were summed: targets are
+        ``reward + discount * (1 - terminated) * value(next_obs)``.
+    index : (B,) int64
+        Names for `ReplayBuffer.update_priorities`. Always a numpy array.
+    weight : (B,) float32
+        Importance weights, at most 1; all 1 without priorities.
+    """
+
+    obs: Any
+    action: Any
+    reward: Any
+    next_obs: Any
+    terminated: Any
+    discount: Any
+    index: Int64s  # type: ignore[assignment]
+    weight: Any
+
+
+class SequenceBatch(NamedTuple):
+    """Runs of T steps of one episode each; fields as in `Batch`, with axes ``(B, T, ...)``.
+
+    Rewards are those of single steps. ``is_first`` is 1 where an episode begins, ``truncated``
+    where one was truncated; both float32.
+    """
+
+    obs: Any
+    action: Any
+    reward: Any
+    next_obs: Any
+    terminated: Any
+    truncated: Any
+    is_first: Any
+    index: Int64s  # type: ignore[assignment]
+
+
+class ReplayBuffer:
+    """A ring of the newest transitions, whose frames are stored once, compressed, without loss.
+
+    Parameters
+    ----------
+    capacity : int
+        Transitions, over all lanes; each keeps ``capacity // n_envs``.
+    observation_space : Box, Discrete, or Dict of such
+        Of one environment, as `add` is given observations: stacks of frames, the newest frame
+        (with `stack_size`), or frame indices (with `frames`). Entries of a Dict with fewer than
+        two axes, and a Box with one, are stored plain.
+    action_space : Discrete, Box, MultiDiscrete or MultiBinary
+        Of one environment.
+    n_envs : int
+        Lanes: environments that are stepped together.
+    frames : DiffFrameArray, optional
+        ``env.frames`` of an `IndexedFrameStack`; then observations are frame indices. It belongs
+        to this buffer alone, which lets go of frames that no transition needs any more.
+    stack_size : int, optional
+        Given: `add` gets newest frames, and stacks of so many are sampled.
+    stack_axis : int or None, default 0
+        Of observations that are stacks (of three axes or more), the one that frames are stacked
+        along; None if they are single frames.
+    frame_channels : int, default 1
+        Planes of a frame along `stack_axis`: 3 where RGB frames are concatenated.
+    padding_type : {"reset", "zero"} or frame
+        With `stack_size`, what stands before an episode's first frame: that frame repeated, the
+        frame closest to zero, or a given one.
+    codec, gop_length
+        How frames are stored, see `DiffFrameArray`.
+    n_step : int, default 1
+        Steps whose rewards are summed. An episode's end cuts them short; until then the newest
+        ``n_step - 1`` transitions cannot be drawn.
+    gamma : float
+        Discount per step.
+    full_windows : bool, default False
+        Draw only what has `n_step` steps (DrQ-v2's rule).
+    autoreset_mode : {"same_step", "next_step", "disabled"} or gymnasium.vector.AutoresetMode
+        What the vector environment does where an episode ends.
+    prioritized : bool
+        Draw in proportion to priorities.
+    alpha, beta, epsilon : float
+        ``(priority + epsilon) ** alpha`` is what drawing is in proportion to; weights are
+        ``(n * probability) ** -beta``, divided by the batch's largest. `beta` may be set later.
+    device : str or torch.device, optional
+        Given: samples are tensors there.
+    seed : int or numpy.random.Generator, optional
+
+    Raises
+    ------
+    TypeError, ValueError
+        For arguments that do not fit; the message says what does.
+
+    Warns
+    -----
+    UserWarning
+        If the dense equivalent would not fit in memory: with its bytes, and those expected here.
+
+    Notes
+    -----
+    A transition may be drawn if it is among the newest ``capacity // n_envs`` of its lane and its
+    window of steps is complete: nothing else counts, least of all how pixels are stored.
+
+    An observation that is not the one that the lane's last step led to begins another episode:
+    nothing is drawn across. The step before it counts as truncated then, though not as such in
+    sequences' ``truncated``.
+
+    What is sampled is bit for bit what was added, whatever a wrapper did: a stack that is not
+    its predecessor moved on by one frame is stored whole.
+
+    Beside frames, a transition takes 13 bytes with up to 256 discrete actions, and less than one
+    for the index of starts; priorities take nine more. Methods may be called from several
+    threads.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from gymnasium.spaces import Box, Discrete
+    >>> from compressarray import ReplayBuffer
+    >>> stacks = Box(0, 255, (4, 84, 84), np.uint8)
+    >>> buffer = ReplayBuffer(1000, stacks, Discrete(6), n_envs=2, seed=1)
+    >>> obs = np.zeros((2, 4, 84, 84), np.uint8)
+    >>> no, ends = np.zeros(2, bool), np.ones(2, bool)
+    >>> buffer.add(obs, [0, 5], [0.5, 1.0], ends, no, obs, {"final_obs": obs})
+    >>> batch = buffer.sample(32)
+    >>> batch.next_obs.shape, batch.discount[0]
+    ((32, 4, 84, 84), np.float32(0.99))
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        observation_space: Any,
+        action_space: Any,
+        n_envs: int = 1,
+        *,
+        frames: DiffFrameArray | None = None,
+        stack_size: int | None = None,
+        stack_axis: int | None = 0,
+        frame_channels: int = 1,
+        padding_type: Any = "reset",
+        codec: Any = "delta",
+        gop_length: int | None = None,
+        n_step: int = 1,
+        gamma: float = 0.99,
+        full_windows: bool = False,
+        autoreset_mode: Any = "same_step",
+        prioritized: bool = False,
+        alpha: float = 0.6,
+        beta: float = 0.4,
+        epsilon: float = 1e-6,
+        device: Any = None,
+        seed: int | np.random.Generator | None = None,
+    ) -> None:
+        self.n_envs = checked_int("n_envs", n_envs, 1)
+        n_slots = checked_int("capacity", capacity, self.n_envs) // self.n_envs
+        self.n_step = checked_int("n_step", n_step, 1)
+        if self.n_step > n_slots:
+            raise ValueError(
+                f"n_step={n_step} is more than the {n_slots} transitions that a lane keeps "
+                f"(capacity={capacity}, n_envs={n_envs}): no window would ever be complete"
+            )
+        self.gamma = checked_number("gamma", gamma, 0, 1)
+        self.alpha = checked_number("alpha", alpha, 0)
+        self.beta = checked_number("beta", beta, 0)
+        self.epsilon = checked_number("epsilon", epsilon, 0)
+        self.prioritized = bool(prioritized)
+        self.full_windows = bool(full_windows)
+        self.autoreset_mode = checked_mode(autoreset_mode)
+        self._powers = np.array([self.gamma**k for k in range(self.n_step + 1)])
+        self._actions = Actions(action_space)
+        self._output = make_output(device)
+        self._rng = np.random.default_rng(seed)
+        self._observations = Observations(
+            observation_space,
+            self.n_envs,
+            n_slots,
+            frames=frames,
+            stack_size=None if stack_size is None else checked_int("stack_size", stack_size, 1),
+            stack_axis=stack_axis,
+            frame_channels=checked_int("frame_channels", frame_channels, 1),
+            padding_type=padding_type,
+            codec=codec,
+            gop_length=gop_length,
+        )
+        self._begin(n_slots)
+        self._open()
+        self._warn_if_dense_would_not_fit()
+
+    def _begin(self, n_slots: int) -> None:
+        n_cells = self.n_envs * n_slots
+        self._transitions = Transitions(
+            self.n_envs, n_slots, self._actions.shape, self._actions.stored_dtype
+        )
+        self._tree = SumTree(n_cells if self.prioritized else 0)
+        self._windows = Windows(n_cells, self.n_step, self.full_windows, self._tree)
+        # Starts of sequences by their length, the one used last at the end.
+        self._sequences: dict[int, Windows] = {}
+        # Lanes whose next row is a reset and no transition (NEXT_STEP).
+        self._resetting: Bools = np.zeros(self.n_envs, np.bool_)
+
+    def _open(self) -> None:
+        self._lock = threading.RLock()
+        self._drawn: weakref.WeakSet[Drawn[Any]] = weakref.WeakSet()
+        _CLAIMS.claim(self._observations)
+
+    def _warn_if_dense_would_not_fit(self) -> None:
+        there = memory_bytes()
+        if there is None or self.nbytes <= there:
+            return
+        expected = sum(size for part, size in self._bytes_by_part().items() if part != "frames")
+        for entry in self._observations.entries:
+            codec = getattr(entry.frames, "codec", None)  # a plain ring has none
+            expected += int(self.capacity * entry.layout.frame_bytes * expected_part(codec))
+        warnings.warn(
+            f"a dense buffer of {self.capacity:,} transitions would take {self.nbytes / 1e9:,.1f} "
+            f"GB, and there are {there / 1e9:,.1f} GB of memory; this one is expected to take "
+            f"{expected / 1e9:,.2f} GB when it is full, if its frames are like those of ten Atari "
+            "games (nbytes_stored says what it takes)",
+            stacklevel=3,
+        )
+
+    # -- adding ------------------------------------------------------------------------------
+
+    def add(
+        self,
+        obs: Any,
+        action: Any,
+        reward: Any,
+        terminated: Any,
+        truncated: Any,
+        next_obs: Any,
+        info: dict[str, Any] | None = None,
+    ) -> None:
+        """Add what one step of all environments gave; copied.
+
+        Parameters
+        ----------
+        obs : (n_envs, *observation shape)
+            What the policy saw; of a Dict space, a dict of such.
+        action : (n_envs, *action shape)
+        reward : (n_envs,) of numbers
+            Kept as float32.
+        terminated, truncated : (n_envs,) bool
+        next_obs : as `obs`
+            What the step returned. Where it is a reset's (SAME_STEP), the episode's last
+            observation is taken from `info`.
+        info : dict, optional
+            The step's; only ``final_obs`` and ``_final_obs`` are looked at.
+
+        Raises
+        ------
+        TypeError, ValueError
+            For wrong shapes and dtypes, NaN, actions outside their space, or no final observation.
+        FrameEvictedError, StaleStreamError
+            IndexErrors: for frame indices that are not held, or of another stream.
+
+        Notes
+        -----
+        After an error nothing of the step is in the buffer. Under NEXT_STEP, rows of lanes that
+        the environment reset are passed over.
+        """
+        with self._lock:
+            n = self.n_envs
+            before = self._observations.checked(obs, "obs")
+            after = self._observations.checked(next_obs, "next_obs")
+            actions = self._actions.stored(action, n)
+            live = ~self._resetting
+            rewards = checked_rewards(reward, live)
+            ends = checked_bools("terminated", terminated, n)
+            cuts = checked_bools("truncated", truncated, n)
+            ended = (ends | cuts) & live
+            if self.autoreset_mode == "same_step" and ended.any():
+                after = self._observations.with_final(after, ended, info)
+            lanes = np.flatnonzero(live)
+            if len(lanes):
+                plan = self._observations.plan(before, after, live, self._transitions.running)
+                self._settle(live)
+                self._observations.store(plan)
+                # All that can fail has been done.
+                self._transitions.cut(live & plan.begins, self._all_windows)
+                cells = self._transitions.next_cells(lanes)
+                self._observations.commit(plan, lanes, cells)
+                self._transitions.add(lanes, cells, actions, rewards, ends, cuts, self._all_windows)
+                self._observations.discard(self._transitions)
+            if self.autoreset_mode == "next_step":
+                self._resetting = ended
+
+    def cut(self, lanes: npt.ArrayLike | None = None) -> None:
+        """Say that lanes were reset from outside, all of them by default.
+
+        Needed only where a reset's first observation may equal what the last step returned, bit
+        for bit; any other one is noticed.
+        """
+        with self._lock:
+            named = np.zeros(self.n_envs, np.bool_)
+            named[checked_lanes(lanes, self.n_envs)] = True
+            self._transitions.cut(named, self._all_windows)
+            self._resetting &= ~named
+
+    def clear(self) -> None:
+        """Forget all transitions, whose names start over, and all frames that were not given."""
+        with self._lock:
+            for drawn in list(self._drawn):
+                drawn.result()
+            self._observations.clear()
+            self._begin(self._transitions.n_slots)
+
+    def _settle(self, live: Bools) -> None:
+        """Decode what was drawn and reads frames that go with the transitions added now."""
+        if len(self._drawn):
+            oldest = np.maximum(self._transitions.counts + live - self._transitions.n_slots, 0)
+            # Frames that are given may go with the environment's next step, before the next `add`.
+            oldest += self._observations.are_given
+            for drawn in list(self._drawn):
+                if drawn.reads_before(oldest):
+                    drawn.result()
+
+    # -- sampling ----------------------------------------------------------------------------
+
+    def sample(
+        self,
+        batch_size: int,
+        replace: bool = True,
+        *,
+        beta: float | None = None,
+        out: Batch | None = None,
+    ) -> Batch:
+        """Draw transitions, uniformly or in proportion to their priorities.
+
+        Parameters
+        ----------
+        batch_size : int
+        replace : bool, default True
+            False: no transition twice.
+        beta : float, optional
+            Exponent of the weights instead of ``self.beta``.
+        out : Batch, optional
+            One that this method returned for the same `batch_size`: its observations' memory is
+            used again wherever it fits, and what it holds is lost.
+
+        Raises
+        ------
+        ValueError
+            If nothing can be drawn yet, less than asked for without replacement, or all
+            priorities are zero.
+        """
+        return self._draw(batch_size, replace, beta, out).result()
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        lookahead: int = 1,
+        thread: bool = True,
+        replace: bool = True,
+        beta: float | None = None,
+    ) -> Batches[Batch]:
+        """Iterate over batches that are drawn ahead of their delivery, without end.
+
+        Parameters
+        ----------
+        batch_size, replace, beta
+            As for `sample`.
+        lookahead : int, default 1
+            Batches that are drawn before they are asked for: newer transitions, and priorities
+            that are updated meanwhile, do not count for them. Transitions that were drawn are
+            delivered as they were, even if the ring has moved on.
+        thread : bool, default True
+            Decode in a thread what was drawn. The batches are the same without.
+        """
+        checked_int("batch_size", batch_size, 1)
+        ahead = checked_int("lookahead", lookahead, 0)
+        return Batches(lambda: self._draw(batch_size, replace, beta, None), ahead, thread)
+
+    def sample_sequences(self, batch_size: int, length: int, replace: bool = True) -> SequenceBatch:
+        """Draw runs of ``length`` steps of one episode, uniformly from all that are held.
+
+        The first call with a length takes a pass over all transitions.
+
+        Raises
+        ------
+        ValueError
+            As `sample`, or if `length` is more than a lane keeps.
+        """
+        with self._lock:
+            size = checked_int("batch_size", batch_size, 1)
+            n_steps = checked_int("length", length, 1)
+            if n_steps > self._transitions.n_slots:
+                raise ValueError(
+                    f"length={n_steps} is more than the {self._transitions.n_slots} transitions "
+                    "that a lane keeps"
+                )
+            windows = self._sequences_of(n_steps)
+            if not len(windows):
+                raise ValueError(
+                    f"no sequence of length={n_steps} can be drawn: the buffer holds {len(self)} "
+                    f"transitions, in {self._transitions.n_episodes} episodes"
+                )
+            cells = self._transitions.runs_of(
+                self._choose_uniformly(windows, size, replace), n_steps
+            )
+            steps = self._transitions.steps(cells)
+            action = self._actions.given_back(self._transitions.actions[cells])
+            names = self._transitions.names(cells)
+            readers = self._observations.sequence_readers(cells)
+
+            def decode() -> SequenceBatch:
+                obs, next_obs = self._observations.read(readers, self._output)
+                deliver = self._output.deliver
+                return SequenceBatch(
+                    obs=obs,
+                    action=deliver(action),
+                    reward=deliver(steps.reward),
+                    next_obs=next_obs,
+                    terminated=deliver(steps.terminated),
+                    truncated=deliver(steps.truncated),
+                    is_first=deliver(steps.is_first),
+                    index=names,
+                )
+
+            drawn = Drawn(names[:, 0], decode)
+            self._drawn.add(drawn)
+        return drawn.result()
+
+    def update_priorities(self, index: npt.ArrayLike, priorities: npt.ArrayLike) -> None:
+        """Set the priorities of transitions, such as the sizes of their errors.
+
+        Parameters
+        ----------
+        index : array_like of int
+            ``batch.index``. Transitions that have left the buffer since are passed over; of
+            several priorities for one the last one stays.
+        priorities : array_like of float
+            Of the same shape, not negative.
+
+        Raises
+        ------
+        ValueError
+            If the buffer has no priorities, shapes differ, a priority is negative or NaN, or all
+            priorities would be zero.
+        IndexError
+            If an index names no transition that ever was.
+        """
+        with self._lock:
+            if not self.prioritized:
+                raise ValueError("this buffer has no priorities; build it with prioritized=True")
+            names, values = checked_priorities(index, priorities)
+            counts, lanes = np.divmod(names, self.n_envs)
+            unknown = (names < 0) | (counts >= self._transitions.counts[lanes])
+            if unknown.any():
+                raise IndexError(f"transition {names[np.argmax(unknown)]} was never added")
+            n_slots = self._transitions.n_slots
+            cells = lanes * n_slots + counts % n_slots
+            held = (counts >= self._transitions.oldest[lanes]) & self._windows.holds(cells)
+            if held.any():
+                self._tree.update(cells[held], (values[held] + self.epsilon) ** self.alpha)
+
+    def _draw(
+        self, batch_size: int, replace: bool, beta: float | None, out: Batch | None
+    ) -> Drawn[Batch]:
+        with self._lock:
+            size = checked_int("batch_size", batch_size, 1)
+            kept = None
+            if out is not None:
+                if len(out.index) != size:
+                    raise ValueError(
+                        f"out holds {len(out.index)} transitions and batch_size={size}: its "
+                        "memory fits batches of its own size"
+                    )
+                kept = self._observations.memories(out.obs, self._output)
+            cells, weight = self._choose(size, replace, self.beta if beta is None else beta)
+            returns = self._transitions.returns(cells, self._powers)
+            action = self._actions.given_back(self._transitions.actions[cells])
+            names = self._transitions.names(cells)
+            readers = self._observations.step_readers(cells, returns.last, self.n_step)
+
+            def decode() -> Batch:
+                obs, next_obs = self._observations.read(readers, self._output, kept)
+                deliver = self._output.deliver
+                return Batch(
+                    obs=obs,
+                    action=deliver(action),
+                    reward=deliver(returns.reward),
+                    next_obs=next_obs,
+                    terminated=deliver(returns.terminated),
+                    discount=deliver(returns.discount),
+                    index=names,
+                    weight=deliver(weight),
+                )
+
+            drawn = Drawn(names, decode)
+            self._drawn.add(drawn)
+            return drawn
+
+    def _choose(self, size: int, replace: bool, beta: float) -> tuple[Int64s, Floats]:
+        windows = self._windows
+        if not len(windows):
+            raise ValueError(
+                f"nothing can be drawn: the buffer holds {len(self)} transitions, and none has "
+                f"all of its n_step={self.n_step} steps yet"
+            )
+        if not self.prioritized:
+            return self._choose_uniformly(windows, size, replace), np.ones(size, np.float32)
+        self._refuse_more(windows, size, replace)
+        cells, probabilities = self._tree.draw(self._rng.random(size), replace)
+        if len(cells) < size:
+            raise ValueError(
+                f"batch_size={size} transitions without replacement, and only {len(cells)} have a "
+                "priority above zero; use epsilon > 0"
+            )
+        weight = (len(windows) * probabilities) ** -beta
+        return cells, (weight / weight.max()).astype(np.float32)
+
+    def _choose_uniformly(self, windows: Windows, size: int, replace: bool) -> Int64s:
+        self._refuse_more(windows, size, replace)
+        if replace:
+            return windows.select(self._rng.integers(0, len(windows), size))
+        return windows.select(self._rng.choice(len(windows), size, replace=False))
+
+    def _refuse_more(self, windows: Windows, size: int, replace: bool) -> None:
+        if not replace and size > len(windows):
+            raise ValueError(
+                f"batch_size={size} is more than the {len(windows)} that can be drawn without "
+                "replacement; draw fewer, or with replace=True"
+            )
+
+    def _sequences_of(self, length: int) -> Windows:
+        windows = self._sequences.pop(length, None)
+        if windows is None:
+            windows = Windows(self.capacity, length, True)
+            windows.rebuild(self._transitions.counts, self._transitions.flags)
+        self._sequences[length] = windows  # the last one is the one used last
+        if len(self._sequences) > _MOST_LENGTHS:
+            del self._sequences[next(iter(self._sequences))]
+        return windows
+
+    @property
+    def _all_windows(self) -> list[Windows]:
+        return [self._windows, *self._sequences.values()]
+
+    # -- accounts ----------------------------------------------------------------------------
+
+    def __len__(self) -> int:
+        return len(self._transitions)
+
+    @property
+    def device(self) -> Any:
+        """Where samples go: None for numpy, else a torch.device. May be set.
+
+        A buffer that was pickled beside a GPU goes on without one once this is set.
+        """
+        return self._output.device
+
+    @device.setter
+    def device(self, device: Any) -> None:
+        self._output = make_output(device)
+
+    @property
+    def capacity(self) -> int:
+        """Transitions that fit."""
+        return self.n_envs * self._transitions.n_slots
+
+    @property
+    def n_samplable(self) -> int:
+        """Transitions that may be drawn now."""
+        return len(self._windows)
+
+    @property
+    def frames(self) -> Any:
+        """The `DiffFrameArray` of the pixels; of several images a dict of them."""
+        images = {entry.layout.key: entry.frames for entry in self._observations.images}
+        return next(iter(images.values())) if len(images) == 1 else images
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the dense equivalent: two observations a transition, and the rest."""
+        per_transition = 2 * self._observations.dense_bytes + self._actions.nbytes
+        return self.capacity * (per_transition + 4 + 1 + 1)  # reward, terminated, truncated
+
+    @property
+    def nbytes_stored(self) -> int:
+        """Bytes truly held: frames, everything beside them, tables and slack."""
+        return sum(self._bytes_by_part().values())
+
+    @property
+    def compression_ratio(self) -> float:
+        """``nbytes / nbytes_stored``; it counts for a full buffer."""
+        return self.nbytes / self.nbytes_stored
+
+    def stats(self) -> dict[str, Any]:
+        """Report what is held.
+
+        Returns
+        -------
+        dict
+            ``transitions``, ``samplable``, ``episodes`` (of which a transition is held),
+            ``frames`` (in all images), ``nbytes``, ``nbytes_stored``, ``compression_ratio`` and
+            ``nbytes_by_part``.
+        """
+        with self._lock:
+            return {
+                "transitions": len(self),
+                "samplable": self.n_samplable,
+                "episodes": self._transitions.n_episodes,
+                "frames": self._observations.n_frames,
+                "nbytes": self.nbytes,
+                "nbytes_stored": self.nbytes_stored,
+                "compression_ratio": self.compression_ratio,
+                "nbytes_by_part": self._bytes_by_part(),
+            }
+
+    def _bytes_by_part(self) -> dict[str, int]:
+        return {
+            **self._observations.nbytes_by_part,
+            "transitions": self._transitions.nbytes,
+            "starts": sum(windows.nbytes for windows in self._all_windows),
+            "priorities": self._tree.nbytes,
+        }
+
+    def __repr__(self) -> str:
+        return (
+            f"ReplayBuffer({len(self):,} of {self.capacity:,} transitions, n_envs={self.n_envs}, "
+            f"n_step={self.n_step}, nbytes_stored={self.nbytes_stored:,})"
+        )
+
+    # -- copying -----------------------------------------------------------------------------
+
+    def copy(self) -> ReplayBuffer:
+        """Return a buffer of its own with the same content, frames and random state included."""
+        return copying.deepcopy(self)
+
+    __copy__ = copy
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ReplayBuffer:
+        twin = object.__new__(type(self))
+        with self._lock:
+            twin.__setstate__(copying.deepcopy(self.__getstate__(), memo))
+        return twin
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._lock:
+            state = self.__dict__.copy()
+        del state["_lock"], state["_drawn"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()

@@ -1,0 +1,197 @@
+"""What is known of each transition beside its observations, in a ring for each lane."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from compressarray.jit import kernel
+from compressarray.replay.windows import CUT, END, FIRST, TERMINATED, TRUNCATED, Windows
+
+AnyArray = npt.NDArray[Any]
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float32]
+Int64s = npt.NDArray[np.int64]
+
+
+class Returns(NamedTuple):
+    """What windows of n steps come to; each field is ``(B,)``."""
+
+    reward: Floats
+    terminated: Floats
+    discount: Floats
+    last: Int64s  # the cell of the last step
+
+
+class Steps(NamedTuple):
+    """The steps of sequences; each field is ``(B, T)``."""
+
+    reward: Floats
+    terminated: Floats
+    truncated: Floats
+    is_first: Floats
+
+
+class Transitions:
+    """Actions, rewards and ends of ``n_lanes`` rings of ``n_slots`` transitions.
+
+    Transition t of a lane lies in cell ``lane * n_slots + t % n_slots``, and its name is
+    ``t * n_lanes + lane``, which no other transition ever has.
+    """
+
+    def __init__(
+        self, n_lanes: int, n_slots: int, action_shape: tuple[int, ...], action_dtype: np.dtype[Any]
+    ) -> None:
+        self.n_lanes = n_lanes
+        self.n_slots = n_slots
+        self.rewards: Floats = np.zeros(n_lanes * n_slots, np.float32)
+        self.flags = np.zeros((n_lanes, n_slots), np.uint8)
+        self.actions: AnyArray = np.zeros((n_lanes * n_slots, *action_shape), action_dtype)
+        self.counts: Int64s = np.zeros(n_lanes, np.int64)
+        # Steps of each lane's newest episode that are held, and whether it goes on.
+        self.runs: Int64s = np.zeros(n_lanes, np.int64)
+        self.running: Bools = np.zeros(n_lanes, np.bool_)
+
+    def __len__(self) -> int:
+        return int(np.minimum(self.counts, self.n_slots).sum())
+
+    @property
+    def oldest(self) -> Int64s:
+        """The oldest transition that each lane holds, ``(n_lanes,)``, where it holds one."""
+        return np.maximum(self.counts - self.n_slots, 0)
+
+    def next_cells(self, lanes: Int64s) -> Int64s:
+        """Where the next transition of some lanes goes."""
+        return lanes * self.n_slots + self.counts[lanes] % self.n_slots
+
+    def add(
+        self,
+        lanes: Int64s,
+        cells: Int64s,
+        action: AnyArray,
+        reward: Floats,
+        terminated: Bools,
+        truncated: Bools,
+        windows: list[Windows],
+    ) -> None:
+        """Add a transition to some lanes.
+
+        Parameters
+        ----------
+        lanes, cells : ndarray of int64
+            Which, and `next_cells` of those.
+        action, reward, terminated, truncated : ndarray, (n_lanes, ...)
+            Rows of other lanes mean nothing.
+        windows : list of Windows
+            Told of what may start now.
+        """
+        self.actions[cells] = action[lanes]
+        record(
+            lanes, reward, terminated, truncated, self.rewards, self.flags, self.counts, self.runs,
+            self.running,
+        )  # fmt: skip
+        for each in windows:
+            each.turn(lanes, True, self.counts, self.runs, self.flags)
+
+    def cut(self, named: Bools, windows: list[Windows]) -> None:
+        """End the running episodes of the lanes that ``named``, ``(n_lanes,)``, says."""
+        named = named & self.running
+        if named.any():
+            lanes = np.flatnonzero(named)
+            self.flags[lanes, (self.counts[lanes] - 1) % self.n_slots] |= CUT
+            self.running[lanes] = False
+            for each in windows:
+                each.turn(lanes, False, self.counts, self.runs, self.flags)
+
+    def names(self, cells: Int64s) -> Int64s:
+        """Return the names of what some cells hold."""
+        lanes, slots = np.divmod(cells, self.n_slots)
+        newest = self.counts[lanes] - 1
+        return (newest - (newest - slots) % self.n_slots) * self.n_lanes + lanes
+
+    def returns(self, cells: Int64s, powers: npt.NDArray[np.float64]) -> Returns:
+        """Sum discounted rewards of windows that start in some cells.
+
+        Parameters
+        ----------
+        cells : ndarray, (B,) int64
+        powers : ndarray, (n_step + 1,) float64
+            Of the discount, from the zeroth.
+        """
+        n = len(cells)
+        reward, terminated, discount = np.empty((3, n), np.float32)
+        result = Returns(reward, terminated, discount, np.empty(n, np.int64))
+        sum_rewards(cells, powers, self.rewards, self.flags, *result)
+        return result
+
+    def steps(self, cells: Int64s) -> Steps:
+        """Return what ``(B, T)`` cells hold."""
+        flags = self.flags.reshape(-1)[cells]
+        return Steps(
+            self.rewards[cells],
+            *((flags & bit != 0).astype(np.float32) for bit in (TERMINATED, TRUNCATED, FIRST)),
+        )
+
+    def runs_of(self, cells: Int64s, length: int) -> Int64s:
+        """Return the cells of ``length`` steps from each of ``(B,)`` cells, ``(B, length)``."""
+        lanes, slots = np.divmod(cells, self.n_slots)
+        steps = (slots[:, None] + np.arange(length)) % self.n_slots
+        runs: Int64s = (lanes * self.n_slots)[:, None] + steps
+        return runs
+
+    @property
+    def n_episodes(self) -> int:
+        """Episodes of which a transition is held; takes a pass over the flags."""
+        # An episode begins where the oldest transition of a lane is, and after each end but
+        # that of the newest transition.
+        return int(np.count_nonzero(self.flags & END) + np.count_nonzero(self.running))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        parts = (self.rewards, self.flags, self.actions, self.counts, self.runs, self.running)
+        return sum(part.nbytes for part in parts)
+
+
+@kernel
+def record(lanes: Any, reward: Any, terminated: Any, truncated: Any, rewards: Any, flags: Any,
+           counts: Any, runs: Any, running: Any) -> Any:  # fmt: skip
+    """Write down a transition of each of some lanes, actions apart."""
+    n_slots = flags.shape[1]
+    for lane in lanes:
+        slot = counts[lane] % n_slots
+        rewards[lane * n_slots + slot] = reward[lane]
+        flag = TERMINATED * terminated[lane] | TRUNCATED * truncated[lane]
+        if not running[lane]:
+            flag |= FIRST
+            runs[lane] = 0
+        flags[lane, slot] = flag
+        counts[lane] += 1
+        runs[lane] = min(runs[lane] + 1, n_slots)
+        running[lane] = not (terminated[lane] or truncated[lane])
+
+
+@kernel
+def sum_rewards(cells: Any, powers: Any, rewards: Any, flags: Any, returns: Any, terminated: Any,
+                discounts: Any, last: Any) -> Any:  # fmt: skip
+    """Fill the fields of `Returns`: sum of ``gamma ** k * reward[t + k]`` until an end."""
+    n_slots = flags.shape[1]
+    n_step = len(powers) - 1
+    for i in range(len(cells)):
+        lane = cells[i] // n_slots
+        slot = cells[i] - lane * n_slots
+        total = 0.0
+        k = 0
+        while True:
+            total += powers[k] * rewards[lane * n_slots + slot]
+            k += 1
+            ends = flags[lane, slot] & END
+            if ends or k == n_step:
+                break
+            slot = slot + 1 if slot + 1 < n_slots else 0
+        returns[i] = total
+        terminated[i] = (flags[lane, slot] & TERMINATED) != 0
+        discounts[i] = powers[k]
+        last[i] = lane * n_slots + slot
