@@ -16,10 +16,12 @@ RUN_ARGS ?= --env-id ALE/Pong-v5 --total-timesteps 36864 --save-model --eval-epi
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 PYTEST = $(BIN)/python -m pytest
+# Fails where dm_control is there and no OpenGL library renders for it.
+GL = $(BIN)/python -c 'from importlib.util import find_spec as f; from wrappers import dm_control as d; f("dm_control") and d.choose_gl()'
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run test test-long test-lowest lint format format-check type check \
+.PHONY: help run gl test test-long test-lowest lint format format-check type check \
 	bench bench-ppo bench-memory clean
 
 help: ## list the targets
@@ -44,10 +46,19 @@ $(READY): pyproject.toml $(CONSTRAINTS)
 run: $(READY) ## train PPO on Pong for about two minutes, and show speed and memory
 	$(BIN)/python cleanrl_scripts/ppo_atari.py $(RUN_ARGS)
 
-test: $(READY) ## run the tests
+# The DeepMind Control Suite renders with an OpenGL library of the system's.
+gl: $(READY)
+	@$(GL) 2>/dev/null || { \
+		if [ -n "$$CI" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -qq && apt-get install -qq -y libegl1 libgl1-mesa-dri libosmesa6; \
+		fi; \
+		said=$$($(GL) 2>&1) || { echo "$$said" | sed -n '$$s/^RuntimeError/error/p' >&2; exit 1; }; \
+	}
+
+test: $(READY) gl ## run the tests
 	$(PYTEST) $(PYTEST_ARGS)
 
-test-long: $(READY) ## run the property tests with a hundred times the examples
+test-long: $(READY) gl ## run the property tests with a hundred times the examples
 	HYPOTHESIS_PROFILE=long $(PYTEST) -m hypothesis $(PYTEST_ARGS)
 
 test-lowest: ## run the library's tests (no scripts) on the oldest supported dependencies

@@ -6,7 +6,8 @@ vector environment.
 
 from __future__ import annotations
 
-from wrappers import vector
+from wrappers import dm_control, vector
+from wrappers.dm_control import make_dm_control
 from wrappers.frame_stack import IndexedFrameStack
 
-__all__ = ["IndexedFrameStack", "vector"]
+__all__ = ["IndexedFrameStack", "dm_control", "make_dm_control", "vector"]
