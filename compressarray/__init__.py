@@ -4,5 +4,14 @@ from __future__ import annotations
 
 from compressarray.array import DiffFrameArray
 from compressarray.errors import CorruptFrameError, FrameEvictedError, StaleStreamError
+from compressarray.replay import Batch, ReplayBuffer, SequenceBatch
 
-__all__ = ["CorruptFrameError", "DiffFrameArray", "FrameEvictedError", "StaleStreamError"]
+__all__ = [
+    "Batch",
+    "CorruptFrameError",
+    "DiffFrameArray",
+    "FrameEvictedError",
+    "ReplayBuffer",
+    "SequenceBatch",
+    "StaleStreamError",
+]

@@ -1,0 +1,113 @@
+"""Actions of any of Gymnasium's spaces in the smallest dtype that holds them exactly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+AnyArray = npt.NDArray[Any]
+
+
+class Actions:
+    """How the actions of a space are checked, stored and given back.
+
+    Parameters
+    ----------
+    space : Discrete, MultiDiscrete, MultiBinary or Box
+        Known by their attributes, so that Gymnasium need not be imported.
+
+    Attributes
+    ----------
+    shape : tuple of int
+        Of one action.
+    dtype : dtype
+        Of actions given back: the space's own.
+    stored_dtype : dtype
+        Of what is kept. Integers are kept as their distance from the lowest one allowed.
+    """
+
+    def __init__(self, space: Any) -> None:
+        self.dtype = np.dtype(space.dtype) if getattr(space, "dtype", None) else np.dtype(np.int64)
+        self._low: Any = None
+        self._high: Any = None
+        if hasattr(space, "nvec"):
+            self._low = np.asarray(getattr(space, "start", 0))
+            self._high = self._low + np.asarray(space.nvec) - 1
+        elif hasattr(space, "n"):
+            is_binary = getattr(space, "shape", ()) != ()
+            self._low = np.asarray(int(getattr(space, "start", 0)))
+            self._high = np.asarray(1) if is_binary else self._low + int(space.n) - 1
+        elif not hasattr(space, "low"):
+            raise TypeError(
+                f"action_space={space!r} must be a Discrete, Box, MultiDiscrete or MultiBinary; "
+                "flatten other spaces first"
+            )
+        elif self.dtype.kind in "iu":
+            self._low, self._high = np.asarray(space.low), np.asarray(space.high)
+        self.shape: tuple[int, ...] = tuple(space.shape or ())
+        self.stored_dtype = self.dtype
+        if self._low is not None:
+            # Python's integers: the span of a wide Box overflows int64
+            self._offset = min(self._low.ravel().tolist(), default=0)
+            span = max(self._high.ravel().tolist(), default=0) - self._offset
+            self.stored_dtype = np.min_scalar_type(span)
+
+    def stored(self, action: Any, n_lanes: int) -> AnyArray:
+        """Check one action for each lane and return them as they are stored, ``(n_lanes, ...)``.
+
+        Raises
+        ------
+        TypeError
+            If the dtype holds values that could not be given back exactly.
+        ValueError
+            If the shape is wrong, or a value is NaN or outside the space.
+        """
+        values = np.asarray(action)
+        expected = (n_lanes, *self.shape)
+        if values.shape != expected:
+            raise ValueError(
+                f"action has shape {values.shape}; {n_lanes} lanes need {expected}, one action of "
+                f"shape {self.shape} each"
+            )
+        if self._low is None:
+            return self._checked_floats(values)
+        if values.dtype.kind not in "iu" and not (values.dtype == self.dtype):
+            raise TypeError(f"action has dtype {values.dtype}; this space takes integers")
+        wrong = (values < self._low) | (values > self._high)
+        if wrong.any():
+            place = np.unravel_index(int(np.argmax(wrong)), wrong.shape)
+            low = np.broadcast_to(self._low, expected)[place]
+            high = np.broadcast_to(self._high, expected)[place]
+            raise ValueError(
+                f"action {values[place]} of lane {place[0]} is outside the action space, {low} to "
+                f"{high}"
+            )
+        if self._offset == 0:
+            return values.astype(self.stored_dtype)
+        if values.dtype.kind == "u":
+            values = values.astype(np.uint64)
+            return (values - np.uint64(self._offset)).astype(self.stored_dtype)
+        # Wraps around for spans over int64, and is right for it: both sides do modulo 2**64.
+        distance = values.astype(np.int64) - np.int64(self._offset)
+        return distance.view(np.uint64).astype(self.stored_dtype)
+
+    def _checked_floats(self, values: AnyArray) -> AnyArray:
+        if not np.can_cast(values.dtype, self.dtype, "safe"):
+            raise TypeError(
+                f"action has dtype {values.dtype}, which {self.dtype}, the action space's, may not "
+                f"hold exactly; convert it first, with action.astype(np.{self.dtype})"
+            )
+        nan = np.isnan(values)
+        if nan.any():
+            lane = int(np.argwhere(nan)[0, 0])
+            raise ValueError(f"action of lane {lane} holds NaN: {values[lane]}; check the policy")
+        return values.astype(self.dtype)
+
+    def given_back(self, stored: AnyArray) -> AnyArray:
+        """Return stored actions in the space's dtype, a fresh array."""
+        if self._low is None or self._offset == 0:
+            return stored.astype(self.dtype)
+        wide = stored.astype(np.uint64).view(np.int64) + np.int64(self._offset)
+        return wide.astype(self.dtype)

@@ -1,0 +1,220 @@
+"""How observations are made of frames, read from their space."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+AnyArray = npt.NDArray[Any]
+Feed = Literal["stacks", "newest", "indices"]
+
+# The bounds of a space of frame indices, as `IndexedFrameStack` emits them.
+_HIGHEST_INDEX = 2**63 - 2
+
+
+@dataclass(frozen=True)
+class Layout:
+    """One entry of an observation: its shape, and where in it the frames are.
+
+    Attributes
+    ----------
+    key : str or None
+        Of a Dict observation, the entry's name.
+    feed : str
+        What `add` is given: "stacks", the "newest" frame, or frame "indices".
+    shape, dtype
+        Of one such entry.
+    frame_shape : tuple of int
+    frame_dtype : dtype
+    stack_size : int
+        Frames in the stack that is sampled.
+    axis : int or None
+        Where a sampled stack has its stack axis; None if it is one frame, without such an axis.
+    channels : int
+        Planes of a frame along that axis.
+    is_image : bool
+        Stored compressed, otherwise plain.
+    """
+
+    key: str | None
+    feed: Feed
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    frame_shape: tuple[int, ...]
+    frame_dtype: np.dtype[Any]
+    stack_size: int
+    axis: int | None
+    channels: int
+    is_image: bool
+
+    @property
+    def name(self) -> str:
+        """How messages call this entry."""
+        return "obs" if self.key is None else f"obs[{self.key!r}]"
+
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one frame."""
+        return prod(self.frame_shape) * self.frame_dtype.itemsize
+
+    @property
+    def sampled_shape(self) -> tuple[int, ...]:
+        """Shape of one entry of a sample."""
+        return self.to_sample(np.empty((1, self.stack_size, *self.frame_shape), np.void), 1).shape[
+            1:
+        ]
+
+    def to_frames(self, values: AnyArray) -> AnyArray:
+        """Take ``(n_lanes, *shape)`` apart, into ``(n_lanes, stack_size or 1, *frame_shape)``."""
+        if self.feed == "newest" or self.axis is None:
+            return values[:, None]
+        planes = np.moveaxis(values, 1 + self.axis, 1)
+        return planes.reshape(len(values), self.stack_size, *self.frame_shape)
+
+    def to_sample(self, stacks: Any, n_lead: int) -> Any:
+        """Make observations of ``(*lead, stack_size, *frame_shape)``, without copying.
+
+        Parameters
+        ----------
+        stacks : ndarray or tensor
+        n_lead : int
+            Axes before the stack's.
+        """
+        if self.axis is None:
+            return stacks[(slice(None),) * n_lead + (0,)]
+        if self.channels > 1:
+            stacks = stacks.reshape(
+                *stacks.shape[:n_lead], self.stack_size * self.channels, *self.frame_shape[1:]
+            )
+        if self.axis == 0:
+            return stacks
+        move = stacks.movedim if hasattr(stacks, "movedim") else None
+        source, target = n_lead, n_lead + self.axis
+        return move(source, target) if move else np.moveaxis(stacks, source, target)
+
+    def checked(self, values: Any, n_lanes: int, what: str) -> AnyArray:
+        """Return one entry for each lane as an array, or raise for a wrong shape or dtype."""
+        array = np.asarray(values)
+        expected = (n_lanes, *self.shape)
+        name = self.name.replace("obs", what, 1)
+        if array.shape != expected:
+            raise ValueError(
+                f"{name} has shape {array.shape}; {n_lanes} lanes need {expected}. The number of "
+                "lanes is fixed by n_envs, and the rest by observation_space"
+            )
+        if array.dtype != self.dtype:
+            raise TypeError(
+                f"{name} has dtype {array.dtype}, and observation_space says {self.dtype}; nothing "
+                "is cast silently here"
+            )
+        return array
+
+
+def read_layouts(
+    space: Any,
+    *,
+    frames: Any,
+    stack_size: int | None,
+    stack_axis: int | None,
+    frame_channels: int,
+) -> list[Layout]:
+    """Read the layouts of a space: one, or one for each entry of a Dict.
+
+    Parameters
+    ----------
+    space : Box, Discrete, or Dict of such
+        Known by their attributes, so that Gymnasium need not be imported.
+    frames : DiffFrameArray or None
+        Where an entry of frame indices has its frames.
+    stack_size, stack_axis, frame_channels
+        As for `ReplayBuffer`.
+    """
+    entries = dict(space.spaces.items()) if hasattr(space, "spaces") else {None: space}
+    if frames is not None and stack_size is not None:
+        raise ValueError(
+            f"stack_size={stack_size} and frames were both given: frame indices are stacks "
+            "already. Leave stack_size out"
+        )
+    layouts = []
+    for key, entry in entries.items():
+        shape, dtype = _shape_and_dtype(entry, key)
+        if frames is not None and _holds_indices(entry, shape, dtype):
+            layouts.append(
+                Layout(
+                    key, "indices", shape, dtype, frames.frame_shape, frames.dtype, shape[0], 0, 1,
+                    is_image=True,
+                )
+            )  # fmt: skip
+            continue
+        is_image = frames is None and (len(shape) >= 2 or (key is None and stack_size is not None))
+        if not is_image:
+            layouts.append(
+                Layout(key, "stacks", shape, dtype, shape, dtype, 1, None, 1, is_image=False)
+            )
+        elif stack_size is not None:
+            layouts.append(
+                Layout(key, "newest", shape, dtype, shape, dtype, stack_size, 0, 1, is_image=True)
+            )
+        else:
+            layouts.append(_stacked(key, shape, dtype, stack_axis, frame_channels))
+    n_fed = sum(layout.feed == "indices" for layout in layouts)
+    if frames is not None and n_fed != 1:
+        raise ValueError(
+            f"frames was given, but {n_fed} entries of observation_space={space} hold frame "
+            "indices, and one must: pass the observation_space of the IndexedFrameStack (for a "
+            "vector environment single_observation_space)"
+        )
+    return layouts
+
+
+def _shape_and_dtype(entry: Any, key: str | None) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    is_leaf = not hasattr(entry, "spaces")
+    if (
+        not is_leaf
+        or getattr(entry, "shape", None) is None
+        or getattr(entry, "dtype", None) is None
+    ):
+        where = "observation_space" if key is None else f"observation_space[{key!r}]"
+        raise TypeError(f"{where}={entry!r} must be a Box, a Discrete, or a Dict of such")
+    return tuple(entry.shape), np.dtype(entry.dtype)
+
+
+def _holds_indices(entry: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+    return (
+        dtype == np.int64
+        and len(shape) == 1
+        and shape[0] > 0
+        and hasattr(entry, "high")
+        and bool((np.asarray(entry.high) == _HIGHEST_INDEX).all())
+    )
+
+
+def _stacked(
+    key: str | None,
+    shape: tuple[int, ...],
+    dtype: np.dtype[Any],
+    stack_axis: int | None,
+    channels: int,
+) -> Layout:
+    if stack_axis is None or len(shape) < 3:
+        return Layout(key, "stacks", shape, dtype, shape, dtype, 1, None, 1, is_image=True)
+    axis = stack_axis + (len(shape) if stack_axis < 0 else 0)
+    if not 0 <= axis < len(shape):
+        raise ValueError(
+            f"stack_axis={stack_axis} must be an axis of observations of shape {shape}, or None "
+            "where they are one frame"
+        )
+    size, rest = shape[axis], shape[:axis] + shape[axis + 1 :]
+    if channels < 1 or size % channels or not size:
+        raise ValueError(
+            f"frame_channels={channels} must divide axis {axis} of observations of shape {shape}"
+        )
+    frame_shape = rest if channels == 1 else (channels, *rest)
+    return Layout(
+        key, "stacks", shape, dtype, frame_shape, dtype, size // channels, axis, channels,
+        is_image=True,
+    )  # fmt: skip

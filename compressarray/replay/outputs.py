@@ -1,0 +1,95 @@
+"""What samples are made of: numpy arrays, or torch tensors on a device."""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+AnyArray = npt.NDArray[Any]
+
+
+class NumpyOutput:
+    """Samples as numpy arrays."""
+
+    def base_of(self, view: Any) -> Any:
+        """Return the memory that a view is of, or None."""
+        return view.base if isinstance(view, np.ndarray) else None
+
+    def memory(self, shape: tuple[int, ...], dtype: np.dtype[Any], kept: Any = None) -> AnyArray:
+        """Return an array to decode into: fresh, or the kept one where it fits."""
+        if kept is not None and kept.shape == shape and kept.dtype == dtype:
+            return np.asarray(kept)
+        return np.empty(shape, dtype)
+
+    def deliver(self, array: AnyArray, kept: Any = None) -> Any:
+        """Hand over what `memory` gave and was filled."""
+        del kept
+        return array
+
+
+class TorchOutput(NumpyOutput):
+    """Samples as tensors.
+
+    On a CPU they share the arrays' memory. For CUDA, arrays lie in pinned memory, which is used
+    again as soon as its copy to the device is done.
+
+    Parameters
+    ----------
+    device : str or torch.device
+    """
+
+    def __init__(self, device: Any) -> None:
+        import torch  # noqa: TID251 - only who asks for tensors needs it
+
+        self._torch = torch
+        self.device = torch.device(device)
+        self._is_cuda = self.device.type == "cuda"
+        self._pinned: dict[Any, list[Any]] = {}
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> Any:
+        return type(self), (str(self.device),)
+
+    def base_of(self, view: Any) -> Any:
+        """Return the memory that a view is of, or None."""
+        return view._base if isinstance(view, self._torch.Tensor) else None
+
+    def memory(self, shape: tuple[int, ...], dtype: np.dtype[Any], kept: Any = None) -> AnyArray:
+        """Return an array to decode into: pinned for CUDA, else as numpy's."""
+        if not self._is_cuda:
+            return super().memory(shape, dtype, None if kept is None else kept.numpy())
+        with self._lock:
+            for place, (tensor, copied) in enumerate(self._pinned.get((shape, dtype.str), [])):
+                if copied.query():
+                    del self._pinned[shape, dtype.str][place]
+                    return self._as_array(tensor)
+        kind = self._torch.from_numpy(np.empty(0, dtype)).dtype
+        return self._as_array(self._torch.empty(shape, dtype=kind, pin_memory=True))
+
+    def deliver(self, array: AnyArray, kept: Any = None) -> Any:
+        """Hand over a tensor: the array's memory itself, or its copy on the device."""
+        tensor = self._torch.from_numpy(array)
+        if not self._is_cuda:
+            return tensor if self.device.type == "cpu" else tensor.to(self.device)
+        if kept is not None and kept.shape == tensor.shape and kept.dtype == tensor.dtype:
+            result = kept.copy_(tensor, non_blocking=True)
+        else:
+            result = tensor.to(self.device, non_blocking=True)
+        copied = self._torch.cuda.Event()
+        copied.record(self._torch.cuda.current_stream(self.device))
+        with self._lock:
+            self._pinned.setdefault((array.shape, array.dtype.str), []).append((tensor, copied))
+        return result
+
+    @staticmethod
+    def _as_array(tensor: Any) -> AnyArray:
+        # The array keeps the tensor alive, and with it the pinned memory.
+        return np.asarray(tensor.numpy())
+
+
+def make_output(device: Any) -> NumpyOutput:
+    """Return the output for a device; None stands for numpy."""
+    return NumpyOutput() if device is None else TorchOutput(device)

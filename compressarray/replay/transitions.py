@@ -1,0 +1,173 @@
+"""What is known of each transition beside its observations, in a ring for each lane."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from compressarray.jit import kernel
+from compressarray.replay.windows import CUT, END, FIRST, TERMINATED, TRUNCATED, Windows
+
+AnyArray = npt.NDArray[Any]
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float32]
+Int64s = npt.NDArray[np.int64]
+
+
+class Returns(NamedTuple):
+    """What windows of n steps come to; each field is ``(B,)``."""
+
+    reward: Floats
+    terminated: Floats
+    discount: Floats
+    last: Int64s  # the cell of the last step
+
+
+class Steps(NamedTuple):
+    """The steps of sequences; each field is ``(B, T)``."""
+
+    reward: Floats
+    terminated: Floats
+    truncated: Floats
+    is_first: Floats
+
+
+class Transitions:
+    """Actions, rewards and ends of ``n_lanes`` rings of ``n_slots`` transitions.
+
+    Transition t of a lane lies in cell ``lane * n_slots + t % n_slots``, and its name is
+    ``t * n_lanes + lane``, which no other transition ever has.
+    """
+
+    def __init__(
+        self, n_lanes: int, n_slots: int, action_shape: tuple[int, ...], action_dtype: np.dtype[Any]
+    ) -> None:
+        self.n_lanes = n_lanes
+        self.n_slots = n_slots
+        self.rewards: Floats = np.zeros(n_lanes * n_slots, np.float32)
+        self.flags = np.zeros((n_lanes, n_slots), np.uint8)
+        self.actions: AnyArray = np.zeros((n_lanes * n_slots, *action_shape), action_dtype)
+        self.counts: Int64s = np.zeros(n_lanes, np.int64)
+        # Steps of the newest episode that are held; 0 where the next one begins another.
+        self.runs: Int64s = np.zeros(n_lanes, np.int64)
+
+    def __len__(self) -> int:
+        return int(np.minimum(self.counts, self.n_slots).sum())
+
+    @property
+    def oldest(self) -> Int64s:
+        """The oldest transition that each lane holds, ``(n_lanes,)``, where it holds one."""
+        return np.maximum(self.counts - self.n_slots, 0)
+
+    def next_cells(self, lanes: Int64s) -> Int64s:
+        """Where the next transition of some lanes goes."""
+        return lanes * self.n_slots + self.counts[lanes] % self.n_slots
+
+    def add(
+        self,
+        lanes: Int64s,
+        action: AnyArray,
+        reward: Floats,
+        terminated: Bools,
+        truncated: Bools,
+        windows: list[Windows],
+    ) -> None:
+        """Add a transition to some lanes; arguments have one row for each of `lanes`."""
+        cells = self.next_cells(lanes)
+        for each in windows:
+            each.evict(lanes, self.counts, self.n_slots)
+        self.rewards[cells] = reward
+        self.actions[cells] = action
+        first = self.runs[lanes] == 0
+        self.flags.reshape(-1)[cells] = (
+            TERMINATED * terminated + TRUNCATED * truncated + FIRST * first
+        )
+        self.counts[lanes] += 1
+        self.runs[lanes] = np.minimum(self.runs[lanes] + 1, self.n_slots)
+        for each in windows:
+            each.admit(lanes, self.counts, self.runs, self.flags)
+        self.runs[lanes[terminated | truncated]] = 0
+
+    def cut(self, lanes: Int64s, windows: list[Windows]) -> None:
+        """End the running episode of some lanes, where one runs."""
+        lanes = lanes[self.runs[lanes] > 0]
+        if len(lanes):
+            self.flags[lanes, (self.counts[lanes] - 1) % self.n_slots] |= CUT
+            for each in windows:
+                each.admit(lanes, self.counts, self.runs, self.flags)
+            self.runs[lanes] = 0
+
+    def names(self, cells: Int64s) -> Int64s:
+        """Return the names of what some cells hold."""
+        lanes, slots = np.divmod(cells, self.n_slots)
+        newest = self.counts[lanes] - 1
+        return (newest - (newest - slots) % self.n_slots) * self.n_lanes + lanes
+
+    def sums(self, cells: Int64s, powers: npt.NDArray[np.float64]) -> Returns:
+        """Sum discounted rewards of windows that start in some cells.
+
+        Parameters
+        ----------
+        cells : ndarray, (B,) int64
+        powers : ndarray, (n_step + 1,) float64
+            Of the discount, from the zeroth.
+        """
+        n = len(cells)
+        result = Returns(*np.empty((3, n), np.float32), np.empty(n, np.int64))
+        sum_rewards(cells, powers, self.rewards, self.flags, *result)
+        return result
+
+    def steps(self, cells: Int64s) -> Steps:
+        """Return what ``(B, T)`` cells hold."""
+        flags = self.flags.reshape(-1)[cells]
+        return Steps(
+            self.rewards[cells],
+            *((flags & bit != 0).astype(np.float32) for bit in (TERMINATED, TRUNCATED, FIRST)),
+        )
+
+    def windows_of(self, cells: Int64s, length: int) -> Int64s:
+        """Return the cells of ``length`` steps from each of ``(B,)`` cells, ``(B, length)``."""
+        lanes, slots = np.divmod(cells, self.n_slots)
+        steps: Int64s = (slots[:, None] + np.arange(length)) % self.n_slots
+        return steps + (lanes * self.n_slots)[:, None]
+
+    @property
+    def n_episodes(self) -> int:
+        """Episodes of which a transition is held; takes a pass over the flags."""
+        # An episode begins where the oldest transition of a lane is, and after each end but
+        # that of the newest transition.
+        held = np.minimum(self.counts, self.n_slots)
+        ends = np.count_nonzero(self.flags & END)
+        return int(ends + np.count_nonzero((held > 0) & (self.runs > 0)))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        parts = (self.rewards, self.flags, self.actions, self.counts, self.runs)
+        return sum(part.nbytes for part in parts)
+
+
+@kernel
+def sum_rewards(cells: Any, powers: Any, rewards: Any, flags: Any, returns: Any, terminated: Any,
+                discounts: Any, last: Any) -> Any:  # fmt: skip
+    """Fill the fields of `Returns`: sum of ``gamma ** k * reward[t + k]`` until an end."""
+    n_slots = flags.shape[1]
+    n_step = len(powers) - 1
+    for i in range(len(cells)):
+        lane = cells[i] // n_slots
+        slot = cells[i] - lane * n_slots
+        total = 0.0
+        k = 0
+        while True:
+            total += powers[k] * rewards[lane * n_slots + slot]
+            k += 1
+            ends = flags[lane, slot] & END
+            if ends or k == n_step:
+                break
+            slot = slot + 1 if slot + 1 < n_slots else 0
+        returns[i] = total
+        terminated[i] = (flags[lane, slot] & TERMINATED) != 0
+        discounts[i] = powers[k]
+        last[i] = lane * n_slots + slot

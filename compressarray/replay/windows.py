@@ -1,0 +1,188 @@
+"""Which transitions a window of steps may start from, and the choice of the k-th of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from compressarray.jit import kernel
+from compressarray.replay.priorities import SumTree, set_leaf
+
+Int64s = npt.NDArray[np.int64]
+
+# What is known of a transition.
+TERMINATED, TRUNCATED, CUT, FIRST = 1, 2, 4, 8
+# Its episode goes no further: bootstrap or stop, but look at no later step.
+END = TERMINATED | TRUNCATED | CUT
+
+_WORD_SHIFT = 5  # 32 cells a word, so that all arithmetic stays in int64
+
+
+class Windows:
+    """The set of cells that a window of ``length`` steps may start from.
+
+    A bit for each cell, and above the words a tree of counts: setting a bit and finding the k-th
+    set one take a step for each level, 15 of them for a million transitions. Held are three bits
+    for each cell.
+
+    Parameters
+    ----------
+    n_cells : int
+        Cell ``lane * n_slots + slot`` holds a transition.
+    length : int
+        Steps of a window, from 1.
+    full : bool
+        Whether only windows of `length` steps count, or also those that an episode's end cuts
+        short.
+    tree : SumTree, optional
+        Given a priority wherever a start is added, and zero where one goes.
+    """
+
+    def __init__(self, n_cells: int, length: int, full: bool, tree: SumTree | None = None) -> None:
+        n_words = (n_cells >> _WORD_SHIFT) + 1
+        self.length = length
+        self.full = full
+        self.words = np.zeros(n_words, np.uint32)
+        # Node i has children 2i and 2i + 1; the last n_words nodes belong to the words.
+        self.counts: Int64s = np.zeros(2 * n_words, np.int64)
+        self.tree = SumTree(0) if tree is None else tree
+
+    def __len__(self) -> int:
+        return int(self.counts[1])
+
+    def select(self, ranks: Int64s) -> Int64s:
+        """Return the cells of some ranks, each below ``len(self)``; a bijection between edits."""
+        cells = np.empty(len(ranks), np.int64)
+        select(self.words, self.counts, ranks, cells)
+        return cells
+
+    def holds(self, cells: Int64s) -> npt.NDArray[np.bool_]:
+        """Say of each cell whether it is in the set."""
+        bits = self.words[cells >> _WORD_SHIFT] >> (cells & 31).astype(np.uint32)
+        return (bits & 1).astype(np.bool_)
+
+    def evict(self, lanes: Int64s, counts: Int64s, n_slots: int) -> None:
+        """Take out what the next transition of some lanes replaces."""
+        evict(
+            lanes, counts, n_slots, self.words, self.counts, self.tree.leaves, self.tree.sums
+        )  # fmt: skip
+
+    def admit(
+        self, lanes: Int64s, counts: Int64s, runs: Int64s, flags: npt.NDArray[np.uint8]
+    ) -> None:
+        """Put in what the newest transition of some lanes lets start.
+
+        Parameters
+        ----------
+        lanes : ndarray of int64
+        counts, runs : ndarray, (n_lanes,) int64
+            Transitions that each lane has had, and those of its newest episode that are held.
+        flags : ndarray, (n_lanes, n_slots) uint8
+        """
+        admit(
+            lanes, counts, runs, flags, self.length, self.full, self.words, self.counts,
+            self.tree.leaves, self.tree.sums, self.tree.top,
+        )  # fmt: skip
+
+    def rebuild(self, counts: Int64s, flags: npt.NDArray[np.uint8]) -> None:
+        """Fill an empty set from all transitions that are held; takes a pass over the flags."""
+        rebuild(
+            counts, flags, self.length, self.full, self.words, self.counts, self.tree.leaves,
+            self.tree.sums, self.tree.top,
+        )  # fmt: skip
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, priorities apart."""
+        return self.words.nbytes + self.counts.nbytes
+
+
+@kernel
+def put(cell: Any, present: Any, priority: Any, words: Any, counts: Any, leaves: Any, sums: Any,
+        ) -> Any:  # fmt: skip
+    """Put a cell in, or take it out; nothing happens where it is so already."""
+    word = cell >> _WORD_SHIFT
+    bit = 1 << (cell & 31)
+    held = np.int64(words[word])
+    if ((held & bit) != 0) == present:
+        return
+    words[word] = held ^ bit
+    node = word + len(words)
+    change = 1 if present else -1
+    while node >= 1:
+        counts[node] += change
+        node >>= 1
+    if len(leaves):
+        set_leaf(leaves, sums, cell, priority if present else 0.0)
+
+
+@kernel
+def select(words: Any, counts: Any, ranks: Any, cells: Any) -> Any:
+    """Fill ``cells`` as `Windows.select` says."""
+    n_words = len(words)
+    for i in range(len(ranks)):
+        rank = ranks[i]
+        node = 1
+        while node < n_words:
+            node *= 2
+            if rank >= counts[node]:
+                rank -= counts[node]
+                node += 1
+        word = np.int64(words[node - n_words])
+        bit = 0
+        while True:
+            if (word >> bit) & 1:
+                if rank == 0:
+                    break
+                rank -= 1
+            bit += 1
+        cells[i] = ((node - n_words) << _WORD_SHIFT) + bit
+
+
+@kernel
+def evict(lanes: Any, lane_counts: Any, n_slots: Any, words: Any, counts: Any, leaves: Any,
+          sums: Any) -> Any:  # fmt: skip
+    """See `Windows.evict`."""
+    for lane in lanes:
+        if lane_counts[lane] >= n_slots:
+            cell = lane * n_slots + lane_counts[lane] % n_slots
+            put(cell, False, 0.0, words, counts, leaves, sums)
+
+
+@kernel
+def admit(lanes: Any, lane_counts: Any, runs: Any, flags: Any, length: Any, full: Any, words: Any,
+          counts: Any, leaves: Any, sums: Any, priority: Any) -> Any:  # fmt: skip
+    """See `Windows.admit`."""
+    n_slots = flags.shape[1]
+    for lane in lanes:
+        newest = lane_counts[lane] - 1
+        # Window [newest - back, newest] is whole where back == length - 1; a shorter one will
+        # never grow once its episode has ended.
+        first_back = length - 1
+        if flags[lane, newest % n_slots] & END and not full:
+            first_back = 0
+        for back in range(first_back, min(length, runs[lane])):
+            cell = lane * n_slots + (newest - back) % n_slots
+            put(cell, True, priority, words, counts, leaves, sums)
+
+
+@kernel
+def rebuild(lane_counts: Any, flags: Any, length: Any, full: Any, words: Any, counts: Any,
+            leaves: Any, sums: Any, priority: Any) -> Any:  # fmt: skip
+    """See `Windows.rebuild`."""
+    n_lanes, n_slots = flags.shape
+    for lane in range(n_lanes):
+        run = 0
+        for t in range(max(0, lane_counts[lane] - n_slots), lane_counts[lane]):
+            run += 1
+            ended = (flags[lane, t % n_slots] & END) != 0
+            first_back = length - 1
+            if ended and not full:
+                first_back = 0
+            for back in range(first_back, min(length, run)):
+                cell = lane * n_slots + (t - back) % n_slots
+                put(cell, True, priority, words, counts, leaves, sums)
+            if ended:
+                run = 0

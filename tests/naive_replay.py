@@ -1,0 +1,203 @@
+"""The oracle of ``ReplayBuffer``: lists of everything that was ever added.
+
+Written from the contract, for reading; it imports nothing from the library. Observations are kept
+as they are to be sampled, dense, both of each transition.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+
+class Step(NamedTuple):
+    """One transition, as it was added."""
+
+    obs: Any
+    action: Any
+    reward: float
+    next_obs: Any
+    terminated: bool
+    truncated: bool
+
+
+class NaiveReplay:
+    """Transitions of ``n_envs`` lanes, each of which keeps the newest ``n_slots``.
+
+    Parameters
+    ----------
+    stack_size, padding : optional
+        Where newest frames are added: the stacks to be made of them, and the frame before an
+        episode's first one (None: that one).
+    """
+
+    def __init__(
+        self,
+        n_envs: int,
+        n_slots: int,
+        *,
+        n_step: int = 1,
+        gamma: float = 0.99,
+        full_windows: bool = False,
+        autoreset_mode: str = "same_step",
+        stack_size: int | None = None,
+        padding: Any = None,
+    ) -> None:
+        self.n_envs = n_envs
+        self.n_slots = n_slots
+        self.n_step = n_step
+        self.gamma = gamma
+        self.full_windows = full_windows
+        self.autoreset_mode = autoreset_mode
+        self.stack_size = stack_size
+        self.padding = padding
+        self.steps: list[list[Step]] = [[] for _ in range(n_envs)]
+        self.ends: list[set[int]] = [set() for _ in range(n_envs)]  # the last step of each episode
+        self.shown: list[Any] = [None] * n_envs  # what each lane's last step led to, as added
+        self.stacks: list[Any] = [None] * n_envs
+        self.resetting = [False] * n_envs
+
+    def add(
+        self,
+        obs: Any,
+        action: Any,
+        reward: Any,
+        terminated: Any,
+        truncated: Any,
+        next_obs: Any,
+        final_obs: Any = None,
+    ) -> None:
+        """Add one step of each lane; ``final_obs[lane]`` is looked at where an episode ended."""
+        for lane in range(self.n_envs):
+            ended = bool(terminated[lane] or truncated[lane])
+            if self.resetting[lane]:
+                self.resetting[lane] = False
+                continue
+            led_to = _row(next_obs, lane)
+            if ended and self.autoreset_mode == "same_step":
+                led_to = _row(final_obs, lane)
+            self._add_step(lane, _row(obs, lane), led_to, action, reward, terminated, truncated)
+            self.resetting[lane] = ended and self.autoreset_mode == "next_step"
+
+    def _add_step(self, lane: int, obs: Any, led_to: Any, action: Any, reward: Any, terminated: Any,
+                  truncated: Any) -> None:  # fmt: skip
+        steps, ends = self.steps[lane], self.ends[lane]
+        if steps and not _equal(obs, self.shown[lane]):
+            ends.add(len(steps) - 1)  # a reset that nobody announced
+        begins = not steps or len(steps) - 1 in ends
+        sampled, sampled_next = obs, led_to
+        if self.stack_size is not None:
+            sampled = self._begin_stack(obs) if begins else self.stacks[lane]
+            sampled_next = np.concatenate([sampled[1:], led_to[None]])
+            self.stacks[lane] = sampled_next
+        steps.append(
+            Step(
+                sampled,
+                np.array(action[lane]),
+                float(np.float32(reward[lane])),
+                sampled_next,
+                bool(terminated[lane]),
+                bool(truncated[lane]),
+            )
+        )
+        self.shown[lane] = led_to
+        if terminated[lane] or truncated[lane]:
+            ends.add(len(steps) - 1)
+
+    def _begin_stack(self, frame: Any) -> Any:
+        padding = frame if self.padding is None else self.padding
+        return np.stack([padding] * (self.stack_size - 1) + [frame])
+
+    def cut(self, lane: int) -> None:
+        """End a lane's episode from outside."""
+        if self.steps[lane]:
+            self.ends[lane].add(len(self.steps[lane]) - 1)
+        self.resetting[lane] = False
+
+    def __len__(self) -> int:
+        return sum(min(len(steps), self.n_slots) for steps in self.steps)
+
+    def held(self, lane: int) -> range:
+        n = len(self.steps[lane])
+        return range(max(0, n - self.n_slots), n)
+
+    def window(self, lane: int, start: int, length: int) -> range:
+        """The steps from ``start`` on, up to ``length`` of them or to the episode's end."""
+        last = start
+        while last - start + 1 < length and last not in self.ends[lane]:
+            if last + 1 == len(self.steps[lane]):
+                break
+            last += 1
+        return range(start, last + 1)
+
+    def samplable(self) -> dict[int, dict[str, Any]]:
+        """Everything that may be drawn, by name, with what a batch should hold for it."""
+        found = {}
+        for lane in range(self.n_envs):
+            for t in self.held(lane):
+                window = self.window(lane, t, self.n_step)
+                if len(window) < self.n_step:
+                    if self.full_windows or window[-1] not in self.ends[lane]:
+                        continue
+                steps = [self.steps[lane][k] for k in window]
+                total = 0.0
+                for k, step in enumerate(steps):
+                    total += self.gamma**k * step.reward
+                found[t * self.n_envs + lane] = {
+                    "obs": steps[0].obs,
+                    "action": steps[0].action,
+                    "reward": np.float32(total),
+                    "next_obs": steps[-1].next_obs,
+                    "terminated": np.float32(steps[-1].terminated),
+                    "discount": np.float32(self.gamma ** len(steps)),
+                }
+        return found
+
+    def sequences(self, length: int) -> dict[int, dict[str, Any]]:
+        """Every run of ``length`` steps inside an episode, by the name of its first step."""
+        found = {}
+        for lane in range(self.n_envs):
+            for t in self.held(lane):
+                window = self.window(lane, t, length)
+                if len(window) < length:
+                    continue
+                steps = [self.steps[lane][k] for k in window]
+                found[t * self.n_envs + lane] = {
+                    "obs": _stack([step.obs for step in steps]),
+                    "action": np.stack([step.action for step in steps]),
+                    "reward": np.array([step.reward for step in steps], np.float32),
+                    "next_obs": _stack([step.next_obs for step in steps]),
+                    "terminated": np.array([step.terminated for step in steps], np.float32),
+                    "truncated": np.array([step.truncated for step in steps], np.float32),
+                    "is_first": np.array(
+                        [k == 0 or k - 1 in self.ends[lane] for k in window], np.float32
+                    ),
+                    "index": np.array([k * self.n_envs + lane for k in window]),
+                }
+        return found
+
+    def n_episodes(self) -> int:
+        """Episodes of which a step is held."""
+        return sum(
+            len({len([e for e in self.ends[lane] if e < t]) for t in self.held(lane)})
+            for lane in range(self.n_envs)
+        )
+
+
+def _row(batch: Any, lane: int) -> Any:
+    if isinstance(batch, dict):
+        return {key: np.array(value[lane]) for key, value in batch.items()}
+    return np.array(batch[lane])
+
+
+def _equal(a: Any, b: Any) -> bool:
+    if isinstance(a, dict):
+        return all(_equal(a[key], b[key]) for key in a)
+    return a.tobytes() == b.tobytes()
+
+
+def _stack(observations: list[Any]) -> Any:
+    if isinstance(observations[0], dict):
+        return {key: np.stack([each[key] for each in observations]) for key in observations[0]}
+    return np.stack(observations)

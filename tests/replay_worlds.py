@@ -1,0 +1,279 @@
+"""Lanes of made-up episodes, fed to a buffer and to its oracle in every way there is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from gymnasium.spaces import Box, Dict, Discrete
+
+from compressarray import Batch, DiffFrameArray, ReplayBuffer, SequenceBatch
+from tests.naive_replay import NaiveReplay
+
+FRAME = (3, 5)
+N_ACTIONS = 5
+FEEDS = ("stacks", "newest", "indices", "dict")
+MODES = ("same_step", "next_step", "disabled")
+PADDINGS = ("reset", "zero", "junk")
+FIRST_PIN = 2**63 - 2
+BLACK = np.zeros(FRAME, np.uint8)
+OTHER_PADDING = np.arange(15, dtype=np.uint8).reshape(FRAME)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a world and its buffer are built."""
+
+    feed: str = "stacks"
+    n_envs: int = 2
+    n_slots: int = 7
+    stack_size: int = 3
+    n_step: int = 1
+    full_windows: bool = False
+    mode: str = "same_step"
+    padding: str = "reset"
+    prioritized: bool = False
+    codec: str = "delta"
+    seed: int = 0
+    extra: int = 0  # transitions of capacity that no lane can use
+
+
+class Lane:
+    """One environment behind one frame-stacking wrapper."""
+
+    def __init__(self, setting: Setting, rng: np.random.Generator) -> None:
+        self.setting = setting
+        self.rng = rng
+        self.frames: list[np.ndarray] = []
+        self.vector = np.zeros(2, np.float32)
+
+    def _frame(self) -> np.ndarray:
+        """Draw a frame: often one that was there before, or a black one."""
+        kind = self.rng.integers(0, 4)
+        if kind == 0:
+            return np.full(FRAME, self.rng.integers(0, 3), np.uint8)
+        if kind == 1 and self.frames:
+            return self.frames[-1].copy()
+        return self.rng.integers(0, 256, FRAME, np.uint8)
+
+    def reset(self) -> None:
+        size, padding = self.setting.stack_size, self.setting.padding
+        first = self._frame()
+        if padding == "junk" and self.setting.feed != "indices":
+            self.frames = [self._frame() for _ in range(size)]
+        else:
+            before = {"reset": first, "zero": BLACK, "junk": OTHER_PADDING}[padding]
+            self.frames = [before] * (size - 1) + [first]
+        self.vector = self.rng.normal(size=2).astype(np.float32)
+
+    def step(self, glitch: bool) -> None:
+        self.frames = [*self.frames[1:], self._frame()]
+        if glitch:
+            self.frames = [self._frame() for _ in self.frames]
+        self.vector = self.vector * np.float32(0.5)
+
+    def observation(self) -> Any:
+        stack = np.stack(self.frames)
+        if self.setting.feed == "newest":
+            return stack[-1]
+        return {"image": stack, "vector": self.vector} if self.setting.feed == "dict" else stack
+
+
+class World:
+    """Lanes, what the policy last saw of them, a buffer and an oracle."""
+
+    def __init__(self, setting: Setting) -> None:
+        self.setting = setting
+        self.rng = np.random.default_rng(setting.seed)
+        self.lanes = [Lane(setting, self.rng) for _ in range(setting.n_envs)]
+        self.resetting = [False] * setting.n_envs
+        self.frames: DiffFrameArray | None = None
+        if setting.feed == "indices":
+            shape = (2 * setting.n_slots + setting.stack_size, setting.n_envs, *FRAME)
+            self.frames = DiffFrameArray(shape, stack_axis=None, codec=setting.codec)
+            self.indices = np.zeros((setting.n_envs, setting.stack_size), np.int64)
+        self.buffer = self.build()
+        self.oracle = self.new_oracle()
+        for lane in self.lanes:
+            lane.reset()
+        if self.frames is not None:
+            self.enter(range(setting.n_envs))
+
+    def build(self, **changes: Any) -> ReplayBuffer:
+        s = self.setting
+        image = Box(0, 255, (s.stack_size, *FRAME), np.uint8)
+        space: Any = image
+        arguments: dict[str, Any] = {}
+        if s.feed == "newest":
+            space = Box(0, 255, FRAME, np.uint8)
+            arguments = {"stack_size": s.stack_size}
+            arguments["padding_type"] = OTHER_PADDING if s.padding == "junk" else s.padding
+        elif s.feed == "indices":
+            space = Box(0, FIRST_PIN, (s.stack_size,), np.int64)
+            arguments = {"frames": self.frames}
+        elif s.feed == "dict":
+            space = Dict({"image": image, "vector": Box(-9, 9, (2,), np.float32)})
+        return ReplayBuffer(
+            s.n_envs * s.n_slots + s.extra,
+            space,
+            Discrete(N_ACTIONS, start=-1),
+            s.n_envs,
+            n_step=s.n_step,
+            gamma=0.9,
+            full_windows=s.full_windows,
+            autoreset_mode=s.mode,
+            prioritized=s.prioritized,
+            codec=s.codec,
+            seed=s.seed,
+            **{**arguments, **changes},
+        )
+
+    def new_oracle(self) -> NaiveReplay:
+        s = self.setting
+        padding = {"reset": None, "zero": BLACK, "junk": OTHER_PADDING}
+        return NaiveReplay(
+            s.n_envs,
+            s.n_slots,
+            n_step=s.n_step,
+            gamma=0.9,
+            full_windows=s.full_windows,
+            autoreset_mode=s.mode,
+            stack_size=s.stack_size if s.feed == "newest" else None,
+            padding=padding[s.padding],
+        )
+
+    # ----------------------------------------------------------------- indices
+
+    def enter(self, lanes: Any) -> None:
+        """Store what a reset showed, and make stacks of indices, as an IndexedFrameStack does."""
+        assert self.frames is not None
+        for lane in lanes:
+            padding = self.store(lane, self.lanes[lane].frames[-1])
+            if self.setting.padding != "reset":
+                padding = int(
+                    self.frames.pin(BLACK if self.setting.padding == "zero" else OTHER_PADDING)
+                )
+            self.indices[lane, :-1] = padding
+
+    def store(self, lane: int, frame: np.ndarray) -> int:
+        assert self.frames is not None
+        index = int(self.frames.append(frame[None], lanes=[lane])[0])
+        self.indices[lane] = [*self.indices[lane, 1:], index]
+        return index
+
+    # ----------------------------------------------------------------- stepping
+
+    def observe(self) -> Any:
+        observations = [lane.observation() for lane in self.lanes]
+        if self.setting.feed == "dict":
+            return {key: np.stack([each[key] for each in observations]) for key in observations[0]}
+        return np.stack(observations)
+
+    def given(self) -> Any:
+        return self.observe() if self.frames is None else self.indices.copy()
+
+    def step(
+        self, p_terminate: float = 0.1, p_truncate: float = 0.1, p_glitch: float = 0.0
+    ) -> None:
+        """Step all lanes, and add the step to the buffer and the oracle."""
+        n, rng, mode = self.setting.n_envs, self.rng, self.setting.mode
+        glitch = p_glitch if self.setting.feed != "indices" else 0
+        obs, given_obs = self.observe(), self.given()
+        terminated, truncated = np.zeros((2, n), bool)
+        final: list[Any] = [None] * n
+        given_final = np.full(n, None, object)
+        for k, lane in enumerate(self.lanes):
+            if self.resetting[k]:
+                lane.reset()
+                self.resetting[k] = False
+                if self.frames is not None:
+                    self.enter([k])
+                continue
+            lane.step(rng.random() < glitch)
+            if self.frames is not None:
+                self.store(k, lane.frames[-1])
+            terminated[k] = rng.random() < p_terminate
+            truncated[k] = rng.random() < p_truncate
+            if terminated[k] or truncated[k]:
+                self.resetting[k] = mode == "next_step"
+                if mode == "same_step":
+                    final[k] = lane.observation()
+                    given_final[k] = final[k] if self.frames is None else self.indices[k].copy()
+                    lane.reset()
+                    if self.frames is not None:
+                        self.enter([k])
+        action = rng.integers(-1, N_ACTIONS - 1, n)
+        reward = np.round(rng.normal(size=n), 2)
+        ended = terminated | truncated
+        info: dict[str, Any] = {}
+        if mode == "same_step" and ended.any():
+            info = {"final_obs": given_final, "_final_obs": ended}
+        next_obs, given_next = self.observe(), self.given()
+        if self.setting.feed == "dict":
+            final = {
+                key: [None if each is None else each[key] for each in final]
+                for key in ("image", "vector")
+            }
+        self.buffer.add(given_obs, action, reward, terminated, truncated, given_next, info)
+        self.oracle.add(obs, action, reward, terminated, truncated, next_obs, final)
+        if mode == "disabled":
+            self.reset_from_outside(np.flatnonzero(ended))
+
+    def reset_from_outside(self, lanes: Any) -> None:
+        for lane in lanes:
+            self.lanes[lane].reset()
+            self.resetting[lane] = False
+            if self.frames is not None:
+                self.enter([lane])
+
+    def cut(self, lanes: list[int]) -> None:
+        """Reset lanes in the middle of their episodes, and say so."""
+        self.reset_from_outside(lanes)
+        self.buffer.cut(lanes)
+        for lane in lanes:
+            self.oracle.cut(lane)
+
+
+def assert_row(batch: Batch | SequenceBatch, row: int, expected: dict[str, Any]) -> None:
+    """Compare one row of a batch with the oracle's, bit for bit."""
+    for name, value in expected.items():
+        actual = getattr(batch, name)
+        pairs = [(actual, value)]
+        if isinstance(value, dict):
+            assert set(actual) == set(value)
+            pairs = [(actual[key], value[key]) for key in value]
+        for got, want in pairs:
+            got, want = np.asarray(got[row]), np.asarray(want)
+            assert got.dtype == want.dtype, f"{name}: {got.dtype} is not {want.dtype}"
+            assert got.shape == want.shape, f"{name}: {got.shape} is not {want.shape}"
+            assert got.tobytes() == want.tobytes(), f"{name} of row {row}:\n{got}\nnot\n{want}"
+
+
+def assert_batch(batch: Batch, expected: dict[int, dict[str, Any]]) -> None:
+    """Assert that every row is one of the oracle's."""
+    for row, name in enumerate(batch.index.tolist()):
+        assert name in expected, f"transition {name} may not be drawn"
+        assert_row(batch, row, expected[name])
+
+
+def assert_same_content(buffer: ReplayBuffer, oracle: NaiveReplay) -> None:
+    """Assert that what may be drawn is what the oracle says, all of it."""
+    expected = oracle.samplable()
+    assert len(buffer) == len(oracle)
+    assert buffer.n_samplable == len(expected)
+    if expected:
+        batch = buffer.sample(len(expected), replace=False)
+        assert sorted(batch.index.tolist()) == sorted(expected)
+        assert_batch(batch, expected)
+
+
+def assert_same_sequences(buffer: ReplayBuffer, oracle: NaiveReplay, length: int) -> None:
+    """Assert that the sequences that may be drawn are the oracle's, all of them."""
+    expected = oracle.sequences(length)
+    if not expected:
+        return
+    batch = buffer.sample_sequences(len(expected), length, replace=False)
+    assert sorted(batch.index[:, 0].tolist()) == sorted(expected)
+    for row, name in enumerate(batch.index[:, 0].tolist()):
+        assert_row(batch, row, expected[name])
