@@ -28,8 +28,8 @@ class NaiveReplay:
     Parameters
     ----------
     stack_size, padding : optional
-        Where newest frames are added: the stacks to be made of them, and the frame before an
-        episode's first one (None: that one).
+        Where newest frames are added: the stacks to be made of them (in a dict, of the entry
+        "image"), and the frame before an episode's first one (None: that one).
     """
 
     def __init__(
@@ -88,9 +88,11 @@ class NaiveReplay:
         begins = not steps or len(steps) - 1 in ends
         sampled, sampled_next = obs, led_to
         if self.stack_size is not None:
-            sampled = self._begin_stack(obs) if begins else self.stacks[lane]
-            sampled_next = np.concatenate([sampled[1:], led_to[None]])
-            self.stacks[lane] = sampled_next
+            frame, next_frame = _image(obs), _image(led_to)
+            stack = self._begin_stack(frame) if begins else self.stacks[lane]
+            self.stacks[lane] = np.concatenate([stack[1:], next_frame[None]])
+            sampled = _with_image(obs, stack)
+            sampled_next = _with_image(led_to, self.stacks[lane])
         steps.append(
             Step(
                 sampled,
@@ -137,9 +139,9 @@ class NaiveReplay:
         for lane in range(self.n_envs):
             for t in self.held(lane):
                 window = self.window(lane, t, self.n_step)
-                if len(window) < self.n_step:
-                    if self.full_windows or window[-1] not in self.ends[lane]:
-                        continue
+                is_cut_short = window[-1] in self.ends[lane] and not self.full_windows
+                if len(window) < self.n_step and not is_cut_short:
+                    continue
                 steps = [self.steps[lane][k] for k in window]
                 total = 0.0
                 for k, step in enumerate(steps):
@@ -189,6 +191,14 @@ def _row(batch: Any, lane: int) -> Any:
     if isinstance(batch, dict):
         return {key: np.array(value[lane]) for key, value in batch.items()}
     return np.array(batch[lane])
+
+
+def _image(observation: Any) -> Any:
+    return observation["image"] if isinstance(observation, dict) else observation
+
+
+def _with_image(observation: Any, stack: Any) -> Any:
+    return {**observation, "image": stack} if isinstance(observation, dict) else stack
 
 
 def _equal(a: Any, b: Any) -> bool:

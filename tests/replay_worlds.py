@@ -13,7 +13,7 @@ from tests.naive_replay import NaiveReplay
 
 FRAME = (3, 5)
 N_ACTIONS = 5
-FEEDS = ("stacks", "newest", "indices", "dict")
+FEEDS = ("stacks", "newest", "indices", "dict", "dict of newest")
 MODES = ("same_step", "next_step", "disabled")
 PADDINGS = ("reset", "zero", "junk")
 FIRST_PIN = 2**63 - 2
@@ -37,6 +37,14 @@ class Setting:
     codec: str = "delta"
     seed: int = 0
     extra: int = 0  # transitions of capacity that no lane can use
+
+    @property
+    def is_newest(self) -> bool:
+        return "newest" in self.feed
+
+    @property
+    def is_dict(self) -> bool:
+        return "dict" in self.feed
 
 
 class Lane:
@@ -74,10 +82,10 @@ class Lane:
         self.vector = self.vector * np.float32(0.5)
 
     def observation(self) -> Any:
-        stack = np.stack(self.frames)
-        if self.setting.feed == "newest":
-            return stack[-1]
-        return {"image": stack, "vector": self.vector} if self.setting.feed == "dict" else stack
+        image = np.stack(self.frames)
+        if self.setting.is_newest:
+            image = image[-1]
+        return {"image": image, "vector": self.vector} if self.setting.is_dict else image
 
 
 class World:
@@ -102,18 +110,17 @@ class World:
 
     def build(self, **changes: Any) -> ReplayBuffer:
         s = self.setting
-        image = Box(0, 255, (s.stack_size, *FRAME), np.uint8)
-        space: Any = image
+        space: Any = Box(0, 255, (s.stack_size, *FRAME), np.uint8)
         arguments: dict[str, Any] = {}
-        if s.feed == "newest":
+        if s.is_newest:
             space = Box(0, 255, FRAME, np.uint8)
             arguments = {"stack_size": s.stack_size}
             arguments["padding_type"] = OTHER_PADDING if s.padding == "junk" else s.padding
         elif s.feed == "indices":
             space = Box(0, FIRST_PIN, (s.stack_size,), np.int64)
             arguments = {"frames": self.frames}
-        elif s.feed == "dict":
-            space = Dict({"image": image, "vector": Box(-9, 9, (2,), np.float32)})
+        if s.is_dict:
+            space = Dict({"image": space, "vector": Box(-9, 9, (2,), np.float32)})
         return ReplayBuffer(
             s.n_envs * s.n_slots + s.extra,
             space,
@@ -139,7 +146,7 @@ class World:
             gamma=0.9,
             full_windows=s.full_windows,
             autoreset_mode=s.mode,
-            stack_size=s.stack_size if s.feed == "newest" else None,
+            stack_size=s.stack_size if s.is_newest else None,
             padding=padding[s.padding],
         )
 
@@ -166,7 +173,7 @@ class World:
 
     def observe(self) -> Any:
         observations = [lane.observation() for lane in self.lanes]
-        if self.setting.feed == "dict":
+        if self.setting.is_dict:
             return {key: np.stack([each[key] for each in observations]) for key in observations[0]}
         return np.stack(observations)
 
@@ -210,7 +217,7 @@ class World:
         if mode == "same_step" and ended.any():
             info = {"final_obs": given_final, "_final_obs": ended}
         next_obs, given_next = self.observe(), self.given()
-        if self.setting.feed == "dict":
+        if self.setting.is_dict:
             final = {
                 key: [None if each is None else each[key] for each in final]
                 for key in ("image", "vector")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -54,6 +55,11 @@ class Actions:
             span = max(self._high.ravel().tolist(), default=0) - self._offset
             self.stored_dtype = np.min_scalar_type(span)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one action in the space's dtype."""
+        return prod(self.shape) * self.dtype.itemsize
+
     def stored(self, action: Any, n_lanes: int) -> AnyArray:
         """Check one action for each lane and return them as they are stored, ``(n_lanes, ...)``.
 
@@ -84,14 +90,8 @@ class Actions:
                 f"action {values[place]} of lane {place[0]} is outside the action space, {low} to "
                 f"{high}"
             )
-        if self._offset == 0:
-            return values.astype(self.stored_dtype)
-        if values.dtype.kind == "u":
-            values = values.astype(np.uint64)
-            return (values - np.uint64(self._offset)).astype(self.stored_dtype)
-        # Wraps around for spans over int64, and is right for it: both sides do modulo 2**64.
-        distance = values.astype(np.int64) - np.int64(self._offset)
-        return distance.view(np.uint64).astype(self.stored_dtype)
+        stored: AnyArray = (_modulo(values) - _modulo(self._offset)).astype(self.stored_dtype)
+        return stored
 
     def _checked_floats(self, values: AnyArray) -> AnyArray:
         if not np.can_cast(values.dtype, self.dtype, "safe"):
@@ -103,11 +103,21 @@ class Actions:
         if nan.any():
             lane = int(np.argwhere(nan)[0, 0])
             raise ValueError(f"action of lane {lane} holds NaN: {values[lane]}; check the policy")
-        return values.astype(self.dtype)
+        exact: AnyArray = values.astype(self.dtype)
+        return exact
 
     def given_back(self, stored: AnyArray) -> AnyArray:
         """Return stored actions in the space's dtype, a fresh array."""
-        if self._low is None or self._offset == 0:
-            return stored.astype(self.dtype)
-        wide = stored.astype(np.uint64).view(np.int64) + np.int64(self._offset)
-        return wide.astype(self.dtype)
+        actions: AnyArray
+        if self._low is None:
+            actions = stored.astype(self.dtype)
+        else:
+            actions = (_modulo(stored) + _modulo(self._offset)).astype(self.dtype)
+        return actions
+
+
+def _modulo(values: Any) -> npt.NDArray[np.uint64]:
+    """Integers modulo 2**64, where distances that no int64 holds are right all the same."""
+    array = np.asarray(values)
+    wide = array.astype(np.uint64 if array.dtype.kind == "u" else np.int64)
+    return wide.view(np.uint64)

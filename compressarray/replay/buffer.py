@@ -3,42 +3,40 @@
 from __future__ import annotations
 
 import copy as copying
-import operator
 import threading
 import warnings
 import weakref
-from math import prod
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from compressarray.array import DiffFrameArray
 from compressarray.replay.actions import Actions
+from compressarray.replay.checks import (
+    checked_bools,
+    checked_int,
+    checked_lanes,
+    checked_mode,
+    checked_number,
+    checked_priorities,
+    checked_rewards,
+)
 from compressarray.replay.drawing import Batches, Drawn
 from compressarray.replay.footprint import expected_part, memory_bytes
-from compressarray.replay.layout import Layout, read_layouts
+from compressarray.replay.observations import Claims, Observations
 from compressarray.replay.outputs import make_output
-from compressarray.replay.plain import PlainRing
 from compressarray.replay.priorities import SumTree
-from compressarray.replay.stacks import (
-    FrameIndices,
-    GivenStacks,
-    NewestFrames,
-    Stacks,
-)
 from compressarray.replay.transitions import Transitions
 from compressarray.replay.windows import Windows
 
-AnyArray = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float32]
 Int64s = npt.NDArray[np.int64]
 
-_MODES = ("same_step", "next_step", "disabled")
 # Lengths of sequences whose starts are kept track of at once, three bits a transition each.
 _MOST_LENGTHS = 4
-# Which buffer each frames array belongs to, by the array's id.
-_owners: weakref.WeakValueDictionary[int, ReplayBuffer] = weakref.WeakValueDictionary()
+_CLAIMS = Claims()
 
 
 class Batch(NamedTuple):
@@ -204,113 +202,70 @@ class ReplayBuffer:
         device: Any = None,
         seed: int | np.random.Generator | None = None,
     ) -> None:
-        self.n_envs = _checked_int("n_envs", n_envs, 1)
-        n_slots = _checked_int("capacity", capacity, self.n_envs) // self.n_envs
-        self.n_step = _checked_int("n_step", n_step, 1)
+        self.n_envs = checked_int("n_envs", n_envs, 1)
+        n_slots = checked_int("capacity", capacity, self.n_envs) // self.n_envs
+        self.n_step = checked_int("n_step", n_step, 1)
         if self.n_step > n_slots:
             raise ValueError(
                 f"n_step={n_step} is more than the {n_slots} transitions that a lane keeps "
                 f"(capacity={capacity}, n_envs={n_envs}): no window would ever be complete"
             )
-        self.gamma = _checked_number("gamma", gamma, 0, 1)
-        self.alpha = _checked_number("alpha", alpha, 0)
-        self.beta = _checked_number("beta", beta, 0)
-        self.epsilon = _checked_number("epsilon", epsilon, 0)
+        self.gamma = checked_number("gamma", gamma, 0, 1)
+        self.alpha = checked_number("alpha", alpha, 0)
+        self.beta = checked_number("beta", beta, 0)
+        self.epsilon = checked_number("epsilon", epsilon, 0)
+        self.prioritized = bool(prioritized)
         self.full_windows = bool(full_windows)
-        self.autoreset_mode = _checked_mode(autoreset_mode)
-        if stack_size is not None:
-            stack_size = _checked_int("stack_size", stack_size, 1)
-        layouts = read_layouts(
-            observation_space,
-            frames=frames,
-            stack_size=stack_size,
-            stack_axis=stack_axis,
-            frame_channels=frame_channels,
-        )
+        self.autoreset_mode = checked_mode(autoreset_mode)
+        self._powers = np.array([self.gamma**k for k in range(self.n_step + 1)])
         self._actions = Actions(action_space)
         self._output = make_output(device)
         self._rng = np.random.default_rng(seed)
-        self._powers = np.array([self.gamma**k for k in range(self.n_step + 1)])
-        if frames is not None:
-            _check_shared(frames, self.n_envs, n_slots, layouts)
-        self._is_dict = hasattr(observation_space, "spaces")
-        self._stacks = [
-            self._make_stacks(layout, frames, n_slots, padding_type, codec, gop_length)
-            for layout in layouts
-        ]
+        self._observations = Observations(
+            observation_space,
+            self.n_envs,
+            n_slots,
+            frames=frames,
+            stack_size=None if stack_size is None else checked_int("stack_size", stack_size, 1),
+            stack_axis=stack_axis,
+            frame_channels=checked_int("frame_channels", frame_channels, 1),
+            padding_type=padding_type,
+            codec=codec,
+            gop_length=gop_length,
+        )
+        self._begin(n_slots)
+        self._open()
+        self._warn_if_dense_would_not_fit()
+
+    def _begin(self, n_slots: int) -> None:
+        n_cells = self.n_envs * n_slots
         self._transitions = Transitions(
             self.n_envs, n_slots, self._actions.shape, self._actions.stored_dtype
         )
-        tree = SumTree(self.n_envs * n_slots) if prioritized else None
-        self._windows = Windows(self.n_envs * n_slots, self.n_step, self.full_windows, tree)
+        self._tree = SumTree(n_cells if self.prioritized else 0)
+        self._windows = Windows(n_cells, self.n_step, self.full_windows, self._tree)
+        # Starts of sequences by their length, the one used last at the end.
         self._sequences: dict[int, Windows] = {}
         # Lanes whose next row is a reset and no transition (NEXT_STEP).
         self._resetting: Bools = np.zeros(self.n_envs, np.bool_)
-        self._open()
-        self._claim()
-        self._warn_if_dense_would_not_fit()
-
-    def _make_stacks(
-        self,
-        layout: Layout,
-        frames: DiffFrameArray | None,
-        n_slots: int,
-        padding_type: Any,
-        codec: Any,
-        gop_length: int | None,
-    ) -> Stacks:
-        if layout.feed == "indices":
-            return FrameIndices(layout, frames, self.n_envs, n_slots)
-        if not layout.is_image:
-            memory = PlainRing(self.n_envs, layout.frame_shape, layout.frame_dtype)
-            return GivenStacks(layout, memory, self.n_envs, n_slots)
-        # Episodes of one step store two observations a transition, and a wrapper whose stacks
-        # never go on stores each of them whole. Rows are address space until they are written.
-        whole = 1 if layout.feed == "newest" else layout.stack_size
-        own = DiffFrameArray(
-            (2 * whole * n_slots + layout.stack_size + 2, self.n_envs, *layout.frame_shape),
-            layout.frame_dtype,
-            frame_ndim=len(layout.frame_shape),
-            codec=codec,
-            stack_axis=None,
-            gop_length=gop_length,
-        )
-        if layout.feed == "newest":
-            padding = _padding_frame(padding_type, layout)
-            return NewestFrames(layout, own, self.n_envs, n_slots, padding)
-        return GivenStacks(layout, own, self.n_envs, n_slots)
 
     def _open(self) -> None:
         self._lock = threading.RLock()
         self._drawn: weakref.WeakSet[Drawn[Any]] = weakref.WeakSet()
-
-    def _claim(self) -> None:
-        for stacks in self._stacks:
-            owner = _owners.get(id(stacks.frames))
-            if owner is not None and any(each.frames is stacks.frames for each in owner._stacks):
-                raise ValueError(
-                    "frames belong to another ReplayBuffer already, which lets go of them as its "
-                    "own transitions go: give each buffer its own IndexedFrameStack"
-                )
-        for stacks in self._stacks:
-            _owners[id(stacks.frames)] = self
+        _CLAIMS.claim(self._observations)
 
     def _warn_if_dense_would_not_fit(self) -> None:
         there = memory_bytes()
-        dense = self.nbytes
-        if there is None or dense <= there:
+        if there is None or self.nbytes <= there:
             return
-        expected = self.capacity * sum(
-            stacks.layout.frame_bytes * expected_part(stacks.frames.codec)
-            if isinstance(stacks.frames, DiffFrameArray)
-            else stacks.layout.frame_bytes
-            for stacks in self._stacks
-        )
-        expected += self._bytes_beside_frames()
+        expected = sum(size for part, size in self._bytes_by_part().items() if part != "frames")
+        for entry in self._observations.entries:
+            codec = getattr(entry.frames, "codec", None)  # a plain ring has none
+            expected += int(self.capacity * entry.layout.frame_bytes * expected_part(codec))
         warnings.warn(
-            f"a dense buffer of {self.capacity:,} transitions would take {dense / 1e9:,.1f} GB, "
-            f"and there are {there / 1e9:,.1f} GB of memory; this one is expected to take "
-            f"{expected / 1e9:,.2f} GB once it is full, if its frames resemble those of ten Atari "
+            f"a dense buffer of {self.capacity:,} transitions would take {self.nbytes / 1e9:,.1f} "
+            f"GB, and there are {there / 1e9:,.1f} GB of memory; this one is expected to take "
+            f"{expected / 1e9:,.2f} GB when it is full, if its frames are like those of ten Atari "
             "games (nbytes_stored says what it takes)",
             stacklevel=3,
         )
@@ -357,37 +312,30 @@ class ReplayBuffer:
         """
         with self._lock:
             n = self.n_envs
-            before = self._entries(obs, "obs")
-            after = self._entries(next_obs, "next_obs")
+            before = self._observations.checked(obs, "obs")
+            after = self._observations.checked(next_obs, "next_obs")
             actions = self._actions.stored(action, n)
             live = ~self._resetting
-            rewards = _checked_rewards(reward, live)
-            ends = _checked_bools("terminated", terminated, n)
-            cuts = _checked_bools("truncated", truncated, n)
+            rewards = checked_rewards(reward, live)
+            ends = checked_bools("terminated", terminated, n)
+            cuts = checked_bools("truncated", truncated, n)
             ended = (ends | cuts) & live
             if self.autoreset_mode == "same_step" and ended.any():
-                after = self._with_final(after, ended, info)
+                after = self._observations.with_final(after, ended, info)
             lanes = np.flatnonzero(live)
             if len(lanes):
-                begins = self._transitions.runs == 0
-                plans = [
-                    stacks.plan(*entry, live, begins)
-                    for stacks, *entry in zip(self._stacks, before, after, strict=True)
-                ]
+                runs = self._transitions.runs > 0
+                plan = self._observations.plan(before, after, live, runs)
                 self._settle(live)
-                for stacks, plan, *entry in zip(self._stacks, plans, before, after, strict=True):
-                    stacks.store(plan, *entry, live)
-                # From here on nothing can fail.
-                continues = np.logical_and.reduce([plan.continues for plan in plans])
-                windows = self._all_windows
-                self._transitions.cut(np.flatnonzero(live & ~begins & ~continues), windows)
-                cells = self._transitions.next_cells(lanes)
-                for stacks, plan, successor in zip(self._stacks, plans, after, strict=True):
-                    stacks.commit(plan, lanes, cells, successor)
+                self._observations.store(plan)
+                # All that can fail has been done.
+                self._transitions.cut(np.flatnonzero(live & plan.begins), self._all_windows)
+                self._observations.commit(plan, lanes, self._transitions.next_cells(lanes))
                 self._transitions.add(
-                    lanes, actions[lanes], rewards[lanes], ends[lanes], cuts[lanes], windows
-                )
-                self._discard()
+                    lanes, actions[lanes], rewards[lanes], ends[lanes], cuts[lanes],
+                    self._all_windows,
+                )  # fmt: skip
+                self._observations.discard(self._transitions)
             if self.autoreset_mode == "next_step":
                 self._resetting = ended
 
@@ -398,7 +346,7 @@ class ReplayBuffer:
         for bit; any other one is noticed.
         """
         with self._lock:
-            numbers = np.arange(self.n_envs) if lanes is None else np.asarray(lanes, np.int64)
+            numbers = checked_lanes(lanes, self.n_envs)
             self._transitions.cut(numbers, self._all_windows)
             self._resetting[numbers] = False
 
@@ -407,77 +355,18 @@ class ReplayBuffer:
         with self._lock:
             for drawn in list(self._drawn):
                 drawn.result()
-            for stacks in self._stacks:
-                if not isinstance(stacks, FrameIndices):
-                    stacks.frames.clear()
-                stacks.clear()
-            old = self._transitions
-            self._transitions = Transitions(
-                self.n_envs, old.n_slots, self._actions.shape, self._actions.stored_dtype
-            )
-            tree = SumTree(self.capacity) if self.prioritized else None
-            self._windows = Windows(self.capacity, self.n_step, self.full_windows, tree)
-            self._sequences.clear()
-            self._resetting[:] = False
-
-    def _entries(self, observations: Any, what: str) -> list[AnyArray]:
-        if not self._is_dict:
-            return [self._stacks[0].layout.checked(observations, self.n_envs, what)]
-        return [
-            stacks.layout.checked(_entry(observations, stacks.layout, what), self.n_envs, what)
-            for stacks in self._stacks
-        ]
-
-    def _with_final(
-        self, after: list[AnyArray], ended: Bools, info: dict[str, Any] | None
-    ) -> list[AnyArray]:
-        """Put the last observations of episodes in the place of resets' first ones."""
-        final = None if info is None else info.get("final_obs")
-        lanes = np.flatnonzero(ended & np.asarray((info or {}).get("_final_obs", True)))
-        if final is None or len(lanes) < np.count_nonzero(ended):
-            missing = np.flatnonzero(ended)[0] if final is None else np.setdiff1d(
-                np.flatnonzero(ended), lanes
-            )[0]  # fmt: skip
-            raise ValueError(
-                f"lane {missing} ended, and info has no final_obs for it: under "
-                "autoreset_mode='same_step', next_obs is the next episode's first observation, "
-                "and the last one is in info. Pass the step's info, or the environment's "
-                "autoreset_mode ('disabled' if you call reset yourself)"
-            )
-        replaced = []
-        for stacks, values in zip(self._stacks, after, strict=True):
-            layout = stacks.layout
-            if isinstance(final, np.ndarray) and final.dtype == object:
-                rows = np.stack([np.asarray(_entry(final[k], layout, "final_obs")) for k in lanes])
-            else:
-                rows = np.asarray(_entry(final, layout, "final_obs"))[lanes]
-            values = values.copy()
-            values[lanes] = layout.checked(rows, len(lanes), "final_obs")
-            replaced.append(values)
-        return replaced
+            self._observations.clear()
+            self._begin(self._transitions.n_slots)
 
     def _settle(self, live: Bools) -> None:
-        """Decode what was drawn and reads frames that may go with the transitions added now."""
-        if not len(self._drawn):
-            return
-        oldest = np.maximum(self._transitions.counts + live - self._transitions.n_slots, 0)
-        # Frames that are given go with the environment's next step, before the next `add`.
-        oldest += any(isinstance(stacks, FrameIndices) for stacks in self._stacks)
-        for drawn in list(self._drawn):
-            if drawn.reads_before(oldest):
-                drawn.result()
-
-    def _discard(self) -> None:
-        """Let go of the frames that no transition needs."""
-        oldest = self._transitions.oldest
-        if not oldest.any():
-            return
-        cells = np.arange(self.n_envs) * self._transitions.n_slots
-        cells += oldest % self._transitions.n_slots
-        for stacks in self._stacks:
-            if hasattr(stacks.frames, "discard"):
-                held = self._transitions.counts > 0
-                stacks.frames.discard(stacks.oldest_counts(cells, held))
+        """Decode what was drawn and reads frames that go with the transitions added now."""
+        if len(self._drawn):
+            oldest = np.maximum(self._transitions.counts + live - self._transitions.n_slots, 0)
+            # Frames that are given may go with the environment's next step, before the next `add`.
+            oldest += self._observations.are_given
+            for drawn in list(self._drawn):
+                if drawn.reads_before(oldest):
+                    drawn.result()
 
     # -- sampling ----------------------------------------------------------------------------
 
@@ -532,8 +421,8 @@ class ReplayBuffer:
         thread : bool, default True
             Decode in a thread what was drawn. The batches are the same without.
         """
-        _checked_int("batch_size", batch_size, 1)
-        ahead = _checked_int("lookahead", lookahead, 0)
+        checked_int("batch_size", batch_size, 1)
+        ahead = checked_int("lookahead", lookahead, 0)
         return Batches(lambda: self._draw(batch_size, replace, beta, None), ahead, thread)
 
     def sample_sequences(self, batch_size: int, length: int, replace: bool = True) -> SequenceBatch:
@@ -547,8 +436,8 @@ class ReplayBuffer:
             As `sample`, or if `length` is more than a lane keeps.
         """
         with self._lock:
-            size = _checked_int("batch_size", batch_size, 1)
-            n_steps = _checked_int("length", length, 1)
+            size = checked_int("batch_size", batch_size, 1)
+            n_steps = checked_int("length", length, 1)
             if n_steps > self._transitions.n_slots:
                 raise ValueError(
                     f"length={n_steps} is more than the {self._transitions.n_slots} transitions "
@@ -557,31 +446,33 @@ class ReplayBuffer:
             windows = self._sequences_of(n_steps)
             if not len(windows):
                 raise ValueError(
-                    f"no sequence of length={n_steps} can be drawn from {len(self)} transitions "
-                    f"in {self._transitions.n_episodes} episodes: add more, or draw shorter ones"
+                    f"no sequence of length={n_steps} can be drawn: the buffer holds {len(self)} "
+                    f"transitions, in {self._transitions.n_episodes} episodes"
                 )
-            starts = self._choose_uniformly(windows, size, replace)
-            cells = self._transitions.windows_of(starts, n_steps)
+            cells = self._transitions.runs_of(
+                self._choose_uniformly(windows, size, replace), n_steps
+            )
             steps = self._transitions.steps(cells)
             action = self._actions.given_back(self._transitions.actions[cells])
-            names = self._transitions.names(cells.reshape(-1)).reshape(cells.shape)
-            readers = [_SequenceReader(stacks, cells) for stacks in self._stacks]
+            names = self._transitions.names(cells)
+            readers = self._observations.sequence_readers(cells)
 
             def decode() -> SequenceBatch:
-                obs, next_obs = self._observations(readers, None)
+                obs, next_obs = self._observations.read(readers, self._output)
                 deliver = self._output.deliver
                 return SequenceBatch(
-                    obs,
-                    deliver(action),
-                    deliver(steps.reward),
-                    next_obs,
-                    deliver(steps.terminated),
-                    deliver(steps.truncated),
-                    deliver(steps.is_first),
-                    names,
+                    obs=obs,
+                    action=deliver(action),
+                    reward=deliver(steps.reward),
+                    next_obs=next_obs,
+                    terminated=deliver(steps.terminated),
+                    truncated=deliver(steps.truncated),
+                    is_first=deliver(steps.is_first),
+                    index=names,
                 )
 
-            drawn = self._register(Drawn(names[:, 0], decode))
+            drawn = Drawn(names[:, 0], decode)
+            self._drawn.add(drawn)
         return drawn.result()
 
     def update_priorities(self, index: npt.ArrayLike, priorities: npt.ArrayLike) -> None:
@@ -604,81 +495,55 @@ class ReplayBuffer:
             If an index names no transition that ever was.
         """
         with self._lock:
-            tree = self._windows.tree
             if not self.prioritized:
                 raise ValueError("this buffer has no priorities; build it with prioritized=True")
-            names = np.asarray(index)
-            values = _as_floats(priorities)
-            if names.shape != values.shape:
-                raise ValueError(f"index has shape {names.shape}, priorities have {values.shape}")
-            if names.size and names.dtype.kind not in "iu":
-                raise IndexError(f"index holds {names.dtype}; it must hold integers")
-            names, values = names.reshape(-1).astype(np.int64), values.reshape(-1)
-            wrong = ~((values >= 0) & (values < np.inf))
-            if wrong.any():
-                place = int(np.argmax(wrong))
-                raise ValueError(
-                    f"priority {values[place]} at position {place} must be finite and not "
-                    "negative; pass the absolute value of errors"
-                )
+            names, values = checked_priorities(index, priorities)
             counts, lanes = np.divmod(names, self.n_envs)
             unknown = (names < 0) | (counts >= self._transitions.counts[lanes])
             if unknown.any():
                 raise IndexError(f"transition {names[np.argmax(unknown)]} was never added")
             n_slots = self._transitions.n_slots
             cells = lanes * n_slots + counts % n_slots
-            known = (counts >= self._transitions.oldest[lanes]) & self._windows.holds(cells)
-            cells = cells[known]
-            scaled = (values[known] + self.epsilon) ** self.alpha
-            if not len(cells):
-                return
-            replaced = tree.leaves[cells]
-            tree.update(cells, scaled)
-            if not 0 < tree.total < np.inf:
-                total = tree.total
-                tree.update(cells[::-1], replaced[::-1])
-                raise ValueError(
-                    f"these priorities would bring the sum of all to {total}, of which nothing "
-                    "can be drawn in proportion; nothing was changed. Use epsilon > 0"
-                )
-            tree.top = max(tree.top, float(scaled.max()))
+            held = (counts >= self._transitions.oldest[lanes]) & self._windows.holds(cells)
+            if held.any():
+                self._tree.update(cells[held], (values[held] + self.epsilon) ** self.alpha)
 
     def _draw(
         self, batch_size: int, replace: bool, beta: float | None, out: Batch | None
     ) -> Drawn[Batch]:
         with self._lock:
-            size = _checked_int("batch_size", batch_size, 1)
+            size = checked_int("batch_size", batch_size, 1)
+            if out is not None and len(out.index) != size:
+                raise ValueError(
+                    f"out holds {len(out.index)} transitions and batch_size={size}: its memory "
+                    "fits batches of its own size"
+                )
             cells, weight = self._choose(size, replace, self.beta if beta is None else beta)
-            returns = self._transitions.sums(cells, self._powers)
+            returns = self._transitions.returns(cells, self._powers)
             action = self._actions.given_back(self._transitions.actions[cells])
             names = self._transitions.names(cells)
-            readers = [
-                _StepReader(stacks, cells, returns.last, self.n_step) for stacks in self._stacks
-            ]
+            readers = self._observations.step_readers(cells, returns.last, self.n_step)
+            kept = None if out is None else out.obs
 
             def decode() -> Batch:
-                obs, next_obs = self._observations(readers, out)
+                obs, next_obs = self._observations.read(readers, self._output, kept)
                 deliver = self._output.deliver
                 return Batch(
-                    obs,
-                    deliver(action),
-                    deliver(returns.reward),
-                    next_obs,
-                    deliver(returns.terminated),
-                    deliver(returns.discount),
-                    names,
-                    deliver(weight),
+                    obs=obs,
+                    action=deliver(action),
+                    reward=deliver(returns.reward),
+                    next_obs=next_obs,
+                    terminated=deliver(returns.terminated),
+                    discount=deliver(returns.discount),
+                    index=names,
+                    weight=deliver(weight),
                 )
 
-            return self._register(Drawn(names, decode))
+            drawn = Drawn(names, decode)
+            self._drawn.add(drawn)
+            return drawn
 
-    def _register(self, drawn: Drawn[Any]) -> Drawn[Any]:
-        self._drawn.add(drawn)
-        return drawn
-
-    def _choose(
-        self, size: int, replace: bool, beta: float
-    ) -> tuple[Int64s, npt.NDArray[np.float32]]:
+    def _choose(self, size: int, replace: bool, beta: float) -> tuple[Int64s, Floats]:
         windows = self._windows
         if not len(windows):
             raise ValueError(
@@ -688,7 +553,7 @@ class ReplayBuffer:
         if not self.prioritized:
             return self._choose_uniformly(windows, size, replace), np.ones(size, np.float32)
         self._refuse_more(windows, size, replace)
-        cells, probabilities = windows.tree.draw(self._rng.random(size), replace)
+        cells, probabilities = self._tree.draw(self._rng.random(size), replace)
         if len(cells) < size:
             raise ValueError(
                 f"batch_size={size} transitions without replacement, and only {len(cells)} have a "
@@ -724,32 +589,6 @@ class ReplayBuffer:
     def _all_windows(self) -> list[Windows]:
         return [self._windows, *self._sequences.values()]
 
-    def _observations(self, readers: list[Any], out: Batch | None) -> tuple[Any, Any]:
-        """Decode, and put a Dict's entries together."""
-        pairs = []
-        for reader in readers:
-            key = reader.stacks.layout.key
-            kept = None
-            if out is not None:
-                kept = self._kept(out.obs if key is None else out.obs[key], reader)
-            pairs.append(reader.read(self._output, kept))
-        if not self._is_dict:
-            return pairs[0]
-        keys = [reader.stacks.layout.key for reader in readers]
-        return (
-            dict(zip(keys, (obs for obs, _ in pairs), strict=True)),
-            dict(zip(keys, (after for _, after in pairs), strict=True)),
-        )
-
-    def _kept(self, obs: Any, reader: _StepReader) -> Any:
-        base = self._output.base_of(obs)
-        if base is None or len(obs) != reader.n:
-            raise ValueError(
-                f"out must be a batch that sample({reader.n}) of this buffer returned, and its "
-                f"observations are {type(obs).__name__} of shape {tuple(np.shape(obs))}"
-            )
-        return base
-
     # -- accounts ----------------------------------------------------------------------------
 
     def __len__(self) -> int:
@@ -766,29 +605,16 @@ class ReplayBuffer:
         return len(self._windows)
 
     @property
-    def prioritized(self) -> bool:
-        """Whether drawing follows priorities."""
-        return len(self._windows.tree.leaves) > 0
-
-    @property
     def frames(self) -> Any:
-        """The `DiffFrameArray` that holds the pixels; a dict of them for several images."""
-        images = {
-            stacks.layout.key: stacks.frames for stacks in self._stacks if stacks.layout.is_image
-        }
+        """The `DiffFrameArray` of the pixels; of several images a dict of them."""
+        images = {entry.layout.key: entry.frames for entry in self._observations.images}
         return next(iter(images.values())) if len(images) == 1 else images
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the dense equivalent: every transition's two observations, and the rest."""
-        observation = sum(
-            prod((stacks.layout.stack_size, *stacks.layout.frame_shape))
-            * stacks.layout.frame_dtype.itemsize
-            for stacks in self._stacks
-        )
-        action = prod(self._actions.shape) * self._actions.dtype.itemsize
-        # reward float32, terminated, truncated
-        return self.capacity * (2 * observation + action + 6)
+        """Bytes of the dense equivalent: two observations a transition, and the rest."""
+        per_transition = 2 * self._observations.dense_bytes + self._actions.nbytes
+        return self.capacity * (per_transition + 4 + 1 + 1)  # reward, terminated, truncated
 
     @property
     def nbytes_stored(self) -> int:
@@ -797,7 +623,7 @@ class ReplayBuffer:
 
     @property
     def compression_ratio(self) -> float:
-        """``nbytes / nbytes_stored``."""
+        """``nbytes / nbytes_stored``; it counts for a full buffer."""
         return self.nbytes / self.nbytes_stored
 
     def stats(self) -> dict[str, Any]:
@@ -807,16 +633,15 @@ class ReplayBuffer:
         -------
         dict
             ``transitions``, ``samplable``, ``episodes`` (of which a transition is held),
-            ``frames`` (in the images' frame arrays), ``nbytes``, ``nbytes_stored``,
-            ``compression_ratio`` and ``nbytes_by_part``.
+            ``frames`` (in all images), ``nbytes``, ``nbytes_stored``, ``compression_ratio`` and
+            ``nbytes_by_part``.
         """
         with self._lock:
-            images = [each.frames for each in self._stacks if each.layout.is_image]
             return {
                 "transitions": len(self),
                 "samplable": self.n_samplable,
                 "episodes": self._transitions.n_episodes,
-                "frames": sum(int(each.stats()["frames_held"]) for each in images),  # type: ignore[attr-defined]
+                "frames": self._observations.n_frames,
                 "nbytes": self.nbytes,
                 "nbytes_stored": self.nbytes_stored,
                 "compression_ratio": self.compression_ratio,
@@ -824,20 +649,12 @@ class ReplayBuffer:
             }
 
     def _bytes_by_part(self) -> dict[str, int]:
-        images = [each for each in self._stacks if each.layout.is_image]
-        vectors = [each for each in self._stacks if not each.layout.is_image]
         return {
-            "frames": sum(each.frames.nbytes_stored for each in images),
-            "vectors": sum(each.frames.nbytes_stored for each in vectors),
-            "stacks": sum(each.nbytes for each in self._stacks),
+            **self._observations.nbytes_by_part,
             "transitions": self._transitions.nbytes,
-            "starts": sum(each.nbytes for each in self._all_windows),
-            "priorities": self._windows.tree.nbytes,
+            "starts": sum(windows.nbytes for windows in self._all_windows),
+            "priorities": self._tree.nbytes,
         }
-
-    def _bytes_beside_frames(self) -> int:
-        parts = self._bytes_by_part()
-        return parts["stacks"] + parts["transitions"] + parts["starts"] + parts["priorities"]
 
     def __repr__(self) -> str:
         return (
@@ -854,7 +671,7 @@ class ReplayBuffer:
     __copy__ = copy
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ReplayBuffer:
-        twin = object.__new__(ReplayBuffer)
+        twin = object.__new__(type(self))
         with self._lock:
             twin.__setstate__(copying.deepcopy(self.__getstate__(), memo))
         return twin
@@ -868,179 +685,3 @@ class ReplayBuffer:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._open()
-        self._claim()
-
-
-class _StepReader:
-    """Reads the observations of transitions, and those that their windows lead to."""
-
-    def __init__(self, stacks: Stacks, cells: Int64s, last: Int64s, n_step: int) -> None:
-        self.stacks = stacks
-        self.n = len(cells)
-        self.is_window = n_step == 1 and stacks.are_regular(cells)
-        if self.is_window:
-            self.indices = stacks.window_indices(cells[:, None])
-        else:
-            self.indices = np.empty((2, self.n, stacks.layout.stack_size), np.int64)
-            stacks.stack_indices(cells, False, self.indices[0])
-            stacks.stack_indices(last, True, self.indices[1])
-
-    def read(self, output: Any, kept: Any) -> tuple[Any, Any]:
-        """Decode both, in one gather."""
-        layout = self.stacks.layout
-        frames = _gather(self.stacks, self.indices, output, kept)
-        if self.is_window:
-            return layout.to_sample(frames[:, :-1], 1), layout.to_sample(frames[:, 1:], 1)
-        return layout.to_sample(frames[0], 1), layout.to_sample(frames[1], 1)
-
-
-class _SequenceReader:
-    """Reads the observations of runs of steps, and that after each."""
-
-    def __init__(self, stacks: Stacks, cells: Int64s) -> None:
-        self.stacks = stacks
-        size = stacks.layout.stack_size
-        self.is_window = stacks.are_regular(cells)
-        if self.is_window:
-            self.indices = stacks.window_indices(cells)
-        else:
-            n, length = cells.shape
-            observations = np.empty((n * length, size), np.int64)
-            stacks.stack_indices(cells.reshape(-1), False, observations)
-            last = np.empty((n, size), np.int64)
-            stacks.stack_indices(cells[:, -1].copy(), True, last)
-            self.indices = np.concatenate(
-                [observations.reshape(n, length, size), last[:, None]], axis=1
-            )
-
-    def read(self, output: Any, kept: Any) -> tuple[Any, Any]:
-        """Decode all, in one gather."""
-        layout = self.stacks.layout
-        stacks = _gather(self.stacks, self.indices, output, kept)
-        if self.is_window:
-            stacks = _sliding(stacks, layout.stack_size)
-        return layout.to_sample(stacks[:, :-1], 2), layout.to_sample(stacks[:, 1:], 2)
-
-
-def _gather(stacks: Stacks, indices: Int64s, output: Any, kept: Any) -> Any:
-    layout = stacks.layout
-    memory = output.memory(indices.shape + layout.frame_shape, layout.frame_dtype, kept)
-    stacks.frames.gather(indices, out=memory, stream=stacks.stream)
-    return output.deliver(memory, kept)
-
-
-def _sliding(frames: Any, size: int) -> Any:
-    """View ``(B, n, ...)`` as all runs of ``size`` frames, ``(B, n - size + 1, size, ...)``."""
-    if hasattr(frames, "unfold"):
-        return frames.unfold(1, size, 1).movedim(-1, 2)
-    runs = np.lib.stride_tricks.sliding_window_view(frames, size, axis=1, writeable=True)  # type: ignore[call-overload]
-    return np.moveaxis(runs, -1, 2)
-
-
-# -- checks ----------------------------------------------------------------------------------
-
-
-def _entry(observations: Any, layout: Layout, what: str) -> Any:
-    if layout.key is None:
-        return observations
-    try:
-        return observations[layout.key]
-    except (KeyError, TypeError, IndexError):
-        raise ValueError(
-            f"{what} has no entry {layout.key!r}; observation_space is a Dict with one"
-        ) from None
-
-
-def _checked_int(name: str, value: Any, least: int) -> int:
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise TypeError(f"{name}={value!r} must be a whole number") from None
-    if number < least:
-        raise ValueError(f"{name}={number} must be at least {least}")
-    return number
-
-
-def _checked_number(name: str, value: Any, low: float, high: float = np.inf) -> float:
-    number = float(value)
-    if not low <= number <= high or number == np.inf:
-        limit = "finite" if high == np.inf else f"at most {high}"
-        raise ValueError(f"{name}={value} must be at least {low} and {limit}")
-    return number
-
-
-def _checked_mode(mode: Any) -> Literal["same_step", "next_step", "disabled"]:
-    name = str(getattr(mode, "value", mode)).lower()
-    for known in _MODES:
-        if name.replace("_", "") == known.replace("_", ""):
-            return known  # type: ignore[return-value]
-    raise ValueError(f"autoreset_mode={mode!r} must be one of {', '.join(map(repr, _MODES))}")
-
-
-def _checked_rewards(reward: Any, live: Bools) -> npt.NDArray[np.float32]:
-    values = np.asarray(reward)
-    if values.shape != live.shape:
-        raise ValueError(f"reward has shape {values.shape}; {len(live)} lanes need {live.shape}")
-    if values.dtype.kind not in "fiub":
-        raise TypeError(f"reward has dtype {values.dtype}; it must be real numbers")
-    with np.errstate(over="ignore"):
-        rewards = values.astype(np.float32)
-    wrong = live & ~np.isfinite(rewards)
-    if wrong.any():
-        lane = int(np.argmax(wrong))
-        raise ValueError(
-            f"reward {values[lane]} of lane {lane} is not finite as float32; check the environment"
-        )
-    return rewards
-
-
-def _checked_bools(name: str, flags: Any, n: int) -> Bools:
-    values = np.asarray(flags)
-    if values.shape != (n,):
-        raise ValueError(f"{name} has shape {values.shape}; {n} lanes need {(n,)}")
-    if values.dtype != np.bool_:
-        raise TypeError(f"{name} has dtype {values.dtype}; it must be bool")
-    return values
-
-
-def _as_floats(values: Any) -> npt.NDArray[np.float64]:
-    if hasattr(values, "detach"):
-        values = values.detach().cpu()
-    array = np.asarray(values)
-    if array.dtype.kind not in "fiu":
-        raise ValueError(f"priorities hold {array.dtype}; they must be real numbers")
-    return array.astype(np.float64)
-
-
-def _padding_frame(padding_type: Any, layout: Layout) -> AnyArray | None:
-    if isinstance(padding_type, str) and padding_type in ("reset", "zero"):
-        if padding_type == "reset":
-            return None
-        return np.zeros(layout.frame_shape, layout.frame_dtype)
-    frame = np.asarray(padding_type)
-    if frame.shape != layout.frame_shape or frame.dtype != layout.frame_dtype:
-        raise ValueError(
-            f"padding_type={padding_type!r} must be 'reset', 'zero' or a frame of shape "
-            f"{layout.frame_shape} and dtype {layout.frame_dtype}"
-        )
-    return frame
-
-
-def _check_shared(frames: DiffFrameArray, n_envs: int, n_slots: int, layouts: list[Layout]) -> None:
-    if not isinstance(frames, DiffFrameArray):
-        raise TypeError(  # type: ignore[unreachable]
-            f"frames={type(frames).__name__} must be the DiffFrameArray of an IndexedFrameStack"
-        )
-    if frames.n_lanes != n_envs:
-        raise ValueError(
-            f"frames has {frames.n_lanes} lanes and n_envs={n_envs}: pass the frames of the "
-            "wrapper around these very environments"
-        )
-    stack_size = next(layout.stack_size for layout in layouts if layout.feed == "indices")
-    needed = 2 * n_slots + stack_size
-    if frames.shape[0] < needed:
-        raise ValueError(
-            f"frames keeps {frames.shape[0]} frames a lane, and {n_slots} transitions may need "
-            f"{needed}: build the wrapper with capacity={needed} (2 * transitions + stack_size). "
-            "It takes address space; what is not needed is let go"
-        )

@@ -22,8 +22,10 @@ _CGROUP_LIMITS = (
 )
 
 
-def expected_part(codec: str) -> float:
-    """Return the part of a frame's bytes that a codec is expected to store."""
+def expected_part(codec: str | None) -> float:
+    """Return the part of a frame's bytes that a codec is expected to store; all without one."""
+    if codec is None:
+        return 1.0
     return _STORED_PART.get(codec, _STORED_PART_ALONE)
 
 

@@ -61,13 +61,6 @@ class Layout:
         """Bytes of one frame."""
         return prod(self.frame_shape) * self.frame_dtype.itemsize
 
-    @property
-    def sampled_shape(self) -> tuple[int, ...]:
-        """Shape of one entry of a sample."""
-        return self.to_sample(np.empty((1, self.stack_size, *self.frame_shape), np.void), 1).shape[
-            1:
-        ]
-
     def to_frames(self, values: AnyArray) -> AnyArray:
         """Take ``(n_lanes, *shape)`` apart, into ``(n_lanes, stack_size or 1, *frame_shape)``."""
         if self.feed == "newest" or self.axis is None:
@@ -134,6 +127,10 @@ def read_layouts(
         As for `ReplayBuffer`.
     """
     entries = dict(space.spaces.items()) if hasattr(space, "spaces") else {None: space}
+    if not (frames is None or hasattr(frames, "gather")):
+        raise TypeError(
+            f"frames={type(frames).__name__} must be the DiffFrameArray of an IndexedFrameStack"
+        )
     if frames is not None and stack_size is not None:
         raise ValueError(
             f"stack_size={stack_size} and frames were both given: frame indices are stacks "

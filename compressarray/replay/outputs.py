@@ -78,7 +78,7 @@ class TorchOutput(NumpyOutput):
             result = kept.copy_(tensor, non_blocking=True)
         else:
             result = tensor.to(self.device, non_blocking=True)
-        copied = self._torch.cuda.Event()
+        copied: Any = self._torch.cuda.Event()  # type: ignore[no-untyped-call]
         copied.record(self._torch.cuda.current_stream(self.device))
         with self._lock:
             self._pinned.setdefault((array.shape, array.dtype.str), []).append((tensor, copied))

@@ -60,8 +60,23 @@ class SumTree:
         return cells[:n], probabilities[:n]
 
     def update(self, cells: Int64s, values: Floats) -> None:
-        """Set leaves; of several for one cell the last one stays."""
+        """Set leaves; of several for one cell the last one stays.
+
+        Raises
+        ------
+        ValueError
+            If the total would be zero or infinite; then nothing has changed.
+        """
+        replaced = self.leaves[cells]
         update(self.leaves, self.sums, cells, values)
+        total = self.total
+        if not 0 < total < np.inf:
+            update(self.leaves, self.sums, cells, replaced)
+            raise ValueError(
+                f"these priorities would bring the sum of all to {total}, in proportion to which "
+                "nothing can be drawn; nothing was changed. Use epsilon above 0"
+            )
+        self.top = max(self.top, float(values.max()))
 
     @property
     def nbytes(self) -> int:

@@ -58,7 +58,6 @@ class FrameMemory(Protocol):
 class Plan(NamedTuple):
     """What one step brings, for each lane; rows of lanes without a transition mean nothing."""
 
-    continues: Bools  # the observation is the lane's last successor
     newest: Int64s  # count of the observation's newest frame, once it is stored
     age: Int64s
     step: Int64s  # from there to the successor's newest frame
@@ -69,9 +68,7 @@ class Plan(NamedTuple):
     def empty(cls, n: int) -> Plan:
         """Return a plan of ``n`` lanes that stores one frame for each successor."""
         newest, age, n_enter = np.zeros((3, n), np.int64)
-        return cls(
-            np.zeros(n, np.bool_), newest, age, np.ones(n, np.int64), np.zeros(n, np.uint8), n_enter
-        )  # fmt: skip
+        return cls(newest, age, np.ones(n, np.int64), np.zeros(n, np.uint8), n_enter)
 
 
 class Stacks(ABC):
@@ -110,7 +107,13 @@ class Stacks(ABC):
     # -- adding ------------------------------------------------------------------------------
 
     @abstractmethod
-    def plan(self, obs: AnyArray, successor: AnyArray, live: Bools, begins: Bools) -> Plan:
+    def compare(self, obs: AnyArray, live: Bools) -> Bools:
+        """Say which lanes' observations are their last successors, ``(n_lanes,)``."""
+
+    @abstractmethod
+    def plan(
+        self, obs: AnyArray, successor: AnyArray, live: Bools, same: Bools, begins: Bools
+    ) -> Plan:
         """Find out how the observations of a step go on; nothing is written.
 
         Parameters
@@ -119,8 +122,10 @@ class Stacks(ABC):
             Checked. The successor is what the step led to, an episode's last observation included.
         live : ndarray, (n_lanes,) bool
             Lanes that add a transition.
+        same : ndarray, (n_lanes,) bool
+            What `compare` said.
         begins : ndarray, (n_lanes,) bool
-            Lanes whose last episode has ended.
+            Lanes where an episode begins.
         """
 
     @abstractmethod
@@ -212,6 +217,12 @@ class _StoredStacks(Stacks):
         n_given = 1 if layout.feed == "newest" else layout.stack_size
         self.current: UInt8s = np.zeros((n_lanes, n_given, layout.frame_bytes), np.uint8)
 
+    def compare(self, obs: AnyArray, live: Bools) -> Bools:
+        """Compare bytes: a NaN is itself, and -0.0 is not 0.0."""
+        same = np.zeros(self.n_lanes, np.bool_)
+        compare_lanes(self._bytes(obs), self.current, live & self.known, same)
+        return same
+
     def commit(self, plan: Plan, lanes: Int64s, cells: Int64s, successor: AnyArray) -> None:
         """Write down also how the successors look."""
         super().commit(plan, lanes, cells, successor)
@@ -267,14 +278,15 @@ class GivenStacks(_StoredStacks):
             # Many wrappers begin an episode with zeros: those are stored once and for all.
             self.pads[:] = frames.pin(np.zeros(layout.frame_shape, layout.frame_dtype))
 
-    def plan(self, obs: AnyArray, successor: AnyArray, live: Bools, begins: Bools) -> Plan:
-        """Compare stacks with the last ones, and successors with the stacks."""
+    def plan(
+        self, obs: AnyArray, successor: AnyArray, live: Bools, same: Bools, begins: Bools
+    ) -> Plan:
+        """Look for padding in stacks that are new, and whether successors go on."""
         del begins
         plan = Plan.empty(self.n_lanes)
         plan_stacks(
-            self._bytes(obs), self._bytes(successor), live, self.known, self.current,
-            self.lane_age, self.lane_marks, plan.continues, plan.age, plan.step, plan.marks,
-            plan.n_enter,
+            self._bytes(obs), self._bytes(successor), live, same, self.lane_age, self.lane_marks,
+            plan.age, plan.step, plan.marks, plan.n_enter,
         )  # fmt: skip
         return plan
 
@@ -297,16 +309,15 @@ class NewestFrames(_StoredStacks):
             self.pads[:] = frames.pin(padding)
             self._padding_mark = PINNED
 
-    def plan(self, obs: AnyArray, successor: AnyArray, live: Bools, begins: Bools) -> Plan:
-        """Compare frames with the last ones; an episode begins with a padded stack."""
-        del successor
+    def plan(
+        self, obs: AnyArray, successor: AnyArray, live: Bools, same: Bools, begins: Bools
+    ) -> Plan:
+        """Begin padded stacks with episodes; frames that are there already are not stored again."""
+        del obs, successor
         plan = Plan.empty(self.n_lanes)
-        equal = np.zeros(self.n_lanes, np.bool_)
-        compare_lanes(self._bytes(obs), self.current, live & self.known, equal)
-        plan.continues[...] = equal & ~begins
-        plan.age[...] = np.where(plan.continues, self.lane_age, 0)
+        plan.age[...] = np.where(begins, 0, self.lane_age)
         plan.marks[...] = self._padding_mark
-        plan.n_enter[...] = live & ~equal
+        plan.n_enter[...] = live & ~same
         return plan
 
 
@@ -318,7 +329,14 @@ class FrameIndices(Stacks):
         self._ring_rows = int(frames.shape[0])
         self.current: Int64s = np.zeros((n_lanes, layout.stack_size), np.int64)
 
-    def plan(self, obs: AnyArray, successor: AnyArray, live: Bools, begins: Bools) -> Plan:
+    def compare(self, obs: AnyArray, live: Bools) -> Bools:
+        """Compare indices."""
+        same: Bools = live & self.known & (obs == self.current).all(axis=1)
+        return same
+
+    def plan(
+        self, obs: AnyArray, successor: AnyArray, live: Bools, same: Bools, begins: Bools
+    ) -> Plan:
         """Read counts and ages off the indices.
 
         Raises
@@ -330,7 +348,7 @@ class FrameIndices(Stacks):
         ValueError
             If the indices are no stacks, or the successor's do not follow.
         """
-        del begins
+        del same, begins
         if self.frames.stream != self.stream and self.known.any():
             raise StaleStreamError(
                 f"the frames are in stream {self.frames.stream}, and the buffer holds transitions "
@@ -352,7 +370,6 @@ class FrameIndices(Stacks):
                 "step gave, and info, whose final_obs ends episodes"
             )
         self._refuse_evicted(plan, live)
-        plan.continues[...] = self.known & (obs == self.current).all(axis=1)
         self.pads[...] = pads
         return plan
 
@@ -376,15 +393,14 @@ class FrameIndices(Stacks):
 
     def _refuse_evicted(self, plan: Plan, live: Bools) -> None:
         counts = self.frames.lane_counts
-        for lane in np.flatnonzero(
-            live
-            & ((plan.newest + 2 > counts) | (plan.newest - plan.age < counts - self._ring_rows))
-        ):
+        first, last = plan.newest - plan.age, plan.newest + 1
+        for lane in np.flatnonzero(live & ((last >= counts) | (first < counts - self._ring_rows))):
+            given = [int(count) * self.n_lanes + int(lane) for count in (first[lane], last[lane])]
+            oldest = max(int(counts[lane]) - self._ring_rows, 0) * self.n_lanes + int(lane)
             raise FrameEvictedError(
-                f"frames {first[lane]} to {last[lane]} of lane "
-                f"{lane} make up this transition, and the frames hold "
-                f"{max(counts[lane] - self._ring_rows, 0)} to {counts[lane] - 1}: add each step "
-                "before its frames are evicted"
+                f"lane {lane} adds a transition of frames {given[0]} to {given[1]}, and its oldest "
+                f"kept frame is {oldest}, of {counts[lane]} that it had: add each step before the "
+                "next one, and build the wrapper with a larger capacity where they must wait"
             )
 
 
@@ -447,16 +463,14 @@ def padding_of(stack: Any) -> Any:
 
 
 @kernel
-def plan_stacks(obs: Any, successor: Any, live: Any, known: Any, current: Any, lane_age: Any,
-                lane_marks: Any, continues: Any, age: Any, step: Any, marks: Any,
-                n_enter: Any) -> Any:  # fmt: skip
+def plan_stacks(obs: Any, successor: Any, live: Any, same: Any, lane_age: Any, lane_marks: Any,
+                age: Any, step: Any, marks: Any, n_enter: Any) -> Any:  # fmt: skip
     """Fill a `Plan` for stacks as bytes, ``(n_lanes, stack_size, frame_bytes)``."""
     for lane in range(len(obs)):
         if not live[lane]:
             continue
         stack, after = obs[lane], successor[lane]
-        if known[lane] and same_frames(stack, current[lane]):
-            continues[lane] = True
+        if same[lane]:
             age[lane] = lane_age[lane]
             mark = np.int64(lane_marks[lane])
         else:

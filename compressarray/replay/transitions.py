@@ -105,7 +105,7 @@ class Transitions:
         newest = self.counts[lanes] - 1
         return (newest - (newest - slots) % self.n_slots) * self.n_lanes + lanes
 
-    def sums(self, cells: Int64s, powers: npt.NDArray[np.float64]) -> Returns:
+    def returns(self, cells: Int64s, powers: npt.NDArray[np.float64]) -> Returns:
         """Sum discounted rewards of windows that start in some cells.
 
         Parameters
@@ -115,7 +115,8 @@ class Transitions:
             Of the discount, from the zeroth.
         """
         n = len(cells)
-        result = Returns(*np.empty((3, n), np.float32), np.empty(n, np.int64))
+        reward, terminated, discount = np.empty((3, n), np.float32)
+        result = Returns(reward, terminated, discount, np.empty(n, np.int64))
         sum_rewards(cells, powers, self.rewards, self.flags, *result)
         return result
 
@@ -127,11 +128,12 @@ class Transitions:
             *((flags & bit != 0).astype(np.float32) for bit in (TERMINATED, TRUNCATED, FIRST)),
         )
 
-    def windows_of(self, cells: Int64s, length: int) -> Int64s:
+    def runs_of(self, cells: Int64s, length: int) -> Int64s:
         """Return the cells of ``length`` steps from each of ``(B,)`` cells, ``(B, length)``."""
         lanes, slots = np.divmod(cells, self.n_slots)
-        steps: Int64s = (slots[:, None] + np.arange(length)) % self.n_slots
-        return steps + (lanes * self.n_slots)[:, None]
+        steps = (slots[:, None] + np.arange(length)) % self.n_slots
+        runs: Int64s = (lanes * self.n_slots)[:, None] + steps
+        return runs
 
     @property
     def n_episodes(self) -> int:

@@ -61,7 +61,8 @@ class Windows:
     def holds(self, cells: Int64s) -> npt.NDArray[np.bool_]:
         """Say of each cell whether it is in the set."""
         bits = self.words[cells >> _WORD_SHIFT] >> (cells & 31).astype(np.uint32)
-        return (bits & 1).astype(np.bool_)
+        held: npt.NDArray[np.bool_] = (bits & 1).astype(np.bool_)
+        return held
 
     def evict(self, lanes: Int64s, counts: Int64s, n_slots: int) -> None:
         """Take out what the next transition of some lanes replaces."""

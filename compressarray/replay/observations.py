@@ -1,0 +1,330 @@
+"""All entries of the observations together, and the frame arrays that they lie in."""
+
+from __future__ import annotations
+
+import weakref
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from compressarray.array import DiffFrameArray
+from compressarray.replay.layout import Layout, read_layouts
+from compressarray.replay.outputs import NumpyOutput
+from compressarray.replay.plain import PlainRing
+from compressarray.replay.reading import Reader, SequenceReader, StepReader
+from compressarray.replay.stacks import FrameIndices, GivenStacks, NewestFrames, Plan, Stacks
+from compressarray.replay.transitions import Transitions
+
+AnyArray = npt.NDArray[Any]
+Bools = npt.NDArray[np.bool_]
+Int64s = npt.NDArray[np.int64]
+
+
+class Step(NamedTuple):
+    """The observations of one step of all lanes, and how they go on.
+
+    Entries stand in the order of `Observations.entries`.
+    """
+
+    before: list[AnyArray]
+    after: list[AnyArray]
+    live: Bools  # lanes that add a transition
+    begins: Bools  # lanes where an episode begins
+    plans: list[Plan]
+
+
+class Observations:
+    """The observations of a buffer: one `Stacks` for each entry of a Dict, or a single one.
+
+    Parameters
+    ----------
+    space : Box, Discrete, or Dict of such
+    n_lanes, n_slots : int
+        As in `Transitions`.
+    frames, stack_size, stack_axis, frame_channels, padding_type, codec, gop_length
+        As for `ReplayBuffer`.
+    """
+
+    def __init__(
+        self,
+        space: Any,
+        n_lanes: int,
+        n_slots: int,
+        *,
+        frames: DiffFrameArray | None,
+        stack_size: int | None,
+        stack_axis: int | None,
+        frame_channels: int,
+        padding_type: Any,
+        codec: Any,
+        gop_length: int | None,
+    ) -> None:
+        self._n_lanes = n_lanes
+        self._n_slots = n_slots
+        self._is_dict = hasattr(space, "spaces")
+        layouts = read_layouts(
+            space,
+            frames=frames,
+            stack_size=stack_size,
+            stack_axis=stack_axis,
+            frame_channels=frame_channels,
+        )
+        self.entries: list[Stacks] = []
+        for layout in layouts:
+            if layout.feed == "indices":
+                assert frames is not None
+                _check_given(frames, layout, n_lanes, n_slots)
+                self.entries.append(FrameIndices(layout, frames, n_lanes, n_slots))
+            elif not layout.is_image:
+                ring = PlainRing(n_lanes, layout.frame_shape, layout.frame_dtype)
+                self.entries.append(GivenStacks(layout, ring, n_lanes, n_slots))
+            else:
+                own = self._own_frames(layout, codec, gop_length)
+                if layout.feed == "newest":
+                    padding = _padding_frame(padding_type, layout)
+                    self.entries.append(NewestFrames(layout, own, n_lanes, n_slots, padding))
+                else:
+                    self.entries.append(GivenStacks(layout, own, n_lanes, n_slots))
+
+    def _own_frames(self, layout: Layout, codec: Any, gop_length: int | None) -> DiffFrameArray:
+        # Episodes of one step store two observations a transition, and a wrapper whose stacks
+        # never go on has each of them stored whole. Rows are but address space until they are
+        # written. The next step's frames come before the oldest ones go, hence two more.
+        whole = 1 if layout.feed == "newest" else layout.stack_size
+        n_rows = 2 * whole * (self._n_slots + 1) + layout.stack_size
+        return DiffFrameArray(
+            (n_rows, self._n_lanes, *layout.frame_shape),
+            layout.frame_dtype,
+            frame_ndim=len(layout.frame_shape),
+            codec=codec,
+            stack_axis=None,
+            gop_length=gop_length,
+        )
+
+    # -- adding ------------------------------------------------------------------------------
+
+    def checked(self, observations: Any, what: str) -> list[AnyArray]:
+        """Return the entries of one observation for each lane, or raise for what does not fit."""
+        return [
+            entry.layout.checked(_entry(observations, entry.layout, what), self._n_lanes, what)
+            for entry in self.entries
+        ]
+
+    def with_final(
+        self, after: list[AnyArray], ended: Bools, info: dict[str, Any] | None
+    ) -> list[AnyArray]:
+        """Put episodes' last observations in the place of what resets showed.
+
+        Parameters
+        ----------
+        after : list of ndarray
+            What the step returned; not written to.
+        ended : ndarray, (n_lanes,) bool
+        info : dict or None
+            With ``final_obs``: an object array, as Gymnasium gives it, or a dense one.
+        """
+        info = {} if info is None else info
+        final = info.get("final_obs")
+        there = np.zeros(self._n_lanes, np.bool_)
+        if final is not None:
+            there |= np.asarray(info.get("_final_obs", True), np.bool_)
+        missing = np.flatnonzero(ended & ~there)
+        if len(missing):
+            raise ValueError(
+                f"lane {missing[0]} ended, and info has no final_obs for it: under "
+                "autoreset_mode='same_step', next_obs is the next episode's first observation, "
+                "and the last one is in info. Pass the step's info, or the environment's "
+                "autoreset_mode ('disabled' if you call reset yourself)"
+            )
+        lanes = np.flatnonzero(ended)
+        replaced = []
+        for entry, values in zip(self.entries, after, strict=True):
+            layout = entry.layout
+            if isinstance(final, np.ndarray) and final.dtype == object:
+                rows = np.stack([np.asarray(_entry(final[k], layout, "final_obs")) for k in lanes])
+            else:
+                rows = np.asarray(_entry(final, layout, "final_obs"))[lanes]
+            with_final = values.copy()
+            with_final[lanes] = layout.checked(rows, len(lanes), "final_obs")
+            replaced.append(with_final)
+        return replaced
+
+    def plan(self, before: list[AnyArray], after: list[AnyArray], live: Bools, runs: Bools) -> Step:
+        """Find out how observations go on; nothing is written.
+
+        Parameters
+        ----------
+        before, after : list of ndarray
+            Checked observations and successors.
+        live, runs : ndarray, (n_lanes,) bool
+            Lanes that add a transition, and those whose last episode has not ended.
+        """
+        same = [entry.compare(obs, live) for entry, obs in zip(self.entries, before, strict=True)]
+        begins = ~(runs & np.logical_and.reduce(same))
+        plans = [
+            entry.plan(obs, successor, live, equal, begins)
+            for entry, obs, successor, equal in zip(self.entries, before, after, same, strict=True)
+        ]
+        return Step(before, after, live, begins, plans)
+
+    def store(self, step: Step) -> None:
+        """Store the frames that are new."""
+        for entry, plan, obs, successor in zip(
+            self.entries, step.plans, step.before, step.after, strict=True
+        ):
+            entry.store(plan, obs, successor, step.live)
+
+    def commit(self, step: Step, lanes: Int64s, cells: Int64s) -> None:
+        """Write down what was stored, as transitions of some lanes in some cells."""
+        for entry, plan, successor in zip(self.entries, step.plans, step.after, strict=True):
+            entry.commit(plan, lanes, cells, successor)
+
+    def discard(self, transitions: Transitions) -> None:
+        """Let go of the frames that no transition needs."""
+        oldest = transitions.oldest
+        if not oldest.any():
+            return
+        cells = np.arange(self._n_lanes) * self._n_slots + oldest % self._n_slots
+        for entry in self.entries:
+            if hasattr(entry.frames, "discard"):
+                entry.frames.discard(entry.oldest_counts(cells, transitions.counts > 0))
+
+    def clear(self) -> None:
+        """Forget all stacks, and the frames that were stored here."""
+        for entry in self.entries:
+            if not isinstance(entry, FrameIndices):
+                entry.frames.clear()
+            entry.clear()
+
+    @property
+    def are_given(self) -> bool:
+        """Whether frames are appended by somebody else, an `IndexedFrameStack`."""
+        return any(isinstance(entry, FrameIndices) for entry in self.entries)
+
+    # -- sampling ----------------------------------------------------------------------------
+
+    def step_readers(self, cells: Int64s, last: Int64s, n_step: int) -> list[Reader]:
+        """Return readers of windows of steps; see `StepReader`."""
+        return [StepReader(entry, cells, last, n_step) for entry in self.entries]
+
+    def sequence_readers(self, cells: Int64s) -> list[Reader]:
+        """Return readers of runs of steps; see `SequenceReader`."""
+        return [SequenceReader(entry, cells) for entry in self.entries]
+
+    def read(self, readers: list[Reader], output: NumpyOutput, out: Any = None) -> tuple[Any, Any]:
+        """Decode observations and successors; Dict entries in dicts.
+
+        Parameters
+        ----------
+        readers : list of Reader
+        output : NumpyOutput
+        out : optional
+            Observations that this method returned: their memory is used again.
+        """
+        read = {}
+        for reader in readers:
+            key = reader.layout.key
+            kept = None if out is None else output.base_of(out if key is None else out[key])
+            read[key] = reader.read(output, kept)
+        if not self._is_dict:
+            return read[None]
+        return (
+            {key: obs for key, (obs, _) in read.items()},
+            {key: after for key, (_, after) in read.items()},
+        )
+
+    # -- accounts ----------------------------------------------------------------------------
+
+    @property
+    def images(self) -> list[Stacks]:
+        """The entries whose frames are compressed."""
+        return [entry for entry in self.entries if entry.layout.is_image]
+
+    @property
+    def n_frames(self) -> int:
+        """Frames of images that are held."""
+        return sum(
+            int(entry.frames.stats()["frames_held"])
+            for entry in self.entries
+            if isinstance(entry.frames, DiffFrameArray)
+        )
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes of one observation as it is sampled."""
+        return sum(entry.layout.stack_size * entry.layout.frame_bytes for entry in self.entries)
+
+    @property
+    def nbytes_by_part(self) -> dict[str, int]:
+        """Bytes held."""
+        vectors = [entry for entry in self.entries if not entry.layout.is_image]
+        return {
+            "frames": sum(entry.frames.nbytes_stored for entry in self.images),
+            "vectors": sum(entry.frames.nbytes_stored for entry in vectors),
+            "stacks": sum(entry.nbytes for entry in self.entries),
+        }
+
+
+class Claims:
+    """Which frame arrays belong to whom.
+
+    A buffer lets go of frames as its own transitions go, so that an array can serve one only.
+    """
+
+    def __init__(self) -> None:
+        # By id: arrays compare element by element, and so have no hash.
+        self._owners: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
+
+    def claim(self, observations: Observations) -> None:
+        """Note whose the frames are, for as long as ``observations`` live; refuse what is taken."""
+        for entry in observations.entries:
+            owner = self._owners.get(id(entry.frames))
+            if owner is not None and any(each.frames is entry.frames for each in owner.entries):
+                raise ValueError(
+                    "frames belong to another ReplayBuffer already, which lets go of them as its "
+                    "own transitions go: give each buffer its own IndexedFrameStack"
+                )
+        for entry in observations.entries:
+            self._owners[id(entry.frames)] = observations
+
+
+def _entry(observations: Any, layout: Layout, what: str) -> Any:
+    if layout.key is None:
+        return observations
+    try:
+        return observations[layout.key]
+    except (KeyError, TypeError, IndexError):
+        raise ValueError(
+            f"{what} has no entry {layout.key!r}; observation_space is a Dict with one"
+        ) from None
+
+
+def _padding_frame(padding_type: Any, layout: Layout) -> AnyArray | None:
+    if isinstance(padding_type, str):
+        if padding_type == "reset":
+            return None
+        if padding_type == "zero":
+            return np.zeros(layout.frame_shape, layout.frame_dtype)
+    frame = np.asarray(padding_type)
+    if frame.shape != layout.frame_shape or frame.dtype != layout.frame_dtype:
+        raise ValueError(
+            f"padding_type={padding_type!r} must be 'reset', 'zero' or a frame of shape "
+            f"{layout.frame_shape} and dtype {layout.frame_dtype}"
+        )
+    return frame
+
+
+def _check_given(frames: DiffFrameArray, layout: Layout, n_lanes: int, n_slots: int) -> None:
+    if frames.n_lanes != n_lanes:
+        raise ValueError(
+            f"frames has {frames.n_lanes} lanes and n_envs={n_lanes}: pass the frames of the "
+            "wrapper around these very environments"
+        )
+    needed = 2 * n_slots + layout.stack_size
+    if frames.shape[0] < needed:
+        raise ValueError(
+            f"frames keeps {frames.shape[0]} frames a lane, and {n_slots} transitions may need "
+            f"{needed}: build the wrapper with capacity={needed} (2 * transitions + stack_size). "
+            "That is address space; frames that no transition needs are let go"
+        )

@@ -1,0 +1,104 @@
+"""From frame indices to observations: one gather a batch, handed out as views."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from compressarray.replay.outputs import NumpyOutput
+from compressarray.replay.stacks import Stacks
+
+Int64s = npt.NDArray[np.int64]
+
+
+class Reader:
+    """Reads one entry of the observations of some transitions, and of their successors.
+
+    The frame indices are fixed when it is made: what happens to the buffer afterwards does not
+    change what it reads.
+
+    Parameters
+    ----------
+    stacks : Stacks
+    indices : ndarray of int64
+        ``(B, stack_size + T)`` where observations are runs of one window, else the stacks,
+        ``(parts, B, stack_size)`` or ``(B, T + 1, stack_size)``.
+    is_window : bool
+    """
+
+    def __init__(self, stacks: Stacks, indices: Int64s, is_window: bool) -> None:
+        self.layout = stacks.layout
+        self._frames = stacks.frames
+        self._stream = stacks.stream
+        self._indices = indices
+        self._is_window = is_window
+
+    def read(self, output: NumpyOutput, kept: Any = None) -> tuple[Any, Any]:
+        """Decode; return observations and successors, views of one memory."""
+        layout = self.layout
+        shape = self._indices.shape + layout.frame_shape
+        memory = output.memory(shape, layout.frame_dtype, kept)
+        self._frames.gather(self._indices, out=memory, stream=self._stream)
+        return self._views(output.deliver(memory, kept))
+
+    def _views(self, frames: Any) -> tuple[Any, Any]:
+        raise NotImplementedError
+
+
+class StepReader(Reader):
+    """Reads the observations of transitions, and those that their windows of steps lead to.
+
+    Parameters
+    ----------
+    cells, last : ndarray, (B,) int64
+        Where windows begin, and their last steps.
+    """
+
+    def __init__(self, stacks: Stacks, cells: Int64s, last: Int64s, n_step: int) -> None:
+        is_window = n_step == 1 and stacks.are_regular(cells)
+        if is_window:
+            indices = stacks.window_indices(cells[:, None])
+        else:
+            indices = np.empty((2, len(cells), stacks.layout.stack_size), np.int64)
+            stacks.stack_indices(cells, False, indices[0])
+            stacks.stack_indices(last, True, indices[1])
+        super().__init__(stacks, indices, is_window)
+
+    def _views(self, frames: Any) -> tuple[Any, Any]:
+        parts = (frames[:, :-1], frames[:, 1:]) if self._is_window else (frames[0], frames[1])
+        return self.layout.to_sample(parts[0], 1), self.layout.to_sample(parts[1], 1)
+
+
+class SequenceReader(Reader):
+    """Reads the observations of runs of steps.
+
+    Parameters
+    ----------
+    cells : ndarray, (B, T) int64
+    """
+
+    def __init__(self, stacks: Stacks, cells: Int64s) -> None:
+        is_window = stacks.are_regular(cells)
+        if is_window:
+            indices = stacks.window_indices(cells)
+        else:
+            n, length = cells.shape
+            indices = np.empty((n, length + 1, stacks.layout.stack_size), np.int64)
+            for t in range(length):
+                stacks.stack_indices(cells[:, t].copy(), False, indices[:, t])
+            stacks.stack_indices(cells[:, -1].copy(), True, indices[:, -1])
+        super().__init__(stacks, indices, is_window)
+
+    def _views(self, frames: Any) -> tuple[Any, Any]:
+        stacks = _runs(frames, self.layout.stack_size) if self._is_window else frames
+        return self.layout.to_sample(stacks[:, :-1], 2), self.layout.to_sample(stacks[:, 1:], 2)
+
+
+def _runs(frames: Any, size: int) -> Any:
+    """View ``(B, n, ...)`` as all runs of ``size`` frames, ``(B, n - size + 1, size, ...)``."""
+    if hasattr(frames, "unfold"):  # a tensor
+        return frames.unfold(1, size, 1).movedim(-1, 2)
+    runs = np.lib.stride_tricks.sliding_window_view(frames, size, axis=1, writeable=True)
+    return np.moveaxis(runs, -1, 2)

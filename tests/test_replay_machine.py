@@ -1,0 +1,236 @@
+"""A state machine that drives a ``ReplayBuffer`` beside a list of everything that was added.
+
+After every step what may be drawn must be what the oracle says, all of it and bit for bit,
+whatever the wrapper did, however the ring turned, and with batches drawn ahead.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections import deque
+from typing import Any
+
+import hypothesis.strategies as st
+import numpy as np
+import pytest
+from hypothesis import settings
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    precondition,
+    rule,
+)
+
+from compressarray import Batch
+from tests.effort import examples
+from tests.replay_worlds import (
+    FEEDS,
+    MODES,
+    PADDINGS,
+    Setting,
+    World,
+    assert_batch,
+    assert_same_content,
+    assert_same_sequences,
+)
+
+PROBABILITIES = st.sampled_from((0.0, 0.1, 0.5, 1.0))
+
+
+@st.composite
+def worlds(draw: st.DrawFn) -> Setting:
+    n_slots = draw(st.sampled_from((1, 2, 5, 9, 40)))
+    n_envs = draw(st.integers(1, 3))
+    return Setting(
+        feed=draw(st.sampled_from(FEEDS)),
+        n_envs=n_envs,
+        n_slots=n_slots,
+        stack_size=draw(st.sampled_from((1, 2, 4))),
+        n_step=draw(st.integers(1, min(n_slots, 4))),
+        full_windows=draw(st.booleans()),
+        mode=draw(st.sampled_from(MODES)),
+        padding=draw(st.sampled_from(PADDINGS)),
+        prioritized=draw(st.booleans()),
+        codec=draw(st.sampled_from(("delta", "raw", "delta-zstd"))),
+        seed=draw(st.integers(0, 999)),
+        extra=draw(st.integers(0, n_envs - 1)),
+    )
+
+
+class ReplayMachine(RuleBasedStateMachine):
+    """One world: its buffer, its oracle, and what was drawn ahead."""
+
+    @initialize(setting=worlds())
+    def build(self, setting: Setting) -> None:
+        self.world = World(setting)
+        self.ahead: Any = None
+        self.promised: deque[dict[int, Any]] = deque()
+        self.kept: Batch | None = None
+
+    def teardown(self) -> None:
+        if hasattr(self, "world"):
+            self.stop_drawing_ahead()
+
+    @property
+    def samplable(self) -> dict[int, Any]:
+        return self.world.oracle.samplable()
+
+    # ----------------------------------------------------------------- adding
+
+    @rule(
+        n=st.integers(1, 12),
+        p_terminate=PROBABILITIES,
+        p_truncate=PROBABILITIES,
+        p_glitch=st.sampled_from((0.0, 0.0, 0.3)),
+    )
+    def add(self, n: int, p_terminate: float, p_truncate: float, p_glitch: float) -> None:
+        for _ in range(n):
+            self.world.step(p_terminate, p_truncate, p_glitch)
+
+    @rule(n=st.integers(1, 3))
+    def add_more_than_the_ring_holds(self, n: int) -> None:
+        for _ in range(min(n * self.world.setting.n_slots, 50) + 1):
+            self.world.step(0.02, 0.02)
+
+    @rule(data=st.data())
+    def reset_from_outside(self, data: st.DataObject) -> None:
+        lanes = data.draw(st.sets(st.integers(0, self.world.setting.n_envs - 1)))
+        self.world.cut(sorted(lanes))
+
+    @rule(what=st.sampled_from(("reward", "action", "obs", "next_obs", "terminated", "lanes")))
+    def add_what_must_be_refused(self, what: str) -> None:
+        world = self.world
+        n = world.setting.n_envs
+        given = world.given()
+        arguments: dict[str, Any] = {
+            "obs": given,
+            "action": np.zeros(n, int),
+            "reward": np.zeros(n),
+            "terminated": np.zeros(n, bool),
+            "truncated": np.zeros(n, bool),
+            "next_obs": given,
+        }
+        if what in ("reward", "action"):
+            arguments[what] = np.full(n, np.nan)
+        elif what in ("obs", "next_obs"):
+            arguments[what] = np.zeros((n, 3, 1), np.uint8)
+        elif what == "terminated":
+            arguments[what] = np.zeros(n)
+        else:
+            arguments = {
+                key: {name: value[:0] for name, value in each.items()}
+                if isinstance(each, dict)
+                else each[:0]
+                for key, each in arguments.items()
+            }
+        resetting = all(world.resetting)
+        if what == "reward" and resetting:
+            return  # a row that is no transition
+        with pytest.raises((TypeError, ValueError)):
+            world.buffer.add(**arguments)
+
+    # ----------------------------------------------------------------- drawing
+
+    @precondition(lambda self: self.samplable)
+    @rule(n=st.integers(1, 20), keep=st.booleans())
+    def sample(self, n: int, keep: bool) -> None:
+        expected = self.samplable
+        if keep and self.kept is not None:
+            batch = self.world.buffer.sample(len(self.kept.index), out=self.kept)
+        else:
+            batch = self.world.buffer.sample(n)
+        assert_batch(batch, expected)
+        self.kept = batch
+
+    @rule(length=st.integers(1, 7))
+    def sample_sequences(self, length: int) -> None:
+        world = self.world
+        if length > world.setting.n_slots:
+            with pytest.raises(ValueError, match=f"length={length} is more than"):
+                world.buffer.sample_sequences(1, length)
+        else:
+            assert_same_sequences(world.buffer, world.oracle, length)
+
+    @rule(replace=st.booleans())
+    def sample_more_than_there_is(self, replace: bool) -> None:
+        n = len(self.samplable)
+        if n == 0:
+            with pytest.raises(ValueError, match="nothing can be drawn"):
+                self.world.buffer.sample(1, replace)
+        else:
+            with pytest.raises(ValueError, match=f"more than the {n} "):
+                self.world.buffer.sample(n + 1, replace=False)
+
+    @precondition(lambda self: self.ahead is None and self.samplable)
+    @rule(lookahead=st.integers(0, 3), thread=st.booleans())
+    def draw_ahead(self, lookahead: int, thread: bool) -> None:
+        self.ahead = self.world.buffer.batches(3, lookahead=lookahead, thread=thread)
+        assert_batch(next(self.ahead), self.samplable)
+        self.promised.extend([self.samplable] * lookahead)
+
+    @precondition(lambda self: self.ahead is not None and self.samplable)
+    @rule(n=st.integers(1, 3))
+    def take_what_was_drawn_ahead(self, n: int) -> None:
+        for _ in range(n):
+            self.promised.append(self.samplable)
+            assert_batch(next(self.ahead), self.promised.popleft())
+
+    @precondition(lambda self: self.ahead is not None)
+    @rule()
+    def stop_drawing_ahead(self) -> None:
+        if self.ahead is not None:
+            self.ahead.close()
+        self.ahead = None
+        self.promised.clear()
+
+    @precondition(lambda self: self.world.setting.prioritized and self.samplable)
+    @rule(data=st.data())
+    def update_priorities(self, data: st.DataObject) -> None:
+        buffer = self.world.buffer
+        index = buffer.sample(4).index
+        priorities = data.draw(st.lists(st.floats(0, 9), min_size=4, max_size=4))
+        buffer.update_priorities(index, priorities)
+
+    # ----------------------------------------------------------------- copying
+
+    @rule(how=st.sampled_from(("copy", "pickle")))
+    def go_on_with_a_copy(self, how: str) -> None:
+        self.stop_drawing_ahead()
+        world = self.world
+        old = world.buffer
+        world.buffer = old.copy() if how == "copy" else pickle.loads(pickle.dumps(old))
+        if world.frames is not None:
+            world.frames = world.buffer.frames
+        before = old.sample(5).index.tolist() if self.samplable else []
+        after = world.buffer.sample(5).index.tolist() if self.samplable else []
+        assert before == after, "the random state was not copied"
+
+    @rule()
+    def clear(self) -> None:
+        self.stop_drawing_ahead()
+        world = self.world
+        world.buffer.clear()
+        world.oracle = world.new_oracle()
+        world.reset_from_outside(range(world.setting.n_envs))
+
+    # ----------------------------------------------------------------- always
+
+    @invariant()
+    def holds_what_was_added(self) -> None:
+        assert_same_content(self.world.buffer, self.world.oracle)
+
+    @invariant()
+    def accounts_add_up(self) -> None:
+        buffer = self.world.buffer
+        stats = buffer.stats()
+        assert stats["transitions"] == len(self.world.oracle)
+        assert stats["samplable"] == len(self.samplable)
+        assert stats["episodes"] == self.world.oracle.n_episodes()
+        assert stats["nbytes_stored"] == buffer.nbytes_stored == sum(
+            stats["nbytes_by_part"].values()
+        )  # fmt: skip
+
+
+TestReplayMachine = ReplayMachine.TestCase
+TestReplayMachine.settings = settings(max_examples=examples(60), stateful_step_count=25)
