@@ -3,6 +3,7 @@
 #   make run PYTHON=python3.12                     another Python (3.10 to 3.13)
 #   make run PIP_ARGS="--extra-index-url <url>"    anything pip takes, e.g. where PyTorch's CPU builds are
 #   make run RUN_ARGS="--env-id ALE/Breakout-v5"   other flags for the script
+#   make run-dmc RUN_DMC_ARGS="--full-compress"    the same for DrQ-v2's
 #   make test PYTEST_ARGS="-k lossless -x"         other flags for pytest
 
 PYTHON ?= python3
@@ -12,6 +13,8 @@ CONSTRAINTS ?= constraints.txt
 PIP_ARGS ?=
 PYTEST_ARGS ?=
 RUN_ARGS ?= --env-id ALE/Pong-v5 --total-timesteps 36864 --save-model --eval-episodes 2
+RUN_DMC_ARGS ?= --env-id walker_walk --preset paper --total-timesteps 1500 --learning-starts 1000 \
+	--random-steps 1000 --batch-size 16 --eval-every 0
 
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
@@ -21,8 +24,8 @@ GL = $(BIN)/python -c 'from importlib.util import find_spec as f; from wrappers 
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run gl test test-long test-lowest lint format format-check type check \
-	bench bench-ppo bench-memory clean
+.PHONY: help run run-dmc gl test test-long test-lowest lint format format-check type check \
+	bench bench-ppo bench-dmc bench-memory clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' Makefile
@@ -45,6 +48,9 @@ $(READY): pyproject.toml $(CONSTRAINTS)
 
 run: $(READY) ## train PPO on Pong for about two minutes, and show speed and memory
 	$(BIN)/python cleanrl_scripts/ppo_atari.py $(RUN_ARGS)
+
+run-dmc: $(READY) gl ## DrQ-v2 on walker walk for about two minutes: what it does, not yet learning
+	$(BIN)/python cleanrl_scripts/drqv2_dmc.py $(RUN_DMC_ARGS)
 
 # The DeepMind Control Suite renders with an OpenGL library of the system's.
 gl: $(READY)
@@ -83,6 +89,9 @@ bench: $(READY) ## bytes per frame and microseconds to append and gather, per co
 
 bench-ppo: $(READY) ## PPO's rollout memory and speed on ten games, beside the paper's
 	$(BIN)/python -m benchmarks.bench_ppo
+
+bench-dmc: $(READY) gl ## DrQ-v2's replay memory and speed on two tasks, beside the paper's (two hours)
+	$(BIN)/python -m benchmarks.bench_dmc
 
 bench-memory: $(READY) ## growth of resident memory beside nbytes_stored
 	$(BIN)/python -m benchmarks.bench_memory

@@ -42,7 +42,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -54,10 +54,9 @@ import tyro
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
+from compressarray import DiffFrameArray, ReplayBuffer
 from wrappers import make_dm_control
-
-if TYPE_CHECKING:
-    from compressarray import ReplayBuffer
+from wrappers.vector import IndexedFrameStack
 
 
 @dataclass
@@ -267,6 +266,17 @@ def make_env(args: Args, stacked: bool) -> gym.Env:
     return gym.wrappers.FrameStackObservation(env, args.frame_stack) if stacked else env
 
 
+def make_envs(args: Args) -> gym.vector.VectorEnv:
+    """Build the environment to train in, or end with a line that says what is in the way."""
+    try:
+        return gym.vector.SyncVectorEnv(
+            [partial(make_env, args, args.obs_storage != "indexed")],
+            autoreset_mode=gym.vector.AutoresetMode.SAME_STEP,
+        )
+    except (ValueError, ImportError, RuntimeError) as error:
+        fail(error)
+
+
 class Batch(NamedTuple):
     """What the learner uses of a sample."""
 
@@ -400,28 +410,16 @@ class Storage(NamedTuple):
     """from what the environment returns to stacks of pixels"""
 
 
-def make_storage(args: Args, replay: DenseReplay | ReplayBuffer | None = None) -> Storage:
-    """Build the environment and the replay buffer, or take over the one of a checkpoint."""
-    stacked = args.obs_storage != "indexed"
-    try:
-        envs: gym.vector.VectorEnv = gym.vector.SyncVectorEnv(
-            [partial(make_env, args, stacked)],
-            autoreset_mode=gym.vector.AutoresetMode.SAME_STEP,
-        )
-    except (ValueError, ImportError, RuntimeError) as error:
-        fail(error)
+def make_storage(
+    args: Args, envs: gym.vector.VectorEnv, replay: DenseReplay | ReplayBuffer | None = None
+) -> Storage:
+    """Build the replay buffer, or take over the one of a checkpoint."""
     if args.obs_storage == "dense":
         try:
-            return Storage(envs, replay or DenseReplay(args, envs), lambda obs: obs)
+            replay = DenseReplay(args, envs) if replay is None else replay
         except MemoryError as error:
             fail(f"--obs-storage dense: {error}; give a smaller --buffer-size or compress")
-
-    # Imported here, so that a dense run has none of it in memory.
-    try:
-        from compressarray import DiffFrameArray, ReplayBuffer
-        from wrappers.vector import IndexedFrameStack
-    except ModuleNotFoundError as error:
-        fail(f"--obs-storage {args.obs_storage}: {error}; in the repository: pip install -e .")
+        return Storage(envs, replay, lambda obs: obs)
 
     # One frame through the codec: numcodecs has some that want other data or lose bits.
     shape = envs.single_observation_space.shape[-2:]
@@ -434,7 +432,8 @@ def make_storage(args: Args, replay: DenseReplay | ReplayBuffer | None = None) -
     if not np.array_equal(stored, frame):
         fail(f"--codec {args.codec}: it is not lossless")
 
-    if not stacked:
+    indexed = args.obs_storage == "indexed"
+    if indexed:
         envs = IndexedFrameStack(
             envs,
             stack_size=args.frame_stack,
@@ -447,16 +446,16 @@ def make_storage(args: Args, replay: DenseReplay | ReplayBuffer | None = None) -
             args.buffer_size,
             envs.single_observation_space,
             envs.single_action_space,
-            frames=None if stacked else envs.frames,
+            frames=envs.frames if indexed else None,
             codec=args.codec,
             n_step=args.n_step,
             gamma=args.gamma,
             full_windows=True,
             seed=args.seed,
         )
-    elif not stacked:
+    elif indexed:
         envs.frames = replay.frames
-    return Storage(envs, replay, (lambda obs: obs) if stacked else envs.frames.gather)
+    return Storage(envs, replay, envs.frames.gather if indexed else lambda obs: obs)
 
 
 # ALGO LOGIC: networks
@@ -794,8 +793,8 @@ def train(args: Args) -> dict:
     device = torch.device("cuda" if torch.cuda.is_available() and args.cuda else "cpu")
 
     # env and replay buffer setup
-    storage = make_storage(args, checkpoint["replay"] if checkpoint else None)
-    envs, replay, stacks = storage
+    replay = checkpoint["replay"] if checkpoint else None
+    envs, replay, stacks = make_storage(args, make_envs(args), replay)
     with contextlib.closing(envs), contextlib.ExitStack() as stack:
         eval_env = None
         if args.eval_every:

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from cleanrl_scripts import drqv2_dmc
 from cleanrl_scripts.drqv2_dmc import DenseReplay
+from compressarray import ReplayBuffer
 
 ROOT = Path(__file__).parents[1]
 CODECS = ["raw", "sparse", "delta", "delta-zstd", "zstd"]
@@ -383,7 +384,7 @@ def play(n_step, capacity, steps, seed=0, batch_size=64):
         reward = rng.normal()
         past.append((obs[0], step, reward, after[0], terminated, ends))
         final = np.array([after[0]], dtype=object)
-        episode, time = (episode + 1, 0) if ends else (episode, time + 1)
+        episode, time = ((episode + 1) % 251, 0) if ends else (episode, time + 1)
         replay.add(
             obs, np.float32([[step]]), np.array([reward]), np.array([terminated]),
             np.array([ends and not terminated]), np.uint8([[episode, time]]),
@@ -433,6 +434,30 @@ def test_dense_replay_numbers_transitions_by_their_place(n_step):
     numbers = pickle.loads(pickle.dumps(replay.rng)).integers(len(valid), size=200)
     starts, *_ = replay.draw(200)
     assert starts.tolist() == [valid[number] for number in numbers]
+
+
+@pytest.mark.parametrize("capacity", [20, 600])
+def test_dense_replay_beside_replay_buffer(capacity):
+    dense, past, _ = play(3, capacity, steps=capacity * 5 // 2)
+    other = ReplayBuffer(
+        *(capacity, gym.spaces.Box(0, 255, (2,), np.uint8), gym.spaces.Box(-1, 1, (1,))),
+        n_step=3, gamma=0.9, full_windows=True, seed=dense.rng,
+    )  # fmt: skip
+    for obs, _, reward, after, terminated, ends in past:
+        other.add(
+            *(
+                obs[None],
+                np.zeros((1, 1), np.float32),
+                [reward],
+                [terminated],
+                [ends and not terminated],
+            ),
+            *(after[None], {"final_obs": after[None]}),
+        )
+    dense.rng = pickle.loads(pickle.dumps(dense.rng))
+    mine, theirs = dense.read(*dense.draw(500)), other.sample(500)
+    for name in ("obs", "reward", "next_obs", "terminated", "discount"):
+        assert np.array_equal(getattr(mine, name), getattr(theirs, name)), name
 
 
 def test_dense_replay_survives_pickling():
