@@ -13,8 +13,8 @@ CONSTRAINTS ?= constraints.txt
 PIP_ARGS ?=
 PYTEST_ARGS ?=
 RUN_ARGS ?= --env-id ALE/Pong-v5 --total-timesteps 36864 --save-model --eval-episodes 2
-RUN_DMC_ARGS ?= --env-id walker_walk --preset paper --total-timesteps 1500 --learning-starts 1000 \
-	--random-steps 1000 --batch-size 16 --eval-every 0
+RUN_DMC_ARGS ?= --env-id walker_walk --preset paper --total-timesteps 1500 --buffer-size 1500 \
+	--learning-starts 1300 --random-steps 1300 --batch-size 16 --eval-every 1400 --eval-episodes 1
 
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready

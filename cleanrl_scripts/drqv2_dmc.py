@@ -793,16 +793,17 @@ def train(args: Args) -> dict:
     device = torch.device("cuda" if torch.cuda.is_available() and args.cuda else "cpu")
 
     # env and replay buffer setup
-    replay = checkpoint["replay"] if checkpoint else None
-    envs, replay, stacks = make_storage(args, make_envs(args), replay)
-    with contextlib.closing(envs), contextlib.ExitStack() as stack:
+    with contextlib.ExitStack() as stack:  # OpenGL contexts complain where they are left open
+        envs = stack.enter_context(contextlib.closing(make_envs(args)))
         eval_env = None
         if args.eval_every:
             eval_env = stack.enter_context(contextlib.closing(make_env(args, stacked=True)))
-        return run(args, run_dir, device, checkpoint, envs, eval_env, replay, stacks)
+        storage = make_storage(args, envs, checkpoint["replay"] if checkpoint else None)
+        return run(args, run_dir, device, checkpoint, storage, eval_env)
 
 
-def run(args, run_dir, device, checkpoint, envs, eval_env, replay, stacks) -> dict:
+def run(args, run_dir, device, checkpoint, storage, eval_env) -> dict:
+    envs, replay, stacks = storage
     agent = Agent(args, envs.single_action_space.shape[0]).to(device)
     optimizers = {
         name: optim.Adam(getattr(agent, name).parameters(), lr=args.learning_rate)
@@ -897,7 +898,7 @@ def run(args, run_dir, device, checkpoint, envs, eval_env, replay, stacks) -> di
             history["episodes"].append((steps_done, episodic_return, episodic_length))
             writer.add_scalar("charts/episodic_return", episodic_return, steps_done)
             writer.add_scalar("charts/episodic_length", episodic_length, steps_done)
-            writer.add_scalar("charts/SPS", int(sps), steps_done)
+            writer.add_scalar("charts/SPS", sps, steps_done)
             remember(steps_done)
             bar.set_postfix_str(
                 f"SPS {sps:.0f}, return {episodic_return:.1f}, "
