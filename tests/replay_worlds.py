@@ -37,6 +37,7 @@ class Setting:
     codec: str = "delta"
     seed: int = 0
     extra: int = 0  # transitions of capacity that no lane can use
+    resets: int = 0  # resets from outside that shared frames have room for
 
     @property
     def is_newest(self) -> bool:
@@ -98,7 +99,8 @@ class World:
         self.resetting = [False] * setting.n_envs
         self.frames: DiffFrameArray | None = None
         if setting.feed == "indices":
-            shape = (2 * setting.n_slots + setting.stack_size, setting.n_envs, *FRAME)
+            rows = 2 * setting.n_slots + setting.stack_size + setting.resets
+            shape = (rows, setting.n_envs, *FRAME)
             self.frames = DiffFrameArray(shape, stack_axis=None, codec=setting.codec)
             self.indices = np.zeros((setting.n_envs, setting.stack_size), np.int64)
         self.buffer = self.build()

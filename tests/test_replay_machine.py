@@ -55,6 +55,7 @@ def worlds(draw: st.DrawFn) -> Setting:
         codec=draw(st.sampled_from(("delta", "raw", "delta-zstd"))),
         seed=draw(st.integers(0, 999)),
         extra=draw(st.integers(0, n_envs - 1)),
+        resets=200,
     )
 
 

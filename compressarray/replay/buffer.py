@@ -324,17 +324,14 @@ class ReplayBuffer:
                 after = self._observations.with_final(after, ended, info)
             lanes = np.flatnonzero(live)
             if len(lanes):
-                runs = self._transitions.runs > 0
-                plan = self._observations.plan(before, after, live, runs)
+                plan = self._observations.plan(before, after, live, self._transitions.running)
                 self._settle(live)
                 self._observations.store(plan)
                 # All that can fail has been done.
-                self._transitions.cut(np.flatnonzero(live & plan.begins), self._all_windows)
-                self._observations.commit(plan, lanes, self._transitions.next_cells(lanes))
-                self._transitions.add(
-                    lanes, actions[lanes], rewards[lanes], ends[lanes], cuts[lanes],
-                    self._all_windows,
-                )  # fmt: skip
+                self._transitions.cut(live & plan.begins, self._all_windows)
+                cells = self._transitions.next_cells(lanes)
+                self._observations.commit(plan, lanes, cells)
+                self._transitions.add(lanes, cells, actions, rewards, ends, cuts, self._all_windows)
                 self._observations.discard(self._transitions)
             if self.autoreset_mode == "next_step":
                 self._resetting = ended
@@ -346,9 +343,10 @@ class ReplayBuffer:
         for bit; any other one is noticed.
         """
         with self._lock:
-            numbers = checked_lanes(lanes, self.n_envs)
-            self._transitions.cut(numbers, self._all_windows)
-            self._resetting[numbers] = False
+            named = np.zeros(self.n_envs, np.bool_)
+            named[checked_lanes(lanes, self.n_envs)] = True
+            self._transitions.cut(named, self._all_windows)
+            self._resetting &= ~named
 
     def clear(self) -> None:
         """Forget all transitions, whose names start over, and all frames that were not given."""
@@ -513,17 +511,19 @@ class ReplayBuffer:
     ) -> Drawn[Batch]:
         with self._lock:
             size = checked_int("batch_size", batch_size, 1)
-            if out is not None and len(out.index) != size:
-                raise ValueError(
-                    f"out holds {len(out.index)} transitions and batch_size={size}: its memory "
-                    "fits batches of its own size"
-                )
+            kept = None
+            if out is not None:
+                if len(out.index) != size:
+                    raise ValueError(
+                        f"out holds {len(out.index)} transitions and batch_size={size}: its "
+                        "memory fits batches of its own size"
+                    )
+                kept = self._observations.memories(out.obs, self._output)
             cells, weight = self._choose(size, replace, self.beta if beta is None else beta)
             returns = self._transitions.returns(cells, self._powers)
             action = self._actions.given_back(self._transitions.actions[cells])
             names = self._transitions.names(cells)
             readers = self._observations.step_readers(cells, returns.last, self.n_step)
-            kept = None if out is None else out.obs
 
             def decode() -> Batch:
                 obs, next_obs = self._observations.read(readers, self._output, kept)

@@ -78,7 +78,7 @@ def checked_lanes(lanes: Any, n: int) -> npt.NDArray[np.int64]:
         raise TypeError(f"lanes={lanes!r} must be one sequence of whole numbers")
     if numbers.size and not 0 <= numbers.min() <= numbers.max() < n:
         raise IndexError(f"lanes={lanes!r} must be from 0 to {n - 1}")
-    return np.unique(numbers.astype(np.int64))
+    return numbers.astype(np.int64)
 
 
 def checked_priorities(

@@ -126,7 +126,8 @@ def read_layouts(
     stack_size, stack_axis, frame_channels
         As for `ReplayBuffer`.
     """
-    entries = dict(space.spaces.items()) if hasattr(space, "spaces") else {None: space}
+    inner: Any = getattr(space, "spaces", None)
+    entries = dict(inner.items()) if hasattr(inner, "items") else {None: space}
     if not (frames is None or hasattr(frames, "gather")):
         raise TypeError(
             f"frames={type(frames).__name__} must be the DiffFrameArray of an IndexedFrameStack"

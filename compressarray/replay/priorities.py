@@ -80,8 +80,8 @@ class SumTree:
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
-        return self.leaves.nbytes + self.sums.nbytes
+        """Bytes held, none without cells."""
+        return self.leaves.nbytes + self.sums.nbytes if len(self.leaves) else 0
 
 
 @kernel

@@ -18,9 +18,11 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from compressarray.codecs.memory import same_bytes
 from compressarray.errors import FrameEvictedError, StaleStreamError
 from compressarray.jit import inlined, kernel
 from compressarray.replay.layout import Layout
+from compressarray.store.base import address_of
 
 AnyArray = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
@@ -33,7 +35,6 @@ PINNED, APART, NEXT_PINNED = 1, 2, 4
 _UINT32 = 2**32 - 1
 # Indices from here on name pinned frames.
 _LOWEST_PIN = 2**62
-_BLOCK_BYTES = 1024
 
 
 class FrameMemory(Protocol):
@@ -135,19 +136,11 @@ class Stacks(ABC):
     def commit(self, plan: Plan, lanes: Int64s, cells: Int64s, successor: AnyArray) -> None:
         """Write down what was planned and stored, for a transition of each of some lanes."""
         del successor
-        newest, age = plan.newest[lanes], plan.age[lanes]
-        step, marks = plan.step[lanes], plan.marks[lanes]
-        self.newest[cells] = newest & _UINT32
-        self.age[cells] = age
-        self.step[cells] = step
-        self.marks[cells] = marks
-        apart = marks & APART != 0
-        self.known[lanes] = True
-        self.at[lanes] = newest + step
-        self.lane_age[lanes] = np.where(
-            apart, step - 1, np.minimum(age + 1, self.layout.stack_size - 1)
-        )
-        self.lane_marks[lanes] = np.where(apart, marks & NEXT_PINNED != 0, marks & PINNED)
+        write_down(
+            lanes, cells, plan.newest, plan.age, plan.step, plan.marks, self.newest, self.age,
+            self.step, self.marks, self.layout.stack_size, self.known, self.at, self.lane_age,
+            self.lane_marks,
+        )  # fmt: skip
 
     def oldest_counts(self, oldest: Int64s, held: Bools) -> Int64s:
         """Return the count of the oldest frame that each lane needs, ``(n_lanes,)``.
@@ -220,7 +213,10 @@ class _StoredStacks(Stacks):
     def compare(self, obs: AnyArray, live: Bools) -> Bools:
         """Compare bytes: a NaN is itself, and -0.0 is not 0.0."""
         same = np.zeros(self.n_lanes, np.bool_)
-        compare_lanes(self._bytes(obs), self.current, live & self.known, same)
+        given = self._bytes(obs)
+        compare_lanes(
+            address_of(given), address_of(self.current), given[0].size, live & self.known, same
+        )
         return same
 
     def commit(self, plan: Plan, lanes: Int64s, cells: Int64s, successor: AnyArray) -> None:
@@ -236,9 +232,9 @@ class _StoredStacks(Stacks):
         """Append lane by lane what is missing of the observation, then of the successor."""
         obs, successor = self.layout.to_frames(obs), self.layout.to_frames(successor)
         n_enter = plan.n_enter
-        n_next = np.where(live, plan.step, 0)
+        n_next = plan.step * live
         self._mend()
-        if live.all() and not n_enter.any() and (n_next == 1).all():
+        if not n_enter.any() and (n_next == 1).all():
             self.frames.append(successor[:, -1])
         else:
             n_given = obs.shape[1]
@@ -255,8 +251,8 @@ class _StoredStacks(Stacks):
 
     def _mend(self) -> None:
         """Store stacks anew that stray frames, of an append that failed, cut from what follows."""
-        torn = np.flatnonzero(self.known & (self.frames.lane_counts != self.at + 1))
-        for lane in torn.tolist():
+        torn = self.known & (self.frames.lane_counts != self.at + 1)
+        for lane in np.flatnonzero(torn).tolist() if torn.any() else ():
             counts = self.at[lane] - np.arange(self.lane_age[lane], -1, -1)
             frames = np.empty((len(counts), *self.layout.frame_shape), self.layout.frame_dtype)
             self.frames.gather(counts * self.n_lanes + lane, out=frames)
@@ -274,9 +270,10 @@ class GivenStacks(_StoredStacks):
 
     def __init__(self, layout: Layout, frames: Any, n_lanes: int, n_slots: int) -> None:
         super().__init__(layout, frames, n_lanes, n_slots)
+        self._zeros = np.zeros(layout.frame_shape, layout.frame_dtype)
         if layout.stack_size > 1:
             # Many wrappers begin an episode with zeros: those are stored once and for all.
-            self.pads[:] = frames.pin(np.zeros(layout.frame_shape, layout.frame_dtype))
+            self.pads[:] = frames.pin(self._zeros)
 
     def plan(
         self, obs: AnyArray, successor: AnyArray, live: Bools, same: Bools, begins: Bools
@@ -284,9 +281,11 @@ class GivenStacks(_StoredStacks):
         """Look for padding in stacks that are new, and whether successors go on."""
         del begins
         plan = Plan.empty(self.n_lanes)
+        stacks, after = self._bytes(obs), self._bytes(successor)
         plan_stacks(
-            self._bytes(obs), self._bytes(successor), live, same, self.lane_age, self.lane_marks,
-            plan.age, plan.step, plan.marks, plan.n_enter,
+            address_of(stacks), address_of(after), self.layout.frame_bytes, self.layout.stack_size,
+            address_of(self._zeros), live, same, self.lane_age, self.lane_marks, plan.age,
+            plan.step, plan.marks, plan.n_enter,
         )  # fmt: skip
         return plan
 
@@ -407,41 +406,23 @@ class FrameIndices(Stacks):
 # -- kernels ---------------------------------------------------------------------------------
 
 
-@inlined
-def same_frame(a: Any, b: Any) -> Any:
-    """Compare two rows of bytes, a block at a time: blocks take vector instructions."""
-    n = len(a)
-    start = 0
-    equal = True
-    while equal and start < n:
-        differing = 0
-        for i in range(start, min(start + _BLOCK_BYTES, n)):
-            differing |= a[i] ^ b[i]
-        equal = differing == 0
-        start += _BLOCK_BYTES
-    return equal
-
-
 @kernel
-def same_frames(a: Any, b: Any) -> Any:
-    """Compare two ``(n, frame_bytes)`` arrays of equal length."""
-    for k in range(len(a)):  # noqa: SIM110 - numba has no generators inside all()
-        if not same_frame(a[k], b[k]):
-            return False
-    return True
-
-
-@kernel
-def compare_lanes(a: Any, b: Any, lanes: Any, equal: Any) -> Any:
-    """Say of each of some lanes whether all its frames are equal."""
-    for lane in range(len(a)):
+def compare_lanes(first: Any, second: Any, lane_bytes: Any, lanes: Any, same: Any) -> Any:
+    """Say of each of some lanes whether its bytes at two addresses are equal."""
+    for lane in range(len(lanes)):
         if lanes[lane]:
-            equal[lane] = same_frames(a[lane], b[lane])
+            offset = lane * lane_bytes
+            same[lane] = same_bytes(first + offset, second + offset, lane_bytes)
 
 
 @kernel
-def padding_of(stack: Any) -> Any:
+def padding_of(stack: Any, frame_bytes: Any, stack_size: Any, zeros: Any) -> Any:
     """Find the padding that a stack begins with.
+
+    Parameters
+    ----------
+    stack, zeros : int
+        Addresses of the stack, and of a frame of zeros.
 
     Returns
     -------
@@ -450,37 +431,63 @@ def padding_of(stack: Any) -> Any:
     mark : int
         PINNED where frames of zeros stand before it, 0 where it is repeated.
     """
-    size = len(stack)
     n_zeros = 0
-    while n_zeros < size - 1 and not stack[n_zeros].any():
+    while n_zeros < stack_size - 1 and same_bytes(
+        stack + n_zeros * frame_bytes, zeros, frame_bytes
+    ):
         n_zeros += 1
     if n_zeros:
-        return size - 1 - n_zeros, PINNED
+        return stack_size - 1 - n_zeros, PINNED
     n_equal = 1
-    while n_equal < size and same_frame(stack[n_equal], stack[0]):
+    while n_equal < stack_size and same_bytes(stack + n_equal * frame_bytes, stack, frame_bytes):
         n_equal += 1
-    return size - n_equal, 0
+    return stack_size - n_equal, 0
 
 
 @kernel
-def plan_stacks(obs: Any, successor: Any, live: Any, same: Any, lane_age: Any, lane_marks: Any,
-                age: Any, step: Any, marks: Any, n_enter: Any) -> Any:  # fmt: skip
-    """Fill a `Plan` for stacks as bytes, ``(n_lanes, stack_size, frame_bytes)``."""
-    for lane in range(len(obs)):
+def plan_stacks(obs: Any, successor: Any, frame_bytes: Any, stack_size: Any, zeros: Any, live: Any,
+                same: Any, lane_age: Any, lane_marks: Any, age: Any, step: Any, marks: Any,
+                n_enter: Any) -> Any:  # fmt: skip
+    """Fill a `Plan` for the stacks of all lanes at two addresses."""
+    lane_bytes = stack_size * frame_bytes
+    for lane in range(len(live)):
         if not live[lane]:
             continue
-        stack, after = obs[lane], successor[lane]
+        stack, after = obs + lane * lane_bytes, successor + lane * lane_bytes
         if same[lane]:
             age[lane] = lane_age[lane]
             mark = np.int64(lane_marks[lane])
         else:
-            age[lane], mark = padding_of(stack)
+            age[lane], mark = padding_of(stack, frame_bytes, stack_size, zeros)
             n_enter[lane] = age[lane] + 1
-        if not same_frames(stack[1:], after[:-1]):
-            next_age, next_mark = padding_of(after)
+        if not same_bytes(stack + frame_bytes, after, lane_bytes - frame_bytes):
+            next_age, next_mark = padding_of(after, frame_bytes, stack_size, zeros)
             step[lane] = next_age + 1
             mark |= APART | (NEXT_PINNED if next_mark else 0)
         marks[lane] = mark
+
+
+@kernel
+def write_down(lanes: Any, cells: Any, newest: Any, age: Any, step: Any, marks: Any,
+               newest_column: Any, age_column: Any, step_column: Any, marks_column: Any,
+               stack_size: Any, known: Any, at: Any, lane_age: Any, lane_marks: Any,
+               ) -> Any:  # fmt: skip
+    """Write a `Plan` into the columns, and where its successors leave the lanes."""
+    for i in range(len(lanes)):
+        lane, cell = lanes[i], cells[i]
+        mark = np.int64(marks[lane])
+        newest_column[cell] = newest[lane] & _UINT32
+        age_column[cell] = age[lane]
+        step_column[cell] = step[lane]
+        marks_column[cell] = mark
+        known[lane] = True
+        at[lane] = newest[lane] + step[lane]
+        if mark & APART:
+            lane_age[lane] = step[lane] - 1
+            lane_marks[lane] = PINNED if mark & NEXT_PINNED else 0
+        else:
+            lane_age[lane] = min(age[lane] + 1, stack_size - 1)
+            lane_marks[lane] = mark & PINNED
 
 
 @kernel
@@ -496,7 +503,7 @@ def read_stacks(indices: Any, live: Any, n_lanes: Any, pads: Any, newest: Any, a
         if last < 0 or last >= _LOWEST_PIN or last % n_lanes != lane:
             return lane
         k = size - 1
-        while k > 0 and stack[k - 1] == stack[k] - n_lanes:
+        while k > 0 and stack[k - 1] == stack[k] - n_lanes and stack[k - 1] >= 0:
             k -= 1
         newest[lane] = last // n_lanes
         age[lane] = size - 1 - k

@@ -50,8 +50,9 @@ class Transitions:
         self.flags = np.zeros((n_lanes, n_slots), np.uint8)
         self.actions: AnyArray = np.zeros((n_lanes * n_slots, *action_shape), action_dtype)
         self.counts: Int64s = np.zeros(n_lanes, np.int64)
-        # Steps of the newest episode that are held; 0 where the next one begins another.
+        # Steps of each lane's newest episode that are held, and whether it goes on.
         self.runs: Int64s = np.zeros(n_lanes, np.int64)
+        self.running: Bools = np.zeros(n_lanes, np.bool_)
 
     def __len__(self) -> int:
         return int(np.minimum(self.counts, self.n_slots).sum())
@@ -68,36 +69,41 @@ class Transitions:
     def add(
         self,
         lanes: Int64s,
+        cells: Int64s,
         action: AnyArray,
         reward: Floats,
         terminated: Bools,
         truncated: Bools,
         windows: list[Windows],
     ) -> None:
-        """Add a transition to some lanes; arguments have one row for each of `lanes`."""
-        cells = self.next_cells(lanes)
-        for each in windows:
-            each.evict(lanes, self.counts, self.n_slots)
-        self.rewards[cells] = reward
-        self.actions[cells] = action
-        first = self.runs[lanes] == 0
-        self.flags.reshape(-1)[cells] = (
-            TERMINATED * terminated + TRUNCATED * truncated + FIRST * first
-        )
-        self.counts[lanes] += 1
-        self.runs[lanes] = np.minimum(self.runs[lanes] + 1, self.n_slots)
-        for each in windows:
-            each.admit(lanes, self.counts, self.runs, self.flags)
-        self.runs[lanes[terminated | truncated]] = 0
+        """Add a transition to some lanes.
 
-    def cut(self, lanes: Int64s, windows: list[Windows]) -> None:
-        """End the running episode of some lanes, where one runs."""
-        lanes = lanes[self.runs[lanes] > 0]
-        if len(lanes):
+        Parameters
+        ----------
+        lanes, cells : ndarray of int64
+            Which, and `next_cells` of those.
+        action, reward, terminated, truncated : ndarray, (n_lanes, ...)
+            Rows of other lanes mean nothing.
+        windows : list of Windows
+            Told of what may start now.
+        """
+        self.actions[cells] = action[lanes]
+        record(
+            lanes, reward, terminated, truncated, self.rewards, self.flags, self.counts, self.runs,
+            self.running,
+        )  # fmt: skip
+        for each in windows:
+            each.turn(lanes, True, self.counts, self.runs, self.flags)
+
+    def cut(self, named: Bools, windows: list[Windows]) -> None:
+        """End the running episodes of the lanes that ``named``, ``(n_lanes,)``, says."""
+        named = named & self.running
+        if named.any():
+            lanes = np.flatnonzero(named)
             self.flags[lanes, (self.counts[lanes] - 1) % self.n_slots] |= CUT
+            self.running[lanes] = False
             for each in windows:
-                each.admit(lanes, self.counts, self.runs, self.flags)
-            self.runs[lanes] = 0
+                each.turn(lanes, False, self.counts, self.runs, self.flags)
 
     def names(self, cells: Int64s) -> Int64s:
         """Return the names of what some cells hold."""
@@ -140,15 +146,31 @@ class Transitions:
         """Episodes of which a transition is held; takes a pass over the flags."""
         # An episode begins where the oldest transition of a lane is, and after each end but
         # that of the newest transition.
-        held = np.minimum(self.counts, self.n_slots)
-        ends = np.count_nonzero(self.flags & END)
-        return int(ends + np.count_nonzero((held > 0) & (self.runs > 0)))
+        return int(np.count_nonzero(self.flags & END) + np.count_nonzero(self.running))
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        parts = (self.rewards, self.flags, self.actions, self.counts, self.runs)
+        parts = (self.rewards, self.flags, self.actions, self.counts, self.runs, self.running)
         return sum(part.nbytes for part in parts)
+
+
+@kernel
+def record(lanes: Any, reward: Any, terminated: Any, truncated: Any, rewards: Any, flags: Any,
+           counts: Any, runs: Any, running: Any) -> Any:  # fmt: skip
+    """Write down a transition of each of some lanes, actions apart."""
+    n_slots = flags.shape[1]
+    for lane in lanes:
+        slot = counts[lane] % n_slots
+        rewards[lane * n_slots + slot] = reward[lane]
+        flag = TERMINATED * terminated[lane] | TRUNCATED * truncated[lane]
+        if not running[lane]:
+            flag |= FIRST
+            runs[lane] = 0
+        flags[lane, slot] = flag
+        counts[lane] += 1
+        runs[lane] = min(runs[lane] + 1, n_slots)
+        running[lane] = not (terminated[lane] or truncated[lane])
 
 
 @kernel

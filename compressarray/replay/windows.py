@@ -65,26 +65,28 @@ class Windows:
         held: npt.NDArray[np.bool_] = (bits & 1).astype(np.bool_)
         return held
 
-    def evict(self, lanes: Int64s, counts: Int64s, n_slots: int) -> None:
-        """Take out what the next transition of some lanes replaces."""
-        evict(
-            lanes, counts, n_slots, self.words, self.counts, self.tree.leaves, self.tree.sums
-        )  # fmt: skip
-
-    def admit(
-        self, lanes: Int64s, counts: Int64s, runs: Int64s, flags: npt.NDArray[np.uint8]
+    def turn(
+        self,
+        lanes: Int64s,
+        is_new: bool,
+        counts: Int64s,
+        runs: Int64s,
+        flags: npt.NDArray[np.uint8],
     ) -> None:
         """Put in what the newest transition of some lanes lets start.
 
         Parameters
         ----------
         lanes : ndarray of int64
+        is_new : bool
+            Whether it was added just now, and what it replaced has to be taken out; or its flags
+            have changed.
         counts, runs : ndarray, (n_lanes,) int64
             Transitions that each lane has had, and those of its newest episode that are held.
         flags : ndarray, (n_lanes, n_slots) uint8
         """
-        admit(
-            lanes, counts, runs, flags, self.length, self.full, self.words, self.counts,
+        turn(
+            lanes, is_new, counts, runs, flags, self.length, self.full, self.words, self.counts,
             self.tree.leaves, self.tree.sums, self.tree.top,
         )  # fmt: skip
 
@@ -144,30 +146,33 @@ def select(words: Any, counts: Any, ranks: Any, cells: Any) -> Any:
 
 
 @kernel
-def evict(lanes: Any, lane_counts: Any, n_slots: Any, words: Any, counts: Any, leaves: Any,
-          sums: Any) -> Any:  # fmt: skip
-    """See `Windows.evict`."""
-    for lane in lanes:
-        if lane_counts[lane] >= n_slots:
-            cell = lane * n_slots + lane_counts[lane] % n_slots
-            put(cell, False, 0.0, words, counts, leaves, sums)
+def admit(lane: Any, newest: Any, run: Any, flags: Any, length: Any, full: Any, words: Any,
+          counts: Any, leaves: Any, sums: Any, priority: Any) -> Any:  # fmt: skip
+    """Put in the starts of windows that end with one transition, the newest of ``run`` steps."""
+    n_slots = flags.shape[1]
+    # Window [newest - back, newest] is whole where back == length - 1; a shorter one will never
+    # grow once its episode has ended.
+    first_back = length - 1
+    if flags[lane, newest % n_slots] & END and not full:
+        first_back = 0
+    for back in range(first_back, min(length, run)):
+        cell = lane * n_slots + (newest - back) % n_slots
+        put(cell, True, priority, words, counts, leaves, sums)
 
 
 @kernel
-def admit(lanes: Any, lane_counts: Any, runs: Any, flags: Any, length: Any, full: Any, words: Any,
-          counts: Any, leaves: Any, sums: Any, priority: Any) -> Any:  # fmt: skip
-    """See `Windows.admit`."""
+def turn(lanes: Any, is_new: Any, lane_counts: Any, runs: Any, flags: Any, length: Any, full: Any,
+         words: Any, counts: Any, leaves: Any, sums: Any, priority: Any) -> Any:  # fmt: skip
+    """See `Windows.turn`."""
     n_slots = flags.shape[1]
     for lane in lanes:
         newest = lane_counts[lane] - 1
-        # Window [newest - back, newest] is whole where back == length - 1; a shorter one will
-        # never grow once its episode has ended.
-        first_back = length - 1
-        if flags[lane, newest % n_slots] & END and not full:
-            first_back = 0
-        for back in range(first_back, min(length, runs[lane])):
-            cell = lane * n_slots + (newest - back) % n_slots
-            put(cell, True, priority, words, counts, leaves, sums)
+        if is_new:
+            cell = lane * n_slots + newest % n_slots
+            put(cell, False, 0.0, words, counts, leaves, sums)
+        admit(
+            lane, newest, runs[lane], flags, length, full, words, counts, leaves, sums, priority
+        )  # fmt: skip
 
 
 @kernel
@@ -179,12 +184,6 @@ def rebuild(lane_counts: Any, flags: Any, length: Any, full: Any, words: Any, co
         run = 0
         for t in range(max(0, lane_counts[lane] - n_slots), lane_counts[lane]):
             run += 1
-            ended = (flags[lane, t % n_slots] & END) != 0
-            first_back = length - 1
-            if ended and not full:
-                first_back = 0
-            for back in range(first_back, min(length, run)):
-                cell = lane * n_slots + (t - back) % n_slots
-                put(cell, True, priority, words, counts, leaves, sums)
-            if ended:
+            admit(lane, t, run, flags, length, full, words, counts, leaves, sums, priority)
+            if flags[lane, t % n_slots] & END:
                 run = 0
