@@ -1,7 +1,8 @@
-"""Gymnasium wrappers that store frames once and emit their indices.
+"""Gymnasium wrappers that store frames once and emit their indices, and tasks to wrap.
 
 ``wrappers.IndexedFrameStack`` is for one environment, ``wrappers.vector.IndexedFrameStack`` for a
-vector environment.
+vector environment. ``wrappers.make_dm_control`` builds tasks of the DeepMind Control Suite with
+pixels for observations; what it is made of lies in ``wrappers.dm_control``.
 """
 
 from __future__ import annotations
