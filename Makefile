@@ -4,8 +4,9 @@
 #   make run PIP_ARGS="--extra-index-url <url>"    anything pip takes, e.g. where PyTorch's CPU builds are
 #   make run RUN_ARGS="--env-id ALE/Breakout-v5"   other flags for the script
 #   make run-qrdqn QRDQN_ARGS="--n-step 3"         other flags for that one
+#   make run-dmc DMC_ARGS="--full-compress"    the same for DrQ-v2's
 #   make test PYTEST_ARGS="-k lossless -x"         other flags for pytest
-#   make bench-replay BENCH_ARGS=--quick           other flags for bench-replay and bench-million
+#   make bench-replay BENCH_ARGS=--quick           other flags for a benchmark
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -17,15 +18,19 @@ BENCH_ARGS ?=
 RUN_ARGS ?= --env-id ALE/Pong-v5 --total-timesteps 36864 --save-model --eval-episodes 2
 QRDQN_ARGS ?= --env-id ALE/Pong-v5 --total-timesteps 10000 --learning-starts 2000 \
 	--exploration-fraction 0.5 --buffer-size 10000 --save-model --eval-episodes 2
+DMC_ARGS ?= --env-id walker_walk --preset paper --total-timesteps 1500 --buffer-size 1500 \
+	--learning-starts 1300 --random-steps 1300 --batch-size 16 --eval-every 1400 --eval-episodes 1
 
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 PYTEST = $(BIN)/python -m pytest
+# Fails where dm_control is there and no OpenGL library renders for it.
+GL = $(BIN)/python -c 'from importlib.util import find_spec as f; from wrappers import dm_control as d; f("dm_control") and d.choose_gl()'
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run run-qrdqn test test-long test-lowest lint format format-check type check \
-	bench bench-ppo bench-replay bench-million bench-memory clean
+.PHONY: help run run-qrdqn run-dmc gl test test-long test-lowest lint format format-check type \
+	check bench bench-ppo bench-replay bench-million bench-dmc bench-memory clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' Makefile
@@ -52,10 +57,22 @@ run: $(READY) ## train PPO on Pong for about two minutes, and show speed and mem
 run-qrdqn: $(READY) ## train QR-DQN on Pong for about two minutes, and show speed and memory
 	$(BIN)/python cleanrl_scripts/qrdqn_atari.py $(QRDQN_ARGS)
 
-test: $(READY) ## run the tests
+run-dmc: $(READY) gl ## DrQ-v2 on walker walk for about two minutes: what it does, not yet learning
+	$(BIN)/python cleanrl_scripts/drqv2_dmc.py $(DMC_ARGS)
+
+# The DeepMind Control Suite renders with an OpenGL library of the system's.
+gl: $(READY)
+	@$(GL) 2>/dev/null || { \
+		if [ -n "$$CI" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -qq && apt-get install -qq -y libegl1 libgl1-mesa-dri libosmesa6; \
+		fi; \
+		said=$$($(GL) 2>&1) || { echo "$$said" | sed -n '$$s/^RuntimeError/error/p' >&2; exit 1; }; \
+	}
+
+test: $(READY) gl ## run the tests
 	$(PYTEST) $(PYTEST_ARGS)
 
-test-long: $(READY) ## run the property tests with a hundred times the examples
+test-long: $(READY) gl ## run the property tests with a hundred times the examples
 	HYPOTHESIS_PROFILE=long $(PYTEST) -m hypothesis $(PYTEST_ARGS)
 
 test-lowest: ## run the library's tests (no scripts) on the oldest supported dependencies
@@ -76,10 +93,10 @@ type: $(READY) ## check the library's types
 check: format-check lint type test ## everything to pass before a pull request
 
 bench: $(READY) ## bytes per frame and microseconds to append and gather, per codec
-	$(BIN)/python -m benchmarks.bench_codecs
+	$(BIN)/python -m benchmarks.bench_codecs $(BENCH_ARGS)
 
 bench-ppo: $(READY) ## PPO's rollout memory and speed on ten games, beside the paper's
-	$(BIN)/python -m benchmarks.bench_ppo
+	$(BIN)/python -m benchmarks.bench_ppo $(BENCH_ARGS)
 
 bench-replay: $(READY) ## QR-DQN's replay memory and speed on ten games, beside the paper's
 	$(BIN)/python -m benchmarks.bench_replay $(BENCH_ARGS)
@@ -87,8 +104,11 @@ bench-replay: $(READY) ## QR-DQN's replay memory and speed on ten games, beside 
 bench-million: $(READY) ## a million transitions of Pong: resident memory, adding, sampling
 	$(BIN)/python -m benchmarks.bench_million $(BENCH_ARGS)
 
+bench-dmc: $(READY) gl ## DrQ-v2's replay memory and speed on two tasks, beside the paper's (two hours)
+	$(BIN)/python -m benchmarks.bench_dmc $(BENCH_ARGS)
+
 bench-memory: $(READY) ## growth of resident memory beside nbytes_stored
-	$(BIN)/python -m benchmarks.bench_memory
+	$(BIN)/python -m benchmarks.bench_memory $(BENCH_ARGS)
 
 clean: ## remove the virtual environments and caches, and keep runs/
 	rm -rf .venv .venv-lowest build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

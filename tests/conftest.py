@@ -20,10 +20,14 @@ settings.register_profile("ci", settings.get_profile("default"))
 settings.register_profile("long", _common, max_examples=100 * BASE_EXAMPLES)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
-# The library's tests run without the extra that the scripts need.
-collect_ignore_glob = (
-    [] if importlib.util.find_spec("torch") else ["test_ppo*.py", "test_qrdqn*.py"]
-)
+# The library's tests run without the extra that the scripts need, and dm_control has no build for
+# Python 3.13.
+_NEEDED_BY = {
+    "torch": ["test_ppo*.py", "test_qrdqn*.py", "test_drqv2*.py"],
+    "dm_control": ["test_dm_control.py", "test_drqv2*.py"],
+}
+_missing = [module for module in _NEEDED_BY if importlib.util.find_spec(module) is None]
+collect_ignore_glob = sorted({name for module in _missing for name in _NEEDED_BY[module]})
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:
@@ -31,5 +35,6 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
     profile = os.environ.get("HYPOTHESIS_PROFILE", "default")
     lines = [f"hypothesis: profile {profile}, {settings().max_examples} examples a test"]
     if collect_ignore_glob:
-        lines.append(f"torch is not installed: {', '.join(collect_ignore_glob)} left out")
+        names = " and ".join(_missing)
+        lines.append(f"not installed: {names}; left out: {', '.join(collect_ignore_glob)}")
     return lines

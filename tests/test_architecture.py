@@ -59,6 +59,8 @@ MAY_IMPORT = {
 OPTIONAL = {
     "gymnasium": {"wrappers", "cleanrl_scripts"},
     "ale_py": {"cleanrl_scripts"},
+    "dm_control": {"wrappers"},
+    "shimmy": {"wrappers"},
     "torch": {"cleanrl_scripts", "compressarray.replay.outputs"},
 }
 OURS = ("compressarray", "wrappers", "cleanrl_scripts", "benchmarks", "tests")
@@ -176,7 +178,7 @@ assert not loaded, f"the import pulled in {{loaded}}"
     ("package", "unwanted"),
     [
         ("compressarray", ("torch", "gymnasium", "ale_py", "numcodecs", "wrappers")),
-        ("wrappers", ("torch", "ale_py", "numcodecs")),
+        ("wrappers", ("torch", "ale_py", "dm_control", "mujoco", "numcodecs", "shimmy")),
     ],
 )
 def test_import_compiles_nothing_and_stays_light(package, unwanted):
@@ -207,7 +209,7 @@ def test_every_package_is_named_and_typed():
 def test_lower_bounds_are_the_versions_tested():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     extras = project["optional-dependencies"]
-    ranges = [*project["dependencies"], *extras["atari"], *extras["numcodecs"]]
+    ranges = [*project["dependencies"], *extras["atari"], *extras["dmc"], *extras["numcodecs"]]
     lowest = {
         (each.name, Version(bound.version))
         for each in map(Requirement, ranges)

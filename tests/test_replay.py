@@ -1011,8 +1011,6 @@ def test_frames_that_no_transition_needs_are_let_go(
 
 
 def test_frames_that_were_let_go_take_no_memory() -> None:
-    if not hasattr(DiffFrameArray, "discard"):
-        pytest.skip("DiffFrameArray has no discard")
     for feed in FEEDS:
         world = World(Setting(feed, n_slots=40))
         for _ in range(300):

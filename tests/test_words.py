@@ -56,9 +56,9 @@ class Coder:
         return state[: self.n_bytes]
 
     def keys(self, record: np.ndarray) -> np.ndarray:
-        keys = np.zeros(self.n_words + 1, np.int64)
+        keys = np.zeros(self.n_words + 1, np.int32)
         n = words.read_tokens(record.ctypes.data, 1, self.n_bytes, self.decode_table, keys, 0)
-        return keys[:n]
+        return keys[:n].astype(np.int64)
 
 
 def bytes_of(rng: np.random.Generator, n: int, n_values: int, part: float) -> np.ndarray:

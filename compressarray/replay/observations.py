@@ -187,8 +187,7 @@ class Observations:
             return
         cells = np.arange(self._n_lanes) * self._n_slots + oldest % self._n_slots
         for entry in self.entries:
-            if hasattr(entry.frames, "discard"):
-                entry.let_go(cells, transitions.counts > 0)
+            entry.let_go(cells, transitions.counts > 0)
 
     def clear(self) -> None:
         """Forget all stacks, and the frames that were stored here."""

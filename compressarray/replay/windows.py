@@ -41,6 +41,7 @@ class Windows:
     """
 
     def __init__(self, n_cells: int, length: int, full: bool, tree: SumTree | None = None) -> None:
+        # A power of two, so that the leaves of the tree of counts lie in the order of their cells.
         n_words = 1 << (n_cells >> _WORD_SHIFT).bit_length()
         self.length = length
         self.full = full

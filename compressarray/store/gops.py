@@ -27,7 +27,7 @@ from compressarray.store.scratch import borrow, give_back
 # What is held is looked at each time as many groups have been closed as there are: a new table of
 # tokens is taken where it names so much more of them in one byte, a new dictionary where it packs
 # them so much smaller. A table costs 8 KiB, a dictionary up to 60, digested.
-LEARN_ON_GOPS = 128
+LEARN_ON_GOPS = 64
 LEARN_AFTER_GOPS = 16
 MAX_LEARN_PAUSE = 8
 MIN_TOKENS = 2000
@@ -490,7 +490,7 @@ class GopStore(Store):
     def _learn_tokens(self, streams: list[UInt8s]) -> bool:
         """Give the tokens seen most often a byte each, if that is worth it."""
         state = self._state
-        keys = np.empty(sum(map(len, streams)), np.int64)
+        keys = np.empty(sum(map(len, streams)), np.int32)
         n = 0
         for stream in streams:
             header = layout.HEADER_BYTES
@@ -507,7 +507,8 @@ class GopStore(Store):
             )
         if n < MIN_TOKENS:
             return False
-        seen, counts = np.unique(keys[:n], return_counts=True)
+        found, counts = np.unique(keys[:n], return_counts=True)
+        seen = found.astype(np.int64)
         first = len(state.decode_tables) == 1
         needed = TABLE_GAIN if self._packer is None or first else PACKED_TABLE_GAIN
         enough = (1 - needed) * token_bytes(self._tokens, seen, counts)
