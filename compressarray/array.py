@@ -61,6 +61,7 @@ class _Frames:
         self.lane_shape = tuple(shape[axis] for axis in between if axis != stack_axis)
         self.stack_shape = () if stack_axis is None else (shape[stack_axis],)
         self.n_lanes = prod(self.lane_shape)
+        self.all_lanes = np.arange(self.n_lanes)
         self.stack = prod(self.stack_shape)
 
     def of_shape(self, shape: tuple[int, ...]) -> _Frames:
@@ -148,13 +149,27 @@ class _Frames:
         self.ring.retire((in_store if self.is_native else cells) // self.stack)
         self.store.write(in_store, as_bytes(frames, self.frame_bytes))
 
-    def append(self, lanes: Int64s, slots: Int64s, entries: AnyArray) -> None:
-        """Store entries, ``(rows, lanes, ...)`` and C-contiguous, in slots ``(rows, lanes)``."""
-        flat = as_bytes(entries, self.frame_bytes)
+    def append(self, lanes: Int64s, n_rows: int, entries: AnyArray) -> Int64s:
+        """Store entries, ``(rows, lanes, ...)`` or of one row; return their indices."""
+        ring = self.ring
+        indices, slots = ring.advance(lanes, n_rows)
+        if not self.is_empty:
+            try:
+                self._put(lanes, slots, as_bytes(np.ascontiguousarray(entries), self.frame_bytes))
+            except MemoryError:
+                # some slots hold new frames, some old ones: none keeps its index
+                ring.publish(lanes, n_rows)
+                ring.retire((slots * self.n_lanes + lanes).ravel())
+                raise
+        ring.publish(lanes, n_rows)
+        return indices
+
+    def _put(self, lanes: Int64s, slots: Int64s, entries: UInt8s) -> None:
         if self.is_native:
-            self.store.append(np.tile(lanes, len(slots)), slots.ravel(), flat)
+            each = lanes if len(slots) == 1 else np.tile(lanes, len(slots))
+            self.store.append(each, slots.ravel(), entries)
         else:
-            self.store.write(self.to_store((slots * self.n_lanes + lanes).ravel()), flat)
+            self.store.write(self.to_store((slots * self.n_lanes + lanes).ravel()), entries)
 
     def gather(self, store: Store, places: Int64s, out: AnyArray) -> None:
         """Fill ``out`` with the entries at `Ring.places`."""
@@ -600,7 +615,7 @@ class DiffFrameArray(NDArrayOperatorsMixin):
         values = self._checked_frames(frames, "append")
         entry_shape = shared.stack_shape + shared.frame_shape
         if lanes is None:
-            numbers = np.arange(shared.n_lanes)
+            numbers = shared.all_lanes
             index_shape = shared.lane_shape
             row_shape = shared.shape[1:]
         else:
@@ -620,17 +635,11 @@ class DiffFrameArray(NDArrayOperatorsMixin):
         n_rows = len(values) if several else 1
         if n_rows and not shared.shape[0]:
             raise ValueError("an array whose first axis is 0 has no slot to append to")
-        with shared.transaction():
-            indices, slots = shared.ring.advance(numbers, n_rows)
-            if not shared.is_empty:
-                try:
-                    shared.append(numbers, slots, np.ascontiguousarray(values))
-                except MemoryError:
-                    # some slots hold new frames, some old ones: none keeps its index
-                    shared.ring.publish(numbers, n_rows)
-                    shared.ring.retire((slots * shared.n_lanes + numbers).ravel())
-                    raise
-            shared.ring.publish(numbers, n_rows)
+        if shared.codec.foreign is None:
+            indices = shared.append(numbers, n_rows, values)
+        else:
+            with shared.transaction():
+                indices = shared.append(numbers, n_rows, values)
         return indices.reshape((n_rows, *index_shape) if several else index_shape)
 
     def gather(self, indices: npt.ArrayLike, out: Any = None, *, stream: int | None = None) -> Any:

@@ -43,19 +43,18 @@ class Ring:
         -------
         indices, slots : ndarray, (n_rows, len(lanes)) int64
         """
-        counts = self.counts[lanes] + np.arange(n_rows)[:, None]
-        slots = counts % self.n_slots
-        if n_rows:
-            first_kept = counts[-1] + 1 - self.n_slots
-            self.oldest[lanes] = np.maximum(self.oldest[lanes], first_kept)
-        if self._retired.size:
-            self._retired[slots * self.n_lanes + lanes] = False
+        shape = n_rows, len(lanes)
+        indices, slots = np.empty(shape, np.int64), np.empty(shape, np.int64)
+        number_rows(self.counts, self.oldest, self.n_slots, self._retired, lanes, indices, slots)
         self.n_changes += 1
-        return counts * self.n_lanes + lanes, slots
+        return indices, slots
 
     def publish(self, lanes: Int64s, n_rows: int) -> None:
         """Let the frames that `advance` numbered be found."""
-        self.counts[lanes] += n_rows
+        if len(lanes) == self.n_lanes:
+            self.counts += n_rows
+        else:
+            self.counts[lanes] += n_rows
 
     def retire(self, slots_and_lanes: Int64s) -> None:
         """Retire the indices that live in places ``slot * n_lanes + lane``."""
@@ -134,6 +133,23 @@ class Ring:
             latest = newest - (newest - slots) % self.n_slots  # the last count in each slot
             held -= int(np.count_nonzero(latest >= self.oldest[lanes]))
         return held
+
+
+@kernel
+def number_rows(counts: Any, oldest: Any, n_slots: Any, retired: Any, lanes: Any, indices: Any,
+                slots: Any) -> None:  # fmt: skip
+    """Fill ``indices`` and ``slots`` as `Ring.advance` says, and evict what was in the slots."""
+    n_rows, n_lanes = len(indices), len(counts)
+    for i in range(len(lanes)):
+        lane = lanes[i]
+        for row in range(n_rows):
+            count = counts[lane] + row
+            slot = count % n_slots
+            indices[row, i] = count * n_lanes + lane
+            slots[row, i] = slot
+            oldest[lane] = max(oldest[lane], count + 1 - n_slots)
+            if len(retired):
+                retired[slot * n_lanes + lane] = False
 
 
 @kernel

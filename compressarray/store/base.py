@@ -50,8 +50,9 @@ class Store(ABC):
         Negative cells name pinned frames.
         """
         if len(cells):
+            flat = out.reshape(-1).view(np.uint8)
             with self._lock.reading:
-                self._read(cells, address_of(out), self._frame_bytes)
+                self._read(cells, flat)
 
     def write(self, cells: Int64s, frames: UInt8s) -> None:
         """Store copies of ``frames``, ``(len(cells), frame bytes)``, C-contiguous, in cells.
@@ -142,7 +143,7 @@ class Store(ABC):
         }
 
     @abstractmethod
-    def _read(self, cells: Int64s, out: int, step: int) -> None: ...
+    def _read(self, cells: Int64s, out: UInt8s) -> None: ...
 
     @abstractmethod
     def _write_rows(self, lanes: Int64s, rows: Int64s, items: Int64s, frames: int) -> None: ...

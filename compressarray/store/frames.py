@@ -24,7 +24,7 @@ from compressarray.store.arena import (
     chunk_start,
     release,
 )
-from compressarray.store.base import Int64s, Store, UInt8s, address_of
+from compressarray.store.base import Int64s, Store, UInt8s
 
 # Recent frames that a new one is compared with: a row of all lanes and stacks, with room to
 # spare, for up to as many environments as run on one machine.
@@ -68,19 +68,20 @@ class FrameStore(Store):
         super()._open_lock()
         self._transaction = threading.RLock()
 
-    def _read(self, cells: Int64s, out: int, step: int) -> None:
+    def _read(self, cells: Int64s, out: UInt8s) -> None:
         if self._codec is None:
             seen = np.zeros(1 << (2 * len(cells)).bit_length(), np.uint32)
             n = read_raw(
-                self._arena.state, self._cells.data, self._fill, self._pins, cells, out, step, seen
+                self._arena.state, self._cells.data, self._fill, self._pins, cells, out, seen
             )
         else:
-            n = self._read_coded(cells, out, step)
+            n = self._read_coded(cells, out)
         with self._count_lock:
             self._frames_decoded += n
             self._gops_decoded += n
 
-    def _read_coded(self, cells: Int64s, out: int, step: int) -> int:
+    def _read_coded(self, cells: Int64s, out: UInt8s) -> int:
+        frames = out.reshape(len(cells), -1)
         n = 0
         last = -1
         frame = self._fill
@@ -95,7 +96,7 @@ class FrameStore(Store):
                 frame = self._decode(entry)
                 n += 1
             last = entry
-            ctypes.memmove(out + i * step, address_of(frame), self._frame_bytes)
+            frames[i] = frame
         return n
 
     def _decode(self, entry: int) -> UInt8s:
@@ -289,8 +290,8 @@ def hash_frame(address: Any, n_bytes: Any) -> Any:
 
 @kernel
 def read_raw(arena: Any, cell_chunk: Any, fill: Any, pins: Any, cells: Any, out: Any,
-             step: Any, seen: Any) -> Any:  # fmt: skip
-    """Copy cells to ``out + i * step``; return how many distinct frames they hold.
+             seen: Any) -> Any:  # fmt: skip
+    """Copy cells to ``out``, one after the other; return how many distinct frames they hold.
 
     ``seen`` is a hash set: zeros, a power of two above twice the cells.
     """
@@ -313,7 +314,7 @@ def read_raw(arena: Any, cell_chunk: Any, fill: Any, pins: Any, cells: Any, out:
                 n += seen[slot] == 0
                 seen[slot] = entry
             last = entry
-        copy_bytes(out + i * step, source, n_bytes)
+        copy_bytes(base_of(out) + i * n_bytes, source, n_bytes)
     return n
 
 

@@ -31,7 +31,7 @@ from compressarray.store.gop_layout import (
 
 # Of the next group's chunk, while one is decoded: saves 3 of 75 microseconds for 32 stacks from a
 # ring of 130,000 frames, and nothing from one that the cache holds.
-PREFETCHED_LINES = 8
+PREFETCHED_LINES = 16
 _HASH_MULTIPLIER = 0x9E3779B1  # odd, near 2**32 over the golden ratio
 
 # A view for reading: one array of numbers and addresses instead of the many arrays of GopState,
@@ -186,7 +186,7 @@ def _number(flags: Any, map_at: Any, where: Any, stack: Any) -> Any:
 
 @kernel
 def decode(view: Any, cells: Any, chunk: Any, where: Any, unpacked: Any, order: Any, pins: Any,
-           out: Any, step: Any, counts: Any) -> None:  # fmt: skip
+           out: Any, counts: Any) -> None:  # fmt: skip
     """Decode the frames of cells that `locate` has found.
 
     Parameters
@@ -198,14 +198,15 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, unpacked: Any, order: 
         one walk along it in each direction.
     pins : ndarray, (p, >= frame bytes) uint8
         Pinned frames; cell ``-1 - i`` names the i-th.
-    out : address
-        Frame ``i`` goes to ``out + i * step``.
+    out : ndarray, (n * frame bytes,) uint8
+        Overwritten: frame ``i`` follows frame ``i - 1``.
     counts : ndarray, (2,) int64
         Frames and groups that were decoded are added.
     """
     kind, stack = view[_KIND], view[_STACK]
     n_bytes, row_bytes = view[_FRAME_BYTES], view[_ROW_BYTES]
     fill = view[_BACKGROUNDS]
+    base = base_of(out)
     map_bytes = 2 * view[_GOP] * stack
     n = len(order)
     start = 0
@@ -216,7 +217,7 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, unpacked: Any, order: 
             source = fill
             if cells[i] < 0:
                 source = base_of(pins) + (-1 - cells[i]) * pins.shape[1]
-            copy_bytes(out + i * step, source, n_bytes)
+            copy_bytes(base + i * n_bytes, source, n_bytes)
             start += 1
             continue
         end = start + 1
@@ -256,7 +257,7 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, unpacked: Any, order: 
         n_earlier = 0
         for j in range(start, end):
             i = order[j]
-            target = out + i * step
+            target = base + i * n_bytes
             number = _number(flags, map_at, where[i], stack)
             if number >= n_frames:
                 copy_bytes(target, fill, n_bytes)
@@ -285,7 +286,7 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, unpacked: Any, order: 
             if n_earlier == 0:
                 break
             i = order[j]
-            target = out + i * step
+            target = base + i * n_bytes
             number = _number(flags, map_at, where[i], stack)
             if number >= key:
                 continue
@@ -316,7 +317,7 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, unpacked: Any, order: 
 
 
 @kernel
-def read_cells(view: Any, cells: Any, pins: Any, out: Any, step: Any) -> Any:
+def read_cells(view: Any, cells: Any, pins: Any, out: Any) -> Any:
     """Locate and decode, where no stream has to be unpacked; return frames and groups decoded."""
     n = len(cells)
     chunk = np.empty(n, np.int64)
@@ -324,5 +325,5 @@ def read_cells(view: Any, cells: Any, pins: Any, out: Any, step: Any) -> Any:
     order = np.empty(n, np.int64)
     locate(view, cells, chunk, where, order)
     counts = np.zeros(2, np.int64)
-    decode(view, cells, chunk, where, np.zeros(n, np.int64), order, pins, out, step, counts)
+    decode(view, cells, chunk, where, np.zeros(n, np.int64), order, pins, out, counts)
     return counts[0], counts[1]

@@ -22,7 +22,7 @@ from compressarray.store import gop_writing as writing
 from compressarray.store.arena import N_ENTRIES, PAGE_SHIFT, Arena, Table
 from compressarray.store.base import Int64s, Store, UInt8s, address_of
 from compressarray.store.gop_layout import GopState
-from compressarray.store.scratch import borrow, give_back
+from compressarray.store.scratch import Scratch, borrow, give_back
 
 # What is held is looked at each time as many groups have been closed as there are: a new table of
 # tokens is taken where it names so much more of them in one byte, a new dictionary where it packs
@@ -43,12 +43,17 @@ GUARD_BYTES = 64
 
 
 class _Work(NamedTuple):
-    """Scratch of a write."""
+    """Scratch of a write, by address: for coding a frame, a closed stream, half a group."""
 
-    whole: UInt8s
-    coding: int  # an address: for coding one frame
-    stream: UInt8s  # for one closed stream
-    held: int  # an address: for half the frames of a group
+    scratch: Scratch
+    coding: int
+    stream: int
+    held: int
+
+    def stream_bytes(self, size: int) -> UInt8s:
+        """The first bytes of the closed stream."""
+        start = self.stream - self.scratch.address
+        return self.scratch.memory[start : start + size]
 
 
 class GopStore(Store):
@@ -144,16 +149,16 @@ class GopStore(Store):
 
     # -- reading -----------------------------------------------------------------------------
 
-    def _read(self, cells: Int64s, out: int, step: int) -> None:
+    def _read(self, cells: Int64s, out: UInt8s) -> None:
         if self._packer is None:
-            n_frames, n_gops = reading.read_cells(self._view, cells, self._pins, out, step)
+            n_frames, n_gops = reading.read_cells(self._view, cells, self._pins, out)
         else:
-            n_frames, n_gops = self._read_packed(cells, out, step)
+            n_frames, n_gops = self._read_packed(cells, out)
         with self._count_lock:
             self._frames_decoded += n_frames
             self._gops_decoded += n_gops
 
-    def _read_packed(self, cells: Int64s, out: int, step: int) -> tuple[int, int]:
+    def _read_packed(self, cells: Int64s, out: UInt8s) -> tuple[int, int]:
         view = self._view
         n = len(cells)
         chunk, where, order = (np.empty(n, np.int64) for _ in range(3))
@@ -161,7 +166,7 @@ class GopStore(Store):
         counts = np.zeros(2, np.int64)
         reading.locate(view, cells, chunk, where, order)
         for part, kept in self._batches(chunk, order, unpacked):
-            reading.decode(view, cells, chunk, where, unpacked, part, self._pins, out, step, counts)
+            reading.decode(view, cells, chunk, where, unpacked, part, self._pins, out, counts)
             del kept
         return int(counts[0]), int(counts[1])
 
@@ -219,7 +224,7 @@ class GopStore(Store):
                 frames,
                 done,
                 work.coding,
-                address_of(work.stream),
+                work.stream,
                 work.held,
             )
             if answer == writing.DONE:
@@ -239,7 +244,7 @@ class GopStore(Store):
             else:
                 done = self._rewrite_rows(lanes, rows, items, frames, done, work)
         self._after_write(int(rows[-1]))
-        give_back(work.whole)
+        give_back(work.scratch)
 
     def _rewrite_rows(
         self, lanes: Int64s, rows: Int64s, items: Int64s, frames: int, start: int, work: _Work
@@ -284,7 +289,7 @@ class GopStore(Store):
             self._rebuild(lane, gop, work, places, frames + group * self._frame_bytes)
             self._state.head_row[lane] = layout.STALE
         self._after_write(int(rows.max()))
-        give_back(work.whole)
+        give_back(work.scratch)
 
     def _forget(self, first: Int64s, end: Int64s, counts: Int64s) -> None:
         gops_before, gops_after = (count % self._n_rows // self._gop for count in (first, end))
@@ -302,7 +307,7 @@ class GopStore(Store):
     ) -> None:
         """Encode one group anew, closed, with some of its cells replaced."""
         size, *_ = self._encode_gop(lane, gop, work, self._n_rows, places, addresses)
-        self._put(lane, gop, work.stream[:size])
+        self._put(lane, gop, work.stream_bytes(size))
         place = gop % self._state.open_gop.shape[1]
         if self._state.open_gop[lane, place] == gop:
             writing.drop_open(self._state, lane, place)
@@ -340,7 +345,7 @@ class GopStore(Store):
             none if addresses is None else np.ascontiguousarray(addresses),
             until,
             scratch,
-            address_of(work.stream),
+            work.stream,
             numbers,
             work.coding,
         )
@@ -365,7 +370,7 @@ class GopStore(Store):
         while self._state.open_bytes.shape[1] < size + GUARD_BYTES:
             self._grow_open()
         writing.open_again(
-            self._state, lane, gop, until, address_of(work.stream), size, n_frames, flags,
+            self._state, lane, gop, until, work.stream, size, n_frames, flags,
             numbers, address_of(last_frame),
         )  # fmt: skip
 
@@ -376,10 +381,10 @@ class GopStore(Store):
             last_row = min(self._n_rows - 1, (gop + 1) * self._gop - 1)
             if gop != layout.CLOSED and last_row == row:
                 size = writing.close_stream(
-                    state, lane, place, address_of(work.stream), work.held,
+                    state, lane, place, work.stream, work.held,
                     work.coding,
                 )  # fmt: skip
-                self._put(lane, gop, work.stream[:size])
+                self._put(lane, gop, work.stream_bytes(size))
                 writing.drop_open(state, lane, place)
 
     def _put(self, lane: int, gop: int, stream: UInt8s) -> None:
@@ -407,10 +412,9 @@ class GopStore(Store):
 
     def _work(self) -> _Work:
         held_bytes = (self._gop * self._stack // 2 + 2) * self._padded
-        end = self._coding_bytes + self._stream_bytes
-        whole = borrow(end + held_bytes)
-        start = address_of(whole)
-        return _Work(whole, start, whole[self._coding_bytes : end], start + end)
+        scratch = borrow(self._coding_bytes + self._stream_bytes + held_bytes)
+        stream = scratch.address + self._coding_bytes
+        return _Work(scratch, scratch.address, stream, stream + self._stream_bytes)
 
     # -- what writing needs ------------------------------------------------------------------
 

@@ -2,26 +2,37 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import numpy.typing as npt
 
-UInt8s = npt.NDArray[np.uint8]
+
+class Scratch(NamedTuple):
+    """Bytes of any content, and where they begin."""
+
+    memory: npt.NDArray[np.uint8]
+    address: int
+
 
 # Fresh memory costs a page fault each 4 KiB, more than coding what goes through it.
 MAX_KEPT_BYTES = 1 << 20
-_kept: list[UInt8s] = []
+_kept: list[Scratch] = []
 
 
-def borrow(n_bytes: int) -> UInt8s:
-    """At least ``n_bytes`` of any content, the caller's alone until it calls `give_back`."""
+def borrow(n_bytes: int) -> Scratch:
+    """At least ``n_bytes``, the caller's alone until it calls `give_back`."""
     try:
         spare = _kept.pop()
     except IndexError:
-        return np.empty(n_bytes, np.uint8)
-    return spare if len(spare) >= n_bytes else np.empty(n_bytes, np.uint8)
+        spare = None
+    if spare is not None and len(spare.memory) >= n_bytes:
+        return spare
+    memory = np.empty(n_bytes, np.uint8)
+    return Scratch(memory, int(memory.__array_interface__["data"][0]))
 
 
-def give_back(scratch: UInt8s) -> None:
+def give_back(scratch: Scratch) -> None:
     """Leave memory to the next who borrows; forgetting to only costs time."""
-    if not _kept and len(scratch) <= MAX_KEPT_BYTES:
+    if not _kept and len(scratch.memory) <= MAX_KEPT_BYTES:
         _kept.append(scratch)
