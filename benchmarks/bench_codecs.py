@@ -1,10 +1,11 @@
 """Bytes per frame and microseconds to append and gather, per codec, on ten Atari games.
 
 Rings of `--capacity` frames are filled and an eighth of them again; then batches of 32 and 256
-stacks of 4 frames are read at fresh random places, every system in turn: ours, a dense numpy array
-of stacks, and a numpy ring of frames read by fancy indexing and by `np.take` into kept memory.
+stacks of 4 frames are read at fresh random places, in runs of ten batches, every system in turn:
+ours, a dense numpy array of stacks, and a numpy ring of frames read by fancy indexing and by
+`np.take` into kept memory.
 
-    python -m benchmarks.bench_codecs [--games Pong Qbert] [--repeats 40] [--help]
+    python -m benchmarks.bench_codecs [--games Pong Qbert] [--repeats 8] [--help]
 
 Writes `benchmarks/results/codecs.json` and `codecs.md`.
 """
@@ -32,6 +33,7 @@ CODECS = ("raw", "sparse", "delta", "delta-zstd", "zstd")
 STACK = 4
 STACK_BYTES = STACK * 84 * 84  # one dense observation: 28,224
 BATCHES = (32, 256)
+BATCHES_AT_ONCE = 10
 
 
 @dataclass
@@ -40,8 +42,8 @@ class Args:
     """which of the ten games"""
     capacity: int = 32768
     """frames of a ring"""
-    repeats: int = 40
-    """batches of each size for each system, by turns"""
+    repeats: int = 8
+    """runs of ten batches of each size for each system, by turns"""
     appends: int = 2048
     """frames whose appending is timed, in rows of one lane and of eight"""
 
@@ -73,36 +75,37 @@ def measure(frames: np.ndarray, args: Args) -> dict[str, dict[str, float]]:
 
     rng = np.random.default_rng(0)
     for batch in BATCHES:
-        out = np.empty((batch, STACK, 84, 84), np.uint8)
-        frames_out = out.reshape(-1, 84, 84)
-        taken: dict[str, list[float]] = {name: [] for name in results}
-        kept: dict[str, list[float]] = {codec: [] for codec in CODECS}
-        for turn in range(args.repeats + 2):
-            for name in results:
-                pick = rng.integers(0, len(newest), batch)
-                index = newest[pick][:, None] - np.arange(STACK - 1, -1, -1)
-                slots = index % capacity
-                if name in arrays:
-                    array = arrays[name]
-                    spent = microseconds(lambda a=array, i=index: a.gather(i))
-                    again = microseconds(lambda a=array, i=index, o=out: a.gather(i, out=o))
-                    if turn == 0:
-                        assert np.array_equal(array.gather(index), ring[slots]), name
-                    kept[name].append(again)
-                elif name == "dense stacks":
-                    spent = microseconds(lambda p=pick: stacks[p])
-                elif name == "ring, fancy":
-                    spent = microseconds(lambda s=slots: ring[s])
-                else:
-                    flat = slots.ravel()
-                    spent = microseconds(
-                        lambda s=flat, o=frames_out: np.take(ring, s, axis=0, out=o, mode="clip")
-                    )
-                taken[name].append(spent)
-        for name, times in taken.items():
-            results[name][f"gather {batch}"] = statistics.median(times[2:])
-        for name, times in kept.items():
-            results[name][f"gather {batch}, kept output"] = statistics.median(times[2:])
+        kept = np.empty((batch, STACK, 84, 84), np.uint8)
+        kept_frames = kept.reshape(-1, 84, 84)
+        # Each takes which stacks, their frames' indices, and their slots.
+        readers: dict[tuple[str, bool], Callable[..., object]] = {
+            ("dense stacks", False): lambda pick, _index, _slots: stacks[pick],
+            ("ring, fancy", False): lambda _pick, _index, slots: ring[slots],
+            ("ring, take", True): lambda _pick, _index, slots, o=kept_frames: np.take(
+                ring, slots.reshape(-1), axis=0, out=o, mode="clip"
+            ),
+        }
+        for codec, array in arrays.items():
+            readers[codec, False] = lambda _pick, index, _slots, a=array: a.gather(index)
+            readers[codec, True] = lambda _pick, index, _slots, a=array, o=kept: a.gather(index, o)
+        taken: dict[tuple[str, bool], list[float]] = {reader: [] for reader in readers}
+        turns = list(readers)
+        for turn in range(args.repeats):
+            rng.shuffle(turns)
+            for name, into_kept in turns:
+                for _ in range(BATCHES_AT_ONCE):
+                    pick = rng.integers(0, len(newest), batch)
+                    index = newest[pick][:, None] - np.arange(STACK - 1, -1, -1)
+                    slots = index % capacity
+                    start = time.perf_counter()
+                    result = readers[name, into_kept](pick, index, slots)
+                    taken[name, into_kept].append(1e6 * (time.perf_counter() - start))
+                if turn == 0 and name in arrays:
+                    assert np.array_equal(np.asarray(result), ring[slots]), name
+                del result
+        for (name, into_kept), times in taken.items():
+            column = f"gather {batch}, kept output" if into_kept else f"gather {batch}"
+            results[name][column] = statistics.median(times)
 
     for lanes in (1, 8):
         rows = content[: args.appends].reshape(-1, lanes, 84, 84)
@@ -149,8 +152,8 @@ def table(games: dict[str, dict[str, dict[str, float]]], args: Args) -> str:
     lines += [
         "",
         f"Geometric means over {len(games)} games; rings of {args.capacity:,} frames, filled "
-        "and an eighth of them again; medians of batches at fresh random places, all systems by "
-        f"turns, one thread. Measured on {machine()}.",
+        "and an eighth of them again; medians of batches at fresh random places, in runs of ten, "
+        f"all systems by turns, one thread. Measured on {machine()}.",
         "",
         "| game | " + " | ".join(CODECS) + " |",
         "|---|" + "---|" * len(CODECS),
