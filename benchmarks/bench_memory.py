@@ -4,13 +4,14 @@ Each measurement runs in a process of its own: it warms up on an array like the 
 appends frames of a game (84x84; played anew in a loop, a pixel of each round marked so that no
 two rounds are alike) or noise (84x84 at 100,000, 28x28 at 1,000,000, which would not fit).
 
-    python -m benchmarks.bench_memory [--game Pong] [--help]
+    python -m benchmarks.bench_memory [--game Enduro] [--help]
 
 Writes `benchmarks/results/memory.md`.
 """
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import subprocess
@@ -28,12 +29,13 @@ from compressarray import DiffFrameArray
 
 RESULTS = Path(__file__).parent / "results"
 N_PLAYED = 12288
+WARM_UP = 32768
 BATCH = 256
 
 
 @dataclass
 class Args:
-    game: str = "Pong"
+    game: str = "Enduro"
     """which game"""
     codecs: tuple[str, ...] = ("delta", "delta-zstd", "raw")
     """which codecs"""
@@ -43,6 +45,9 @@ class Args:
 
 def resident_bytes() -> int:
     gc.collect()
+    trim = getattr(ctypes.pythonapi, "malloc_trim", None)
+    if trim is not None:
+        trim(0)  # what glibc's allocator has kept of memory freed before is nobody's
     with open("/proc/self/statm", encoding="ascii") as statm:
         return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
@@ -66,8 +71,8 @@ def measure_here(codec: str, kind: str, n: int) -> None:
     """Print what the array says and what the system says, in a fresh process."""
     frames = None if kind == "noise" else game_frames(kind, N_PLAYED)
     side = 28 if kind == "noise" and n > 100_000 else 84
-    fill(DiffFrameArray((4096, side, side), codec=codec), frames, 8192)
-    gc.collect()
+    # long enough for everything to have happened once, training a dictionary too
+    fill(DiffFrameArray((WARM_UP, side, side), codec=codec), frames, WARM_UP + WARM_UP // 4)
     before = resident_bytes()
     array = DiffFrameArray((n, side, side), codec=codec)
     fill(array, frames, n)

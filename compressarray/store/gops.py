@@ -539,8 +539,7 @@ class GopStore(Store):
         held = self._gops_held()
         counted = state.meta[[layout.N_CLOSED, layout.N_EVICTED]]
         if len(held) <= RECODE_GOPS:
-            for index in held:
-                gop, lane = divmod(index, self._n_lanes)
+            for gop, lane in (divmod(int(index), self._n_lanes) for index in held):
                 self._rebuild(lane, gop, work)
         state.meta[[layout.N_CLOSED, layout.N_EVICTED]] = counted
         for lane, place in np.argwhere(state.open_gop != layout.CLOSED).tolist():
@@ -563,7 +562,7 @@ class GopStore(Store):
         unpack = old.unpacker()
         self._packer = new
         counted = self._state.meta[[layout.N_CLOSED, layout.N_EVICTED]]
-        for index in self._gops_held():
+        for index in map(int, self._gops_held()):
             entry = int(self._state.gop_chunk[index])
             stream = self._unpack(entry, unpack)
             whole = self._arena.view(entry).copy() if stream is None else stream[:-GUARD_BYTES]
@@ -573,14 +572,14 @@ class GopStore(Store):
         self._state.meta[[layout.N_CLOSED, layout.N_EVICTED]] = counted
         return True
 
-    def _gops_held(self) -> list[int]:
+    def _gops_held(self) -> Int64s:
         """Numbers ``gop * n_lanes + lane`` of the groups that are closed."""
-        held: list[int] = []
+        held = [np.zeros(0, np.int64)]
         for page in np.flatnonzero(self._gops.touched).tolist():
             start = page << PAGE_SHIFT
             part = self._gops.data[start : start + (1 << PAGE_SHIFT)]
-            held.extend((start + np.flatnonzero(part)).tolist())
-        return held
+            held.append(start + np.flatnonzero(part))
+        return np.concatenate(held)
 
     # -- accounting --------------------------------------------------------------------------
 
