@@ -59,10 +59,27 @@ class Store(ABC):
 
         Of frames for one cell the last one stays.
         """
-        if not len(cells):
+        n, stack, n_lanes = len(cells), self._stack, self._n_lanes
+        if not n:
             return
-        stack, n_lanes = self._stack, self._n_lanes
-        whole = len(cells) % stack == 0
+        n_stacks, rest = divmod(n, stack)
+        first = int(cells[0]) // stack
+        row, lane = divmod(first, n_lanes)
+        if (
+            not rest
+            and lane + n_stacks <= n_lanes
+            and cells[0] == first * stack
+            and cells[-1] == cells[0] + n - 1
+            and (cells[1:] > cells[:-1]).all()
+        ):
+            # neighbouring lanes of one row, as a rollout writes them
+            lanes = np.arange(lane, lane + n_stacks)
+            with self._lock.writing:
+                self._write_rows(
+                    lanes, np.full(n_stacks, row), np.arange(n_stacks), address_of(frames)
+                )
+            return
+        whole = not rest
         rows = cells
         if whole and stack > 1:
             stacks = cells.reshape(-1, stack)
