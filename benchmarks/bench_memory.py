@@ -4,7 +4,7 @@ Each measurement runs in a process of its own: it warms up on an array like the 
 appends frames of a game (84x84; played anew in a loop, a pixel of each round marked so that no
 two rounds are alike) or noise (84x84 at 100,000, 28x28 at 1,000,000, which would not fit).
 
-    python -m benchmarks.bench_memory [--game Enduro] [--help]
+    python -m benchmarks.bench_memory [--games Pong Enduro] [--help]
 
 Writes `benchmarks/results/memory.md`.
 """
@@ -35,8 +35,8 @@ BATCH = 256
 
 @dataclass
 class Args:
-    game: str = "Enduro"
-    """which game"""
+    games: tuple[str, ...] = ("Pong", "Enduro")
+    """which games"""
     codecs: tuple[str, ...] = ("delta", "delta-zstd", "raw")
     """which codecs"""
     counts: tuple[int, ...] = (100_000, 1_000_000)
@@ -80,7 +80,8 @@ def measure_here(codec: str, kind: str, n: int) -> None:
 
 
 def main(args: Args) -> None:
-    game_frames(args.game, N_PLAYED)
+    for game in args.games:
+        game_frames(game, N_PLAYED)
     lines = [
         "| frames | codec | appended | nbytes_stored, MB | growth of resident memory, MB | ratio |",
         "|---|---|---|---|---|---|",
@@ -88,7 +89,7 @@ def main(args: Args) -> None:
     cases = [
         (kind, codec, n)
         for n in args.counts
-        for kind in (args.game, "noise")
+        for kind in (*args.games, "noise")
         for codec in args.codecs
         if not (codec == "raw" and kind != "noise" and n > 100_000)  # 7 GB: as dense
     ]

@@ -289,13 +289,14 @@ def write(path: Path, args: Args, games: dict) -> None:
     path.with_suffix(".json").write_text(json.dumps(data, indent=1) + "\n")
     table = [line(row(name, PAPER[name], lambda s, w, g=g: g[s][w])) for name, g in games.items()]
     slower = 100 * (geometric_mean(games, "compressed", "sps_over_dense") - 1)
+    flags = f' BENCH_ARGS="{" ".join(sys.argv[1:])}"' if sys.argv[1:] else ""
     path.with_suffix(".md").write_text(
         f"""# PPO: memory and speed of a rollout's observations
 
-Made by `make bench-ppo` on {where["cpu"]}, {where["cores"]} cores, {where["system"]}; Python \
-{where["python"]}, numpy {where["numpy"]}, torch {where["torch"]} with {where["torch_threads"]} \
-threads, no GPU. Codec `{args.codec}`, seed {args.seed}, 8 environments x 128 steps, 4 epochs of 4 \
-minibatches.
+Made by `make bench-ppo{flags}` on {where["cpu"]}, {where["cores"]} cores, {where["system"]}; \
+Python {where["python"]}, numpy {where["numpy"]}, torch {where["torch"]} with \
+{where["torch_threads"]} threads, no GPU. Codec `{args.codec}`, seed {args.seed}, \
+8 environments x 128 steps, 4 epochs of 4 minibatches.
 
 - **MB** (2^20 bytes, as in the paper) of one rollout's 1,024 observations, everything counted, mean
   over the first {args.iterations} rollouts of training; in brackets how many times smaller than

@@ -328,7 +328,10 @@ class DiffFrameArray(NDArrayOperatorsMixin):
 
     @property
     def nbytes_stored(self) -> int:
-        """Bytes truly held: frames, tables, indices, caches and slack; a view's are its base's."""
+        """Bytes truly held: frames, tables, indices, caches and slack; a view's are its base's.
+
+        Not what all arrays of a process share: compiled kernels, and up to 1 MiB of scratch.
+        """
         return sum(self._bytes_by_part().values())
 
     @property

@@ -505,7 +505,7 @@ def apply_record(
     ``decode_table`` is the address of one from `build_tables`.
 
     May read, but not use, up to 8 bytes after the record: streams lie in memory with that much
-    room behind them. Trusts its input; `check_record` is for bytes from elsewhere.
+    room behind them. Trusts its input: only for what `encode_record` wrote.
     """
     n_words = (n_bytes + 7) >> 3
     n_tokens, record = _get_varint(record)

@@ -24,9 +24,10 @@ from compressarray.store.base import Int64s, Store, UInt8s, address_of
 from compressarray.store.gop_layout import GopState
 from compressarray.store.scratch import Scratch, borrow, give_back
 
-# What is held is looked at each time as many groups have been closed as there are: a new table of
-# tokens is taken where it names so much more of them in one byte, a new dictionary where it packs
-# them so much smaller. A table costs 8 KiB, a dictionary up to 60, digested.
+# What is held is looked at each time as many groups have been closed as there are, and up to
+# MAX_LEARN_PAUSE times later while nothing is learnt: a new table of tokens is taken where it makes
+# them so much smaller, a new dictionary where it packs groups so much smaller. A table costs
+# 10 KiB, a dictionary up to 60, digested.
 LEARN_ON_GOPS = 64
 LEARN_AFTER_GOPS = 16
 MAX_LEARN_PAUSE = 8
