@@ -20,6 +20,7 @@ from compressarray.jit import inlined, kernel
 
 HAS_BMI2 = bool(llvmlite.binding.get_host_cpu_features().get("bmi2", False))
 
+STACK_WORDS = 24
 _BYTE_ONES = np.uint64(0x0101010101010101)
 _LOW_7 = np.uint64(0x7F7F7F7F7F7F7F7F)
 _HIGH_1 = np.uint64(0x8080808080808080)
@@ -111,7 +112,7 @@ def _prefetch(typingctx: Any, address: Any) -> Any:
 def _stack_words(typingctx: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         alloca: Any = cgutils.alloca_once
-        words = alloca(builder, ir.ArrayType(ir.IntType(64), 8))
+        words = alloca(builder, ir.ArrayType(ir.IntType(64), STACK_WORDS))
         return builder.ptrtoint(words, ir.IntType(64))
 
     return types.int64(), codegen
@@ -119,8 +120,8 @@ def _stack_words(typingctx: Any) -> Any:
 
 # (address): begin to load its cache line; the address need not be a valid one.
 prefetch: Any = intrinsic(_prefetch)
-# (): the address of eight words of any content on the stack, good until the kernel returns. Numba
-# may free an array while only its address is still in use.
+# (): the address of `STACK_WORDS` words of any content on the stack, good until the kernel returns.
+# Numba may free an array while only its address is still in use.
 stack_words: Any = intrinsic(_stack_words)
 
 

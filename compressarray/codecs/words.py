@@ -4,8 +4,9 @@ A record is ``n_tokens`` (LEB128), then that many one-byte tokens, then their va
 names, through a table of 255 entries, how many unchanged words to skip, which bytes of the next
 word change, and where their new values come from (`KINDS`); a change that the table does not
 name may take two, one that skips and one that changes, and token 255 gives the same three in the
-values. Tokens apart from values is what makes decoding fast: where the next token lies does
-not depend on the one before, so a processor works on several at once.
+values. Words that come again and again lie in a dictionary, and their values are a place in it.
+Tokens apart from values is what makes decoding fast: where the next token lies does not depend
+on the one before, so a processor works on several at once.
 
 ``n_tokens`` one above the words of a frame marks a raw record: the frame's bytes follow.
 """
@@ -18,8 +19,11 @@ import numpy as np
 import numpy.typing as npt
 
 from compressarray.codecs.memory import (
+    STACK_WORDS,
+    base_of,
     copy_bytes,
     load8,
+    load16,
     load32,
     load64,
     load_tail,
@@ -29,6 +33,8 @@ from compressarray.codecs.memory import (
     squeeze_bytes,
     stack_words,
     store8,
+    store16,
+    store32,
     store64,
     store_tail,
     widen_mask,
@@ -43,18 +49,28 @@ UNIFORM = 1  # the values, one byte for all
 BACKGROUND = 2  # the same place of the background: a sprite moved on
 LEFT = 3  # the word before, as decoded: a fill goes on
 ABOVE = 4  # one row up, as decoded: a sprite's upright edge
-KINDS = (LITERAL, UNIFORM, BACKGROUND, LEFT, ABOVE)
+NEAR_WORD = 5  # the dictionary: one byte counts from a place that the table names
+FAR_WORD = 6  # the dictionary: two bytes count from its beginning
+KINDS = (LITERAL, UNIFORM, BACKGROUND, LEFT, ABOVE, NEAR_WORD, FAR_WORD)
+_N_VALUES = 0x02_01_00_00_00_01_00  # bytes of values of each kind, of LITERAL a byte each
+N_NEAR = 256
+MAX_WORDS = 65535  # of a dictionary: a slot of the encoder's table holds 0 or a place plus one
 
 ESCAPE = 255
-ENTRY_BYTES = 40  # of a decoding table
+ENTRY_BYTES = 32  # of a decoding table
 ESCAPED_BYTES = 4  # the escape, kind, mask, and mostly one byte of skip
-MAX_CHOICES = 4096  # changes that a table is chosen for; rarer ones would not get a token
 MAX_SKIP = 4095  # of a token in a table; an escape skips any number
 MAX_CHANGE = 0x7FF  # of a `token_key` that skips nothing
 _HASH_SLOTS = 1024  # of the encoder's table: 255 entries, so most look-ups take one probe
 _EMPTY = np.uint32(0xFFFFFFFF)
 _HASH_MULTIPLIER = 2654435761  # Knuth, TAOCP 6.4: 2**32 over the golden ratio
+_WORD_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # and 2**64 over it
+# An encoder's table, in words: the tokens' hash; where the dictionary lies, which of its words is
+# the first near one, and log2 of the slots of its hash; that hash.
+TOKEN_HASH_WORDS = _HASH_SLOTS // 2
+_WORDS_AT = 8 * TOKEN_HASH_WORDS
 
+_SOURCE_BYTES = 24
 # ``row_bytes`` below 8 would let ABOVE overlap the word that it predicts.
 MIN_ROW_BYTES = 8
 
@@ -77,7 +93,7 @@ def _count_values(mask: Any, kind: Any) -> Any:
     bits -= (bits >> 1) & 0x55
     bits = (bits & 0x33) + ((bits >> 2) & 0x33)
     bits = (bits + (bits >> 4)) & 0xF
-    return bits if kind == LITERAL else np.int64(kind == UNIFORM)
+    return bits if kind == LITERAL else (_N_VALUES >> (np.int64(kind) << 3)) & 0xFF
 
 
 @inlined
@@ -101,26 +117,30 @@ def _factor(kind: Any) -> Any:
     return repeat_byte(np.uint64(1)) if kind == UNIFORM else np.uint64(0)
 
 
-@inlined
-def _copied(wide: Any, kind: Any) -> Any:
-    """Which bytes to copy from elsewhere in the frame, or of the background."""
-    return np.uint64(0) if kind in (LITERAL, UNIFORM) else wide
-
-
 @kernel
-def build_tables(keys: Any, decode_table: Any, encode_table: Any) -> None:
-    """Fill both tables from the `token_key` of up to 255 tokens.
+def build_tables(keys: Any, words: Any, near: Any, decode_table: Any, encode_table: Any) -> None:
+    """Fill both tables from the `token_key` of up to 255 tokens, and a dictionary.
 
     Parameters
     ----------
     keys : ndarray, (n,) int64
-    decode_table : ndarray, (256, 5) uint64
-        Overwritten: the mask, a byte for a bit; `_pack_step`; `_value_mask`; `_factor`; `_copied`.
-    encode_table : ndarray, (1024,) uint32
-        Overwritten: an open-addressing hash of ``key << 8 | token``.
+    words : ndarray, (m,) uint64
+        The dictionary, at most `MAX_WORDS`.
+    near : int
+        The first of the `N_NEAR` words that one byte names.
+    decode_table : ndarray, (256, 4) uint64
+        Overwritten: the mask, a byte for a bit; `_pack_step`; `_value_mask`; `_factor`.
+        Row 255, the escape's, holds what `place_dictionary` says, and ``near``.
+    encode_table : ndarray, (`encode_table_words`,) uint64
+        Overwritten: an open-addressing hash of ``key << 8 | token``, 32 bits each; what
+        `place_dictionary` says, ``near``, log2 of the slots that follow; 16 bits each of an
+        open-addressing hash of the dictionary.
     """
     decode_table[:] = np.uint64(0)
-    encode_table[:] = _EMPTY
+    decode_table[ESCAPE, 2] = np.uint64(near)
+    encode_table[:TOKEN_HASH_WORDS] = ~np.uint64(0)
+    encode_table[TOKEN_HASH_WORDS:] = np.uint64(0)
+    hashes = base_of(encode_table)
     for token in range(min(len(keys), ESCAPE)):
         key = keys[token]
         skip, mask, kind = key >> 11, (key >> 3) & 0xFF, key & 7
@@ -129,132 +149,51 @@ def build_tables(keys: Any, decode_table: Any, encode_table: Any) -> None:
         decode_table[token, 1] = np.uint64(_pack_step(skip, np.uint64(mask), kind))
         decode_table[token, 2] = _value_mask(kind)
         decode_table[token, 3] = _factor(kind)
-        decode_table[token, 4] = _copied(wide, kind)
         slot = _slot(key)
-        while encode_table[slot] != _EMPTY:
+        while load32(hashes + (slot << 2)) != _EMPTY:
             slot = (slot + 1) & (_HASH_SLOTS - 1)
-        encode_table[slot] = np.uint32((key << 8) | token)
-
-
-def starting_tokens(row_bytes: int) -> Int64s:
-    """Keys of the tokens to begin with, before an array has frames to learn them from.
-
-    A changed word mostly follows the one before it, or lies one row below it, and its changed
-    bytes mostly form one run: the weights are rounded from ten Atari games.
-    """
-    down = max(row_bytes // 8 - 1, 1)
-    skips = {0: 0.47, down: 0.2, down - 1: 0.09, down + 1: 0.04, 1: 0.03}
-    kinds = {LITERAL: 0.5, UNIFORM: 0.1, BACKGROUND: 0.2, LEFT: 0.1, ABOVE: 0.1}
-    weights: dict[int, float] = {}
-    for skip, skip_weight in skips.items():
-        for first in range(8):
-            for last in range(first, 8):
-                mask = (0xFF >> (7 - last + first)) << first
-                # runs go on from the word before, or into the word behind
-                joined = first == 0 if skip == 0 else last == 7
-                mask_weight = 0.3 if first == 0 and last == 7 else 0.04 if joined else 0.015
-                for kind, kind_weight in kinds.items():
-                    if skip >= 0 and not (kind == LITERAL and first == last):
-                        key = (skip << 11) | (mask << 3) | kind
-                        weights[key] = skip_weight * mask_weight * kind_weight
-    # three in four whole, then the parts of all others: skips up to five rows
-    whole = sorted(weights, key=lambda key: -weights[key])[:192]
-    skip_only = [(skip << 11) | LITERAL for skip in range(min(5 * down, ESCAPE - len(whole)))]
-    return np.array([*whole, *skip_only], np.int64)
-
-
-def choose_tokens(keys: Int64s, counts: Int64s) -> Int64s:
-    """Choose the tokens that write these changes in the fewest bytes.
-
-    A change takes one token where the table names it whole, two where it names its skip and the
-    change apart, and an escape otherwise. How many of the 255 go to whole ones is tried out, the
-    most frequent first on either side.
-
-    Parameters
-    ----------
-    keys, counts : ndarray, (n,) int64
-        Different `token_key`, and how often each was seen.
-    """
-    order = np.argsort(-counts, kind="stable")[:MAX_CHOICES]
-    keys, counts = keys[order], counts[order]
-    best, least = keys[:ESCAPE], np.inf
-    for n_whole in range(ESCAPE - 192, ESCAPE + 1, 64):
-        whole, rest, weights = keys[:n_whole], keys[n_whole:], counts[n_whole:]
-        parts = np.concatenate([_change_only(rest), _skip_only(rest[rest > MAX_CHANGE])])
-        part_weights = np.concatenate([weights, weights[rest > MAX_CHANGE]])
-        fresh = ~_found(parts, np.sort(whole))
-        parts, places = np.unique(parts[fresh], return_inverse=True)
-        ranked = np.argsort(-np.bincount(places, part_weights[fresh]), kind="stable")
-        tokens = np.concatenate([whole, parts[ranked[: ESCAPE - n_whole]]])
-        size = token_bytes(tokens, keys, counts)
-        if size < least:
-            best, least = tokens, size
-    return best
-
-
-def token_bytes(tokens: Int64s, keys: Int64s, counts: Int64s) -> int:
-    """Bytes that changes take with a table of tokens, their values apart."""
-    ranked = np.sort(tokens)
-    whole = _found(keys, ranked)
-    apart = _found(_change_only(keys), ranked) & _found(_skip_only(keys), ranked)
-    return int((counts * np.where(whole, 1, np.where(apart, 2, ESCAPED_BYTES))).sum())
-
-
-def _found(keys: Int64s, ranked: Int64s) -> npt.NDArray[np.bool_]:
-    places = np.minimum(np.searchsorted(ranked, keys), len(ranked) - 1)
-    found: npt.NDArray[np.bool_] = ranked[places] == keys
-    return found
-
-
-def _change_only(keys: Int64s) -> Int64s:
-    return keys & MAX_CHANGE
-
-
-def _skip_only(keys: Int64s) -> Int64s:
-    """What moves on by the skip of each key; of those that skip nothing, no key."""
-    return (((keys >> 11) - 1) << 11) | LITERAL
+        store32(hashes + (slot << 2), np.uint32((key << 8) | token))
+    bits = _slot_bits(len(words))
+    encode_table[TOKEN_HASH_WORDS + 1] = np.uint64(near)
+    encode_table[TOKEN_HASH_WORDS + 2] = np.uint64(bits)
+    slots = hashes + _WORDS_AT + 24
+    # near ones first: of equal words the encoder is to find those
+    for i in range(len(words)):
+        place = (near + i) % len(words)
+        slot = _word_slot(words[place], bits)
+        while load16(slots + (slot << 1)) != 0:
+            slot = (slot + 1) & ((1 << bits) - 1)
+        store16(slots + (slot << 1), np.uint16(place + 1))
 
 
 @kernel
-def read_tokens(
-    record: Any, n_records: Any, n_bytes: Any, decode_table: Any, keys: Any, n: Any
-) -> Any:
-    """Collect the `token_key` of every token of ``n_records`` into ``keys[n:]``.
+def place_dictionary(words: Any, decode_tables: Any, encode_table: Any) -> None:
+    """Write into tables, ``(n, 256, 4)`` and one of the encoder, where the dictionary lies."""
+    for i in range(len(decode_tables)):
+        near = np.int64(decode_tables[i, ESCAPE, 2])
+        decode_tables[i, ESCAPE, 0] = np.uint64(base_of(words) + (near << 3))
+        decode_tables[i, ESCAPE, 1] = np.uint64(base_of(words))
+    encode_table[TOKEN_HASH_WORDS] = np.uint64(base_of(words))
 
-    Returns
-    -------
-    int
-        How many keys there are now. Tokens whose skip no table takes are left out.
-    """
-    n_words = (n_bytes + 7) >> 3
-    for _ in range(n_records):
-        n_tokens, record = _get_varint(record)
-        if n_tokens > n_words:
-            record += n_bytes
-            continue
-        v = record + n_tokens
-        skipped = np.int64(0)
-        for i in range(n_tokens):
-            token = np.int64(load8(record + i))
-            if token != ESCAPE:
-                mask = np.int64(nonzero_bytes(decode_table[token, 0]))
-                step = np.int64(decode_table[token, 1])
-                skip = ((step & 0xFFFFFFFF) >> 3) - 1
-                kind = step >> 40
-            else:
-                kind = np.int64(load8(v))
-                mask = np.int64(load8(v + 1))
-                skip, v = _get_varint(v + 2)
-            v += _count_values(mask, kind)
-            skip += skipped
-            skipped = np.int64(0)
-            if mask == 0:
-                skipped = skip + 1
-            elif skip <= MAX_SKIP:
-                keys[n] = token_key(skip, mask, kind)
-                n += 1
-        record = v
-    return n
+
+@kernel
+def _slot_bits(n_words: Any) -> Any:
+    """Log2 of the slots for a dictionary: at most two in three are taken, 0 for no words."""
+    bits = 0
+    while n_words > 0 and 3 * n_words > 2 << bits:
+        bits += 1
+    return bits
+
+
+@inlined
+def _word_slot(word: Any, bits: Any) -> Any:
+    return np.int64((word * _WORD_MULTIPLIER) >> np.uint64(64 - bits))
+
+
+def encode_table_words(n_words: int) -> int:
+    """Words of an encoder's table for a dictionary of ``n_words``."""
+    slots = 1 << _slot_bits(n_words) if n_words else 0
+    return TOKEN_HASH_WORDS + 3 + -(-slots // 4)
 
 
 @inlined
@@ -310,6 +249,52 @@ def _find_tokens(encode_table: Any, skip: Any, mask: Any, kind: Any) -> Any:
             if before == ESCAPE:
                 token = ESCAPE
     return token, before
+
+
+@inlined
+def _find_word(encode_table: Any, word: Any) -> Any:
+    """The place of a word in the dictionary, or -1."""
+    bits = np.int64(load64(encode_table + _WORDS_AT + 16))
+    place = np.int64(-1)
+    if bits > 0:
+        words = np.int64(load64(encode_table + _WORDS_AT))
+        slots = encode_table + _WORDS_AT + 24
+        slot = _word_slot(word, bits)
+        entry = np.int64(load16(slots + (slot << 1)))
+        while entry != 0:
+            if load64(words + ((entry - 1) << 3)) == word:
+                place = entry - 1
+                break
+            slot = (slot + 1) & ((1 << bits) - 1)
+            entry = np.int64(load16(slots + (slot << 1)))
+    return place
+
+
+@inlined
+def classify(fresh: Any, wide: Any, behind: Any, done: Any, p: Any, row_bytes: Any) -> Any:
+    """Where the changed bytes of a word come from, the dictionary apart; and that whole word.
+
+    ``done`` is the address of a frame that is decoded up to byte ``p``.
+    """
+    kind = LITERAL
+    source = behind
+    if (fresh ^ behind) & wide == 0:
+        kind = BACKGROUND
+    elif p > 0 and (fresh ^ load64(done + p - 8)) & wide == 0:
+        kind = LEFT
+        source = load64(done + p - 8)
+    elif (
+        row_bytes >= MIN_ROW_BYTES
+        and p >= row_bytes
+        and (fresh ^ load64(done + p - row_bytes)) & wide == 0
+    ):
+        kind = ABOVE
+        source = load64(done + p - row_bytes)
+    else:
+        source = repeat_byte(squeeze_bytes(fresh, wide))
+        if (fresh ^ source) & wide == 0:
+            kind = UNIFORM
+    return kind, source
 
 
 @inlined
@@ -389,46 +374,40 @@ def encode_record(
                 behind = load64(background + p)
             else:
                 behind = load_tail(background + p, tail)
-            kind = LITERAL
-            source = behind
-            if (fresh ^ behind) & wide == 0:
-                kind = BACKGROUND
-            elif w > 0 and (fresh ^ load64(state + p - 8)) & wide == 0:
-                kind = LEFT
-                source = load64(state + p - 8)
-            elif (
-                row_bytes >= MIN_ROW_BYTES
-                and p >= row_bytes
-                and (fresh ^ load64(state + p - row_bytes)) & wide == 0
-            ):
-                kind = ABOVE
-                source = load64(state + p - row_bytes)
-            else:
-                source = repeat_byte(squeeze_bytes(fresh, wide))
-                if (fresh ^ source) & wide == 0:
-                    kind = UNIFORM
+            kind, source = classify(fresh, wide, behind, state, p, row_bytes)
+            changed = mask
+            place = np.int64(0)
+            if kind == LITERAL and w < whole and _count_values(mask, LITERAL) > 1:
+                found = _find_word(encode_table, fresh)
+                near = np.int64(load64(encode_table + _WORDS_AT + 8))
+                if found >= near and found < near + N_NEAR:
+                    kind = NEAR_WORD
+                    place = found - near
+                    source = fresh
+                elif found >= 0 and _count_values(mask, LITERAL) > 2:
+                    kind = FAR_WORD
+                    place = found
+                    source = fresh
             if kind != LITERAL and fresh == source and w < whole:
                 # bytes that stay the same may be written too: the fewer masks, the better a
                 # table names them
                 mask = np.uint64(0xFF)
-                wide = widen_mask(mask)
             skip = w - last - 1
             token, before = _find_tokens(encode_table, skip, mask, kind)
             if token == ESCAPE and w < whole:
-                # as values of more bytes than change, if that is no longer than the escape
+                # as values of these or more bytes, if that is no longer than the escape
                 n_escaped = ESCAPED_BYTES + _count_values(mask, kind)
-                wider = _hull(mask)
-                for _ in range(2):
+                wider = changed
+                for attempt in range(3):
                     token, before = _find_tokens(encode_table, skip, wider, LITERAL)
                     n_wider = 1 + (before != ESCAPE) + _count_values(wider, LITERAL)
                     if token != ESCAPE and n_wider <= n_escaped:
                         kind = LITERAL
                         mask = wider
-                        wide = widen_mask(mask)
                         break
                     token = ESCAPE
                     before = ESCAPE
-                    wider = np.uint64(0xFF)
+                    wider = _hull(changed) if attempt == 0 else np.uint64(0xFF)
             if before != ESCAPE:
                 store8(tokens + n_tokens, np.uint8(before))
                 n_tokens += 1
@@ -439,9 +418,11 @@ def encode_record(
                 store8(v + 1, np.uint8(mask))
                 v = _put_varint(v + 2, skip)
             if kind == LITERAL:
-                store64(v, squeeze_bytes(fresh, wide))
+                store64(v, squeeze_bytes(fresh, widen_mask(mask)))
             elif kind == UNIFORM:
                 store8(v, np.uint8(source & np.uint64(0xFF)))
+            else:
+                store16(v, np.uint16(place))  # of near ones one byte counts, of others none
             v += _count_values(mask, kind)
             if w < whole:
                 store64(state + p, fresh)
@@ -461,11 +442,11 @@ def encode_record(
 
 
 @inlined
-def _take_token(token: Any, v: Any, decode_table: Any, offsets: Any) -> Any:
+def _take_token(token: Any, v: Any, decode_table: Any) -> Any:
     """Look one token up.
 
-    Returns the step to its word, the mask, the values under it, which bytes to copy and from
-    where, and the address after its values.
+    Returns the step to its word, the mask, the values under it, the kind that says what to copy
+    under it, the eight bytes at the values, and the address after these.
     """
     entry = decode_table + token * ENTRY_BYTES
     wide = load64(entry)
@@ -474,7 +455,6 @@ def _take_token(token: Any, v: Any, decode_table: Any, offsets: Any) -> Any:
     kind = np.int64(load8(entry + 13))
     value_mask = load64(entry + 16)
     factor = load64(entry + 24)
-    copied = load64(entry + 32)
     if token == ESCAPE:
         kind = np.int64(load8(v))
         mask = np.uint64(load8(v + 1))
@@ -484,11 +464,31 @@ def _take_token(token: Any, v: Any, decode_table: Any, offsets: Any) -> Any:
         n_values = _count_values(mask, kind)
         value_mask = _value_mask(kind)
         factor = _factor(kind)
-        copied = _copied(wide, kind)
     # Without a branch on the kind: kinds follow each other too irregularly for a predictor,
     # and a miss costs more than computing both what is copied and what is not.
-    values = spread_bytes((load64(v) & value_mask) * factor, wide)
-    return step, wide, values, copied, np.int64(load64(offsets + (kind << 3))), v + n_values
+    given = load64(v)
+    values = spread_bytes((given & value_mask) * factor, wide)
+    return step, wide, values, kind, given, v + n_values
+
+
+@inlined
+def _put_source(sources: Any, kind: Any, base: Any, moves: Any, counted: Any) -> None:
+    """Say where a kind copies from.
+
+    From ``base``, plus the word's address if it ``moves`` along, plus eight times what is
+    ``counted`` of the values.
+    """
+    entry = sources + kind * _SOURCE_BYTES
+    store64(entry, np.uint64(base))
+    store64(entry + 8, np.uint64(moves))
+    store64(entry + 16, np.uint64(counted))
+
+
+@inlined
+def _source(sources: Any, kind: Any, p: Any, given: Any) -> Any:
+    entry = sources + kind * _SOURCE_BYTES
+    base, moves = np.int64(load64(entry)), np.int64(load64(entry + 8))
+    return base + (p & moves) + (np.int64(given & load64(entry + 16)) << 3)
 
 
 @kernel
@@ -512,12 +512,17 @@ def apply_record(
     if n_tokens > n_words:
         copy_bytes(state, record, n_bytes)
         return record + n_bytes
-    offsets = stack_words()
-    store64(offsets + (LITERAL << 3), np.uint64(0))
-    store64(offsets + (UNIFORM << 3), np.uint64(0))
-    store64(offsets + (BACKGROUND << 3), np.uint64(background - state))
-    store64(offsets + (LEFT << 3), np.uint64(-8))
-    store64(offsets + (ABOVE << 3), np.uint64(-row_bytes))
+    sources = stack_words()
+    escape = decode_table + ESCAPE * ENTRY_BYTES
+    zero = sources + 8 * (STACK_WORDS - 1)
+    store64(zero, np.uint64(0))
+    _put_source(sources, LITERAL, zero, 0, 0)
+    _put_source(sources, UNIFORM, zero, 0, 0)
+    _put_source(sources, BACKGROUND, background - state, -1, 0)
+    _put_source(sources, LEFT, -8, -1, 0)
+    _put_source(sources, ABOVE, -row_bytes, -1, 0)
+    _put_source(sources, NEAR_WORD, np.int64(load64(escape)), 0, 0xFF)
+    _put_source(sources, FAR_WORD, np.int64(load64(escape + 8)), 0, 0xFFFF)
     v = record + n_tokens
     p = state - 8
     tail = n_bytes & 7
@@ -525,16 +530,18 @@ def apply_record(
     n_whole = n_tokens - 1 if tail and n_tokens else n_tokens
     for i in range(n_whole):
         token = np.int64(load8(record + i))
-        step, wide, values, copied, offset, v = _take_token(token, v, decode_table, offsets)
+        step, wide, values, kind, given, v = _take_token(token, v, decode_table)
         p += step
-        store64(p, (load64(p) & ~wide) | values | (load64(p + offset) & copied))
+        source = _source(sources, kind, p, given)
+        store64(p, (load64(p) & ~wide) | values | (load64(source) & wide))
     if n_whole < n_tokens:
         token = np.int64(load8(record + n_whole))
-        step, wide, values, copied, offset, v = _take_token(token, v, decode_table, offsets)
+        step, wide, values, kind, given, v = _take_token(token, v, decode_table)
         p += step
+        source = _source(sources, kind, p, given)
         if p - state < n_bytes - tail:
-            store64(p, (load64(p) & ~wide) | values | (load64(p + offset) & copied))
+            store64(p, (load64(p) & ~wide) | values | (load64(source) & wide))
         else:
-            elsewhere = load_tail(p + offset, tail) & copied
+            elsewhere = load_tail(source, tail) & wide
             store_tail(p, (load_tail(p, tail) & ~wide) | values | elsewhere, tail)
     return v

@@ -84,8 +84,8 @@ class GopState(NamedTuple):
     backgrounds: npt.NDArray[np.uint8]  # (n, padded frame); 0 holds the fill value
     background_uses: npt.NDArray[np.int64]
     candidate: npt.NDArray[np.uint8]  # (2, padded frame): majority votes, and their counts
-    decode_tables: npt.NDArray[np.uint64]  # (n, 256, 5)
-    encode_table: npt.NDArray[np.uint32]  # (1024,), of the newest table
+    decode_tables: npt.NDArray[np.uint64]  # (n, 256, 4)
+    encode_table: npt.NDArray[np.uint64]  # of the newest table
 
 
 # -- addresses -------------------------------------------------------------------------------

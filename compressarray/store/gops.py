@@ -8,30 +8,26 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from compressarray.codecs import Codec
+from compressarray.codecs.learning import Changes
 from compressarray.codecs.packing import Packer, Unpack
-from compressarray.codecs.words import (
-    build_tables,
-    choose_tokens,
-    read_tokens,
-    starting_tokens,
-    token_bytes,
-)
+from compressarray.codecs.vocabulary import Vocabulary
 from compressarray.store import gop_layout as layout
 from compressarray.store import gop_reading as reading
 from compressarray.store import gop_writing as writing
 from compressarray.store.arena import N_ENTRIES, PAGE_SHIFT, Arena, Table
 from compressarray.store.base import Int64s, Store, UInt8s, address_of
 from compressarray.store.gop_layout import GopState
+from compressarray.store.gop_learning import collect_changes
 from compressarray.store.scratch import Scratch, borrow, give_back
 
 # What is held is looked at each time as many groups have been closed as there are, and up to
 # MAX_LEARN_PAUSE times later while nothing is learnt: a new table of tokens is taken where it makes
 # them so much smaller, a new dictionary where it packs groups so much smaller. A table costs
 # 10 KiB, a dictionary up to 60, digested.
-LEARN_ON_GOPS = 64
+LEARN_ON_GOPS = 256
 LEARN_AFTER_GOPS = 16
 MAX_LEARN_PAUSE = 8
-MIN_TOKENS = 2000
+MIN_CHANGES, MAX_CHANGES = 2000, 1 << 18  # to learn from
 TABLE_GAIN, PACKED_TABLE_GAIN = 0.03, 0.1
 MAX_TABLES = layout.TABLE_MASK + 1
 RECODE_GOPS = 512  # at thirty microseconds each
@@ -110,7 +106,6 @@ class GopStore(Store):
             n_rows * n_lanes * stack * (frame_bytes + 16) + max_chunks * (map_bytes + 64),
             max_chunks,
         )
-        has_tokens = meta[layout.RECORD_KIND] == layout.DELTA
         backgrounds = np.zeros((1, self._padded), np.uint8)
         backgrounds[0, :frame_bytes] = fill
         state = GopState(
@@ -130,21 +125,24 @@ class GopStore(Store):
             backgrounds=backgrounds,
             background_uses=np.zeros(1, np.int64),
             candidate=np.zeros((2, 0), np.uint8),
-            decode_tables=np.zeros((int(has_tokens), 256, 5), np.uint64),
-            encode_table=np.zeros(1024 * has_tokens, np.uint32),
+            decode_tables=np.zeros((0, 256, 4), np.uint64),
+            encode_table=np.zeros(0, np.uint64),
         )
         self._learn_at = LEARN_AFTER_GOPS
         self._learn_pause = 1
         self._ready_at_votes = -1
         self._tidied_at = 0
-        self._tokens: Int64s = np.zeros(0, np.int64)
-        self._free_tables: list[int] = []
+        self._vocabulary: Vocabulary | None = None
         if meta[layout.RECORD_KIND] == layout.DELTA:
-            self._tokens = starting_tokens(row_bytes)
-            build_tables(self._tokens, state.decode_tables[0], state.encode_table)
+            self._vocabulary = Vocabulary(row_bytes, MAX_TABLES)
         self._take(state)
 
     def _take(self, state: GopState) -> None:
+        if self._vocabulary is not None:
+            state = state._replace(
+                decode_tables=self._vocabulary.decode_tables,
+                encode_table=self._vocabulary.encode_table,
+            )
         self._state = state
         self._view = reading.view_of(state, self._arena.state)
 
@@ -484,7 +482,7 @@ class GopStore(Store):
         for entry in held[:: max(1, -(-len(held) // LEARN_ON_GOPS))].tolist():
             stream = self._unpack(entry)
             streams.append(arena.view(entry).copy() if stream is None else stream[:-GUARD_BYTES])
-        learnt = self._learn_tokens(streams)
+        learnt = self._learn_changes(streams, len(held))
         if self._packer is not None and arena.live_bytes >= DICTIONARY_AT_BYTES:
             learnt |= self._learn_dictionary(streams)
         # Where nothing was to be learnt, look less often.
@@ -492,62 +490,43 @@ class GopStore(Store):
         closed = int(self._state.meta[layout.N_CLOSED])
         self._learn_at = closed + max(LEARN_AFTER_GOPS, len(held)) * self._learn_pause
 
-    def _learn_tokens(self, streams: list[UInt8s]) -> bool:
-        """Give the tokens seen most often a byte each, if that is worth it."""
-        state = self._state
-        keys = np.empty(sum(map(len, streams)), np.int32)
-        n = 0
+    def _learn_changes(self, streams: list[UInt8s], n_held: int) -> bool:
+        """Learn which changes get a token, and which words a place in the dictionary."""
+        vocabulary = self._vocabulary
+        assert vocabulary is not None
+        keys, words = np.empty(MAX_CHANGES, np.int64), np.empty(MAX_CHANGES, np.uint64)
+        frames = np.empty((self._gop * self._stack, self._padded), np.uint8)
+        n = n_read = 0
         for stream in streams:
-            header = layout.HEADER_BYTES
-            if stream[0] & layout.MAP_FLAG:
-                header += 2 * self._gop * self._stack
-            table = int(stream[0]) >> layout.TABLE_SHIFT & layout.TABLE_MASK
-            n = read_tokens(
-                address_of(stream) + header,
-                int(stream[2]) + 256 * int(stream[3]),
-                self._frame_bytes,
-                state.decode_tables[table],
-                keys,
-                n,
-            )
-        if n < MIN_TOKENS:
+            if n < MAX_CHANGES:
+                n = collect_changes(self._state, address_of(stream), frames, keys, words, n)
+                n_read += 1
+        if n < MIN_CHANGES:
             return False
-        found, counts = np.unique(keys[:n], return_counts=True)
-        seen = found.astype(np.int64)
-        first = len(state.decode_tables) == 1
-        needed = TABLE_GAIN if self._packer is None or first else PACKED_TABLE_GAIN
-        enough = (1 - needed) * token_bytes(self._tokens, seen, counts)
-        if n > enough:  # not even a byte for each would do
+        first = len(vocabulary.decode_tables) == 1
+        gain = TABLE_GAIN if self._packer is None or first else PACKED_TABLE_GAIN
+        # the array may hold twice as much when it learns again
+        learnt = vocabulary.consider(Changes(keys[:n], words[:n]), 2 * n_held / n_read, gain)
+        if learnt is None:
             return False
-        tokens = choose_tokens(seen, counts)
-        if token_bytes(tokens, seen, counts) > enough:
-            return False
-        if not self._free_tables and len(state.decode_tables) == MAX_TABLES:
-            return False
-        self._tokens = tokens
-        if self._free_tables:
-            slot = self._free_tables.pop()
-        else:
-            slot = len(state.decode_tables)
-            grown = np.concatenate([state.decode_tables, np.zeros((1, 256, 5), np.uint64)])
-            state = state._replace(decode_tables=grown)
-            self._take(state)
-        build_tables(tokens, state.decode_tables[slot], state.encode_table)
-        state.meta[layout.TABLE] = slot
+        vocabulary.take(learnt)
+        self._take(self._state)
+        meta = self._state.meta
+        meta[layout.TABLE] = vocabulary.table
         # Only the newest table can be encoded with: open streams change over, and of small arrays
         # all groups, which saves most where most is held and frees the older tables.
         work = self._work()
         held = self._gops_held()
-        counted = state.meta[[layout.N_CLOSED, layout.N_EVICTED]]
+        counted = meta[[layout.N_CLOSED, layout.N_EVICTED]]
         if len(held) <= RECODE_GOPS:
             for gop, lane in (divmod(int(index), self._n_lanes) for index in held):
                 self._rebuild(lane, gop, work)
-        state.meta[[layout.N_CLOSED, layout.N_EVICTED]] = counted
-        for lane, place in np.argwhere(state.open_gop != layout.CLOSED).tolist():
-            gop, row = int(state.open_gop[lane, place]), int(state.open_next[lane, place])
-            self._open_as_encoded(lane, gop, row - 1, work)
+        meta[[layout.N_CLOSED, layout.N_EVICTED]] = counted
+        for lane, place in np.argwhere(self._state.open_gop != layout.CLOSED).tolist():
+            gop = int(self._state.open_gop[lane, place])
+            self._open_as_encoded(lane, gop, int(self._state.open_next[lane, place]) - 1, work)
         if len(held) <= RECODE_GOPS:
-            self._free_tables = [i for i in range(len(state.decode_tables)) if i != slot]
+            vocabulary.forget_others()
         return True
 
     def _learn_dictionary(self, streams: list[UInt8s]) -> bool:
@@ -586,7 +565,6 @@ class GopStore(Store):
 
     def _bytes_by_part(self) -> dict[str, int]:
         state = self._state
-        tables = state.decode_tables.nbytes + state.encode_table.nbytes
         open_parts = (
             state.open_bytes, state.open_map, state.open_gop, state.open_next, state.open_frames,
             state.open_size, state.open_flags, state.open_background, state.head, state.head_row,
@@ -596,7 +574,7 @@ class GopStore(Store):
             "index": self._gops.nbytes,
             "open": sum(part.nbytes for part in open_parts),
             "backgrounds": state.backgrounds.nbytes + state.candidate.nbytes,
-            "tables": tables,
+            "tables": 0 if self._vocabulary is None else self._vocabulary.nbytes,
         }
         if self._packer is not None:
             parts["packer"] = self._packer.nbytes
@@ -616,7 +594,8 @@ class GopStore(Store):
 
     def _parts(self) -> dict[str, Any]:
         state = self._state._asdict()
-        del state["gop_chunk"], state["gop_touched"]
+        for name in ("gop_chunk", "gop_touched", "decode_tables", "encode_table"):
+            del state[name]
         parts = super()._parts()
         del parts["_view"]
         return {
@@ -628,7 +607,14 @@ class GopStore(Store):
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         gops = Table.from_snapshot(state["_gops"])
-        fields = {**state["_state"], "gop_chunk": gops.data, "gop_touched": gops.touched}
+        none = np.zeros((0, 256, 4), np.uint64), np.zeros(0, np.uint64)
+        fields = {
+            **state["_state"],
+            "gop_chunk": gops.data,
+            "gop_touched": gops.touched,
+            "decode_tables": none[0],
+            "encode_table": none[1],
+        }
         super().__setstate__(
             {
                 **state,

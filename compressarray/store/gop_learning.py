@@ -1,0 +1,59 @@
+"""Reading closed groups for what changes in them, to learn tokens and words from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from compressarray.codecs.learning import read_changes
+from compressarray.codecs.memory import base_of
+from compressarray.jit import kernel
+from compressarray.store.gop_layout import (
+    FRAME_BYTES,
+    GOP,
+    HEADER_BYTES,
+    MAP_FLAG,
+    RECORD_KIND,
+    ROW_BYTES,
+    STACK,
+    background_at,
+    keyframe,
+    read_header,
+    tables_at,
+    unroll,
+)
+
+
+@kernel
+def collect_changes(state: Any, stream: Any, frames: Any, keys: Any, words: Any, n: Any) -> Any:
+    """Add the changes of a closed stream, as it is coded, to `Changes` from ``n`` on.
+
+    Parameters
+    ----------
+    stream : address
+        With its header, unpacked.
+    frames : ndarray, (frames of the group, padded frame) uint8
+        Scratch.
+    keys, words : ndarray, (m,) int64 and uint64
+
+    Returns
+    -------
+    int
+        How many changes there are now.
+    """
+    meta = state.meta
+    n_bytes, row_bytes = meta[FRAME_BYTES], meta[ROW_BYTES]
+    flags, chosen, n_frames, turn = read_header(stream)
+    records = stream + HEADER_BYTES
+    if flags & MAP_FLAG:
+        records += 2 * meta[GOP] * meta[STACK]
+    key = keyframe(meta[RECORD_KIND], n_frames)
+    background = background_at(state, chosen)
+    held, step = base_of(frames), frames.shape[1]
+    unroll(
+        state, records, n_frames, key, turn, background, tables_at(state, flags), held, step
+    )  # fmt: skip
+    for i in range(n_frames):
+        new = held + i * step
+        old = background if i == key else new - step if i > key else new + step
+        n = read_changes(old, new, background, n_bytes, row_bytes, keys, words, n)
+    return n
