@@ -1,104 +1,131 @@
-"""Entropy coding of whole GOPs: Zstandard with a dictionary trained on the array's first ones."""
+"""The Huffman codes of one array: learning them from its records, and the tables of kernels."""
 
 from __future__ import annotations
 
-import ctypes
-from collections.abc import Callable, Sequence
-from typing import Any
+import heapq
 
 import numpy as np
 import numpy.typing as npt
-import zstandard
 
-# Measured on ten Atari games, geometric means of bytes a frame and microseconds to pack a group
-# of 16: level 3 gives 85 in 60, level 9 82 in 140, level 19 80 in 500; dictionaries of 4, 16 and
-# 64 KiB give 87, 80 and 74 at level 19. On groups this small the fast strategy with a small hash
-# table finds what level 3 finds, in 13 instead of 33 microseconds and 133 instead of 510 KB.
-LEVEL = 3
-_TABLES = {"window_log": 15, "hash_log": 13, "chain_log": 13}
-MAX_DICTIONARY_BYTES = 16 * 1024
-# What zstd's digested decoding tables take beside the dictionary's content (ZSTD_sizeof_DDict).
-_DIGEST_BYTES = 27 * 1024
-_FORMAT = zstandard.FORMAT_ZSTD1_MAGICLESS
+from compressarray.codecs.entropy import (
+    CODE_BITS,
+    COUNT_CODE,
+    ENCODE_ENTRIES,
+    ESCAPED,
+    FIRST_MAP,
+    KIND_CODE,
+    MASK_CODE,
+    N_SYMBOLS,
+    NEXT_MAP,
+    SKIP_CODE,
+    START_CODE,
+    TABLE_BYTES,
+    TABLES_AT,
+    TOKEN_MAP,
+    build_decoding,
+)
 
-Unpack = Callable[[npt.NDArray[np.uint8], int], bytes]
+Counts = npt.NDArray[np.int64]
+
+N_CONTEXTS = 773
+_ROUNDS = 6  # of grouping contexts; more gain less than a thousandth
+# A symbol without a code of its own costs the escape and eight bits.
+_ESCAPED_BITS = 8
 
 
 class Packer:
-    """Packs byte strings that resemble each other.
+    """Static codes for the symbols of each context.
 
-    They are written without magic number, checksum, size or dictionary id: bytes that a group of
-    a few hundred would carry for nothing.
+    Parameters
+    ----------
+    counts : ndarray, (773, 256) int64
+        From `entropy.count_symbols`.
+    max_codes : int
+        How many codes there may be, at least 4. Each takes 1.5 KiB.
     """
 
-    def __init__(self) -> None:
-        self._use(b"")
+    def __init__(self, counts: Counts, max_codes: int) -> None:
+        tokens = np.r_[TOKEN_MAP : TOKEN_MAP + 256, START_CODE]
+        values = np.r_[
+            FIRST_MAP : FIRST_MAP + 256, NEXT_MAP : NEXT_MAP + 256, KIND_CODE, MASK_CODE, SKIP_CODE
+        ]
+        n_token_codes = max(1, (max_codes - 1) * 2 // 5)
+        token_codes, token_groups = _group(counts[tokens], n_token_codes)
+        value_codes, value_groups = _group(counts[values], max_codes - 1 - n_token_codes)
+        sums = np.concatenate([token_groups, value_groups, counts[COUNT_CODE][None]])
+        lengths = np.array([code_lengths(each) for each in sums], np.uint8)
+        self.model = np.zeros(TABLES_AT + len(sums) * TABLE_BYTES, np.uint8)
+        self.model[tokens] = token_codes
+        self.model[values] = len(token_groups) + value_codes
+        self.model[COUNT_CODE] = len(sums) - 1
+        self.encode = np.zeros((len(sums), ENCODE_ENTRIES), np.uint16)
+        build_decoding(lengths, len(token_groups), self.model, self.encode)
 
-    def _use(self, content: bytes) -> None:
-        self._content = content
-        self._dictionary = zstandard.ZstdCompressionDict(content) if content else None
-        self._compressor: Any = None
-
-    def train(self, samples: Sequence[bytes | bytearray | memoryview]) -> None:
-        """Train the dictionary. What was packed before can no longer be unpacked."""
-        size = min(MAX_DICTIONARY_BYTES, max(256, sum(map(len, samples)) // 16))
-        try:
-            trained = zstandard.train_dictionary(size, list(samples), level=LEVEL)
-        except zstandard.ZstdError:
-            return  # too few, or too much alike, to learn from
-        self._use(trained.as_bytes())
-        # Training takes megabytes, and glibc keeps what lies below the top of its heap.
-        trim = getattr(ctypes.pythonapi, "malloc_trim", None)
-        if trim is not None:
-            trim(0)
-
-    @property
-    def trained(self) -> bool:
-        """Whether there is a dictionary."""
-        return bool(self._content)
+    def packed_bits(self, counts: Counts) -> int:
+        """Bits that symbols take, seen so often each."""
+        lengths = (self.encode >> 8)[self.model[:N_CONTEXTS]].astype(np.int64)
+        own, escape = lengths[:, :N_SYMBOLS], lengths[:, ESCAPED:]
+        return int((counts * np.where(own > 0, own, escape + _ESCAPED_BITS)).sum())
 
     @property
     def nbytes(self) -> int:
-        """Bytes held: the compressor while there is one, and the dictionary in its forms."""
-        held = 0 if self._compressor is None else int(self._compressor.memory_size())
-        return held + (2 * len(self._content) + _DIGEST_BYTES if self._content else 0)
+        """Bytes held."""
+        return self.model.nbytes + self.encode.nbytes
 
-    def pack(self, data: npt.NDArray[np.uint8]) -> bytes:
-        """Compress. Not for two threads at once."""
-        if self._compressor is None:
-            parameters = zstandard.ZstdCompressionParameters.from_level(
-                LEVEL,
-                strategy=zstandard.STRATEGY_FAST,
-                **_TABLES,
-                format=_FORMAT,
-                write_content_size=False,
-                write_checksum=False,
-                write_dict_id=False,
-            )
-            self._compressor = zstandard.ZstdCompressor(
-                dict_data=self._dictionary, compression_params=parameters
-            )
-        packed: bytes = self._compressor.compress(data)
-        return packed
 
-    def rest(self) -> None:
-        """Give the compressor's memory back until it is needed again."""
-        self._compressor = None
+def _group(counts: Counts, n_groups: int) -> tuple[npt.NDArray[np.intp], Counts]:
+    """Put contexts into groups that share a code: which one each is in, and the groups' counts.
 
-    def unpacker(self) -> Unpack:
-        """A function from packed bytes and their unpacked size to them, for one thread.
+    k-means with a code's length for distance, from the most frequent contexts on.
+    """
+    totals = counts.sum(axis=1)
+    seeds = np.argsort(-totals, kind="stable")[:n_groups]
+    sums = counts[seeds[totals[seeds] > 0]]
+    if not len(sums):
+        sums = np.zeros((1, N_SYMBOLS), np.int64)
+    groups = np.zeros(len(counts), np.intp)
+    for _ in range(_ROUNDS):
+        # half a count for what a group has not seen
+        bits = -np.log2((sums + 0.5) / (sums + 0.5).sum(axis=1, keepdims=True))
+        groups = np.argmin(counts @ bits.T, axis=1)
+        used, groups = np.unique(groups, return_inverse=True)
+        sums = np.zeros((len(used), N_SYMBOLS), np.int64)
+        np.add.at(sums, groups, counts)
+    return groups, sums
 
-        A new one for each batch costs a few microseconds, and holds nothing in between.
-        """
-        decompressor = zstandard.ZstdDecompressor(dict_data=self._dictionary, format=_FORMAT)
 
-        def unpack(data: npt.NDArray[np.uint8], n_bytes: int) -> bytes:
-            return decompressor.decompress(data.data, max_output_size=n_bytes)
+def code_lengths(counts: Counts) -> list[int]:
+    """Bits of a Huffman code for 256 symbols and the escape, 0 for those that are escaped.
 
-        return unpack
+    Rare symbols go under the escape: a code of `CODE_BITS` is the longest there is.
+    """
+    counts = counts.astype(np.int64)
+    # not all 256: with the escape they would be too many for codes so short
+    least = np.sort(counts)[1 - (1 << CODE_BITS)] if CODE_BITS < 9 else 0
+    named = (counts << CODE_BITS > counts.sum()) & (counts > least)
+    rare = max(1, int(counts[~named].sum()))
+    weights = {symbol: int(counts[symbol]) for symbol in np.flatnonzero(named).tolist()}
+    weights[ESCAPED] = rare
+    if len(weights) == 1:
+        weights[0] = 1  # a code of no bits would be read for ever
+    longest = CODE_BITS + 1
+    while longest > CODE_BITS:
+        lengths = _huffman(weights)
+        longest = max(lengths.values())
+        # flatter weights make shorter codes
+        weights = {symbol: 1 + weight // 2 for symbol, weight in weights.items()}
+    return [lengths.get(symbol, 0) for symbol in range(N_SYMBOLS + 1)]
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {"content": self._content}
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._use(state["content"])
+def _huffman(weights: dict[int, int]) -> dict[int, int]:
+    lengths = dict.fromkeys(weights, 0)
+    heap: list[tuple[int, int, tuple[int, ...]]]
+    heap = [(weight, symbol, (symbol,)) for symbol, weight in weights.items()]
+    heapq.heapify(heap)
+    while len(heap) > 1:
+        first, _, under = heapq.heappop(heap)
+        second, tie, beside = heapq.heappop(heap)
+        for symbol in under + beside:
+            lengths[symbol] += 1
+        heapq.heappush(heap, (first + second, tie, under + beside))
+    return lengths

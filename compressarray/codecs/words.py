@@ -58,6 +58,7 @@ MAX_WORDS = 65535  # of a dictionary: a slot of the encoder's table holds 0 or a
 
 ESCAPE = 255
 ENTRY_BYTES = 32  # of a decoding table
+N_VALUES_AT = 12  # in an entry
 ESCAPED_BYTES = 4  # the escape, kind, mask, and mostly one byte of skip
 MAX_SKIP = 4095  # of a token in a table; an escape skips any number
 MAX_CHANGE = 0x7FF  # of a `token_key` that skips nothing
@@ -87,7 +88,8 @@ def token_key(skip: Any, mask: Any, kind: Any) -> Any:
 
 
 @inlined
-def _count_values(mask: Any, kind: Any) -> Any:
+def count_values(mask: Any, kind: Any) -> Any:
+    """Bytes of values that a change of a kind takes."""
     # bits of the mask, in pairs, fours and eights: a loop over them would mispredict
     bits = np.int64(mask)
     bits -= (bits >> 1) & 0x55
@@ -100,7 +102,7 @@ def _count_values(mask: Any, kind: Any) -> Any:
 def _pack_step(skip: Any, mask: Any, kind: Any) -> Any:
     """By how much to move on in bytes (32 bits), bytes of values (8), and the kind (8)."""
     step = (np.int64(skip) << 3) + 8
-    return step | (_count_values(mask, kind) << 32) | (np.int64(kind) << 40)
+    return step | (count_values(mask, kind) << 32) | (np.int64(kind) << 40)
 
 
 @inlined
@@ -197,7 +199,8 @@ def encode_table_words(n_words: int) -> int:
 
 
 @inlined
-def _get_varint(address: Any) -> Any:
+def get_varint(address: Any) -> Any:
+    """Read a LEB128 number; return it and the address after it."""
     value = np.int64(0)
     shift = 0
     more = True
@@ -211,7 +214,8 @@ def _get_varint(address: Any) -> Any:
 
 
 @inlined
-def _put_varint(address: Any, value: Any) -> Any:
+def put_varint(address: Any, value: Any) -> Any:
+    """Write a LEB128 number; return the address after it."""
     while value >= 0x80:
         store8(address, np.uint8((value & 0x7F) | 0x80))
         address += 1
@@ -377,14 +381,14 @@ def encode_record(
             kind, source = classify(fresh, wide, behind, state, p, row_bytes)
             changed = mask
             place = np.int64(0)
-            if kind == LITERAL and w < whole and _count_values(mask, LITERAL) > 1:
+            if kind == LITERAL and w < whole and count_values(mask, LITERAL) > 1:
                 found = _find_word(encode_table, fresh)
                 near = np.int64(load64(encode_table + _WORDS_AT + 8))
                 if found >= near and found < near + N_NEAR:
                     kind = NEAR_WORD
                     place = found - near
                     source = fresh
-                elif found >= 0 and _count_values(mask, LITERAL) > 2:
+                elif found >= 0 and count_values(mask, LITERAL) > 2:
                     kind = FAR_WORD
                     place = found
                     source = fresh
@@ -396,11 +400,11 @@ def encode_record(
             token, before = _find_tokens(encode_table, skip, mask, kind)
             if token == ESCAPE and w < whole:
                 # as values of these or more bytes, if that is no longer than the escape
-                n_escaped = ESCAPED_BYTES + _count_values(mask, kind)
+                n_escaped = ESCAPED_BYTES + count_values(mask, kind)
                 wider = changed
                 for attempt in range(3):
                     token, before = _find_tokens(encode_table, skip, wider, LITERAL)
-                    n_wider = 1 + (before != ESCAPE) + _count_values(wider, LITERAL)
+                    n_wider = 1 + (before != ESCAPE) + count_values(wider, LITERAL)
                     if token != ESCAPE and n_wider <= n_escaped:
                         kind = LITERAL
                         mask = wider
@@ -416,14 +420,14 @@ def encode_record(
             if token == ESCAPE:
                 store8(v, np.uint8(kind))
                 store8(v + 1, np.uint8(mask))
-                v = _put_varint(v + 2, skip)
+                v = put_varint(v + 2, skip)
             if kind == LITERAL:
                 store64(v, squeeze_bytes(fresh, widen_mask(mask)))
             elif kind == UNIFORM:
                 store8(v, np.uint8(source & np.uint64(0xFF)))
             else:
                 store16(v, np.uint16(place))  # of near ones one byte counts, of others none
-            v += _count_values(mask, kind)
+            v += count_values(mask, kind)
             if w < whole:
                 store64(state + p, fresh)
             else:
@@ -432,10 +436,10 @@ def encode_record(
             w += 1
     n_values = v - values
     if n_tokens + n_values >= n_bytes:
-        out = _put_varint(out, n_words + 1)
+        out = put_varint(out, n_words + 1)
         copy_bytes(out, new, n_bytes)
         return out + n_bytes
-    out = _put_varint(out, n_tokens)
+    out = put_varint(out, n_tokens)
     copy_bytes(out, tokens, n_tokens)
     copy_bytes(out + n_tokens, values, n_values)
     return out + n_tokens + n_values
@@ -451,17 +455,17 @@ def _take_token(token: Any, v: Any, decode_table: Any) -> Any:
     entry = decode_table + token * ENTRY_BYTES
     wide = load64(entry)
     step = np.int64(load32(entry + 8))
-    n_values = np.int64(load8(entry + 12))
+    n_values = np.int64(load8(entry + N_VALUES_AT))
     kind = np.int64(load8(entry + 13))
     value_mask = load64(entry + 16)
     factor = load64(entry + 24)
     if token == ESCAPE:
         kind = np.int64(load8(v))
         mask = np.uint64(load8(v + 1))
-        skip, v = _get_varint(v + 2)
+        skip, v = get_varint(v + 2)
         wide = widen_mask(mask)
         step = (skip << 3) + 8
-        n_values = _count_values(mask, kind)
+        n_values = count_values(mask, kind)
         value_mask = _value_mask(kind)
         factor = _factor(kind)
     # Without a branch on the kind: kinds follow each other too irregularly for a predictor,
@@ -469,6 +473,24 @@ def _take_token(token: Any, v: Any, decode_table: Any) -> Any:
     given = load64(v)
     values = spread_bytes((given & value_mask) * factor, wide)
     return step, wide, values, kind, given, v + n_values
+
+
+@kernel
+def skip_record(record: Any, n_bytes: Any, decode_table: Any) -> Any:
+    """The address after a record."""
+    n_tokens, record = get_varint(record)
+    if n_tokens > (n_bytes + 7) >> 3:
+        return record + n_bytes
+    v = record + n_tokens
+    for i in range(n_tokens):
+        token = np.int64(load8(record + i))
+        if token == ESCAPE:
+            kind, mask = np.int64(load8(v)), np.int64(load8(v + 1))
+            _, v = get_varint(v + 2)
+            v += count_values(mask, kind)
+        else:
+            v += np.int64(load8(decode_table + token * ENTRY_BYTES + N_VALUES_AT))
+    return v
 
 
 @inlined
@@ -508,7 +530,7 @@ def apply_record(
     room behind them. Trusts its input: only for what `encode_record` wrote.
     """
     n_words = (n_bytes + 7) >> 3
-    n_tokens, record = _get_varint(record)
+    n_tokens, record = get_varint(record)
     if n_tokens > n_words:
         copy_bytes(state, record, n_bytes)
         return record + n_bytes

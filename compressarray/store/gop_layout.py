@@ -24,6 +24,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from compressarray.codecs.entropy import unpack_record
 from compressarray.codecs.memory import base_of, copy_bytes, load8, load16, load32
 from compressarray.codecs.sparse import apply_sparse, encode_sparse, skip_sparse
 from compressarray.codecs.words import ENTRY_BYTES, apply_record, encode_record
@@ -33,13 +34,14 @@ HEADER_BYTES = 8
 TABLE_BYTES = 256 * ENTRY_BYTES
 MAP_FLAG = 1
 TABLE_SHIFT, TABLE_MASK = 1, 7
-PACKED_FLAG = 128  # everything after the header went through an entropy coder
+PACKED_FLAG = 128  # the records are packed, and ``turn`` counts bits
 NO_FRAME = 65535
 RECORD_ROOM = 32  # a record is at most this much longer than its frame
 CLOSED = -1  # in GopState.open_gop
 STALE = -2  # in GopState.head_row: the head frames are of no row
 
 DELTA, SPARSE = 0, 1
+PACKED = 2  # delta records that went through an entropy coder
 
 # Fields of GopState.meta.
 (
@@ -166,12 +168,20 @@ def encode_frame(state: Any, frame: Any, previous: Any, background: Any, first: 
 
 @kernel
 def walk(record_kind: Any, record: Any, n: Any, frame: Any, background: Any, first: Any,
-         n_bytes: Any, row_bytes: Any, tables: Any) -> Any:  # fmt: skip
+         n_bytes: Any, row_bytes: Any, tables: Any, model: Any, scratch: Any) -> Any:  # fmt: skip
     """Walk ``n`` records on, at least one; leave the last one's frame at ``frame``.
 
     Delta records change the frame that is there; sparse ones look at ``first``, their group's
-    first record.
+    first record. Packed ones begin at a bit's address, eight times a byte's, and need the model
+    and `unpacking_bytes` of scratch, by address.
     """
+    if record_kind == PACKED:
+        for _ in range(n):
+            record = unpack_record(
+                0, record, n_bytes, tables, model, scratch, scratch + n_bytes + RECORD_ROOM
+            )
+            apply_record(scratch, frame, background, n_bytes, row_bytes, tables)
+        return record
     if record_kind == SPARSE:
         for _ in range(n - 1):
             record = skip_sparse(record, n_bytes, row_bytes)
@@ -179,6 +189,12 @@ def walk(record_kind: Any, record: Any, n: Any, frame: Any, background: Any, fir
     for _ in range(n):
         record = apply_record(record, frame, background, n_bytes, row_bytes, tables)
     return record
+
+
+@inlined
+def unpacking_bytes(n_bytes: Any) -> Any:
+    """Bytes of scratch to unpack a record of a frame: the record, and the codes of its values."""
+    return 2 * (n_bytes + RECORD_ROOM)
 
 
 @kernel
@@ -197,7 +213,7 @@ def unroll(state: Any, records: Any, n_frames: Any, key: Any, turn: Any, backgro
         frame = frames + i * step
         copy_bytes(frame, before, n_bytes)
         record = walk(
-            kind, record, 1, frame, background, records, n_bytes, row_bytes, tables
+            kind, record, 1, frame, background, records, n_bytes, row_bytes, tables, 0, 0
         )  # fmt: skip
         before = frame
     later = record
@@ -206,7 +222,7 @@ def unroll(state: Any, records: Any, n_frames: Any, key: Any, turn: Any, backgro
         frame = frames + i * step
         copy_bytes(frame, frame + step, n_bytes)
         record = walk(
-            kind, record, 1, frame, background, records, n_bytes, row_bytes, tables
+            kind, record, 1, frame, background, records, n_bytes, row_bytes, tables, 0, 0
         )  # fmt: skip
     return later
 

@@ -17,6 +17,8 @@ from compressarray.store.gop_layout import (
     MAP_FLAG,
     N_LANES,
     OPEN_PER_LANE,
+    PACKED,
+    PACKED_FLAG,
     RECORD_KIND,
     ROW_BYTES,
     STACK,
@@ -26,6 +28,7 @@ from compressarray.store.gop_layout import (
     GopState,
     keyframe,
     read_header,
+    unpacking_bytes,
     walk,
 )
 
@@ -60,11 +63,14 @@ _HASH_MULTIPLIER = 0x9E3779B1  # odd, near 2**32 over the golden ratio
     _MEMORY,
     _CHUNK_OFFSET,
     _GRANULE_SHIFT,
-) = range(22)
+    _MODEL,
+) = range(23)
 
 
-def view_of(state: GopState, arena: ArenaState) -> npt.NDArray[np.int64]:
-    """Say where everything lies; true until an array of `state` is replaced."""
+def view_of(
+    state: GopState, arena: ArenaState, model: npt.NDArray[np.uint8] | None
+) -> npt.NDArray[np.int64]:
+    """Say where everything lies; true until an array of `state`, or the model, is replaced."""
     meta = state.meta
 
     def at(array: npt.NDArray[Any]) -> int:
@@ -76,6 +82,7 @@ def view_of(state: GopState, arena: ArenaState) -> npt.NDArray[np.int64]:
         at(state.open_flags), at(state.open_background), at(state.open_map), at(state.open_bytes),
         state.open_bytes.shape[1], at(state.backgrounds), state.backgrounds.shape[1],
         at(state.decode_tables), at(arena.memory), at(arena.offset), int(arena.meta[GRANULE_SHIFT]),
+        0 if model is None else at(model),
     ]  # fmt: skip
     return np.array(fields, np.int64)
 
@@ -186,14 +193,12 @@ def _number(flags: Any, map_at: Any, where: Any, stack: Any) -> Any:
 
 
 @kernel
-def decode(view: Any, cells: Any, chunk: Any, where: Any, unpacked: Any, order: Any, pins: Any,
-           out: Any, counts: Any) -> None:  # fmt: skip
+def decode(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins: Any, out: Any,
+           scratch: Any, counts: Any) -> None:  # fmt: skip
     """Decode the frames of cells that `locate` has found.
 
     Parameters
     ----------
-    unpacked : ndarray, (n,) int64
-        Address of the cell's stream where it had to be unpacked first, else 0.
     order : ndarray, (m,) int64
         Which cells to decode, in which order. Neighbours in one stream, in time order, share
         one walk along it in each direction.
@@ -201,10 +206,12 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, unpacked: Any, order: 
         Pinned frames; cell ``-1 - i`` names the i-th.
     out : ndarray, (n * frame bytes,) uint8
         Overwritten: frame ``i`` follows frame ``i - 1``.
+    scratch : ndarray, uint8
+        `unpacking_bytes`, where there is a model.
     counts : ndarray, (2,) int64
         Frames and groups that were decoded are added.
     """
-    kind, stack = view[_KIND], view[_STACK]
+    stack, model, unpacking = view[_STACK], view[_MODEL], base_of(scratch)
     n_bytes, row_bytes = view[_FRAME_BYTES], view[_ROW_BYTES]
     fill = view[_BACKGROUNDS]
     base = base_of(out)
@@ -224,6 +231,7 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, unpacked: Any, order: 
         end = start + 1
         while end < n and chunk[order[end]] == entry:
             end += 1
+        kind = view[_KIND]
         if entry < 0:
             place = -1 - entry
             flags = _int_at(view[_OPEN_FLAGS], place)
@@ -234,14 +242,15 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, unpacked: Any, order: 
             map_at = view[_OPEN_MAP] + place * map_bytes
             records = view[_OPEN_BYTES] + place * view[_OPEN_ROOM]
         else:
-            here = unpacked[i]
-            if here == 0:
-                offset = np.int64(load32(view[_CHUNK_OFFSET] + (entry << 2)))
-                here = view[_MEMORY] + (offset << view[_GRANULE_SHIFT])
+            offset = np.int64(load32(view[_CHUNK_OFFSET] + (entry << 2)))
+            here = view[_MEMORY] + (offset << view[_GRANULE_SHIFT])
             flags, chosen, n_frames, turn = read_header(here)
             key = keyframe(kind, n_frames)
             map_at = here + HEADER_BYTES
             records = map_at + (map_bytes if flags & MAP_FLAG else 0)
+            if flags & PACKED_FLAG:
+                kind = np.int64(PACKED)
+                records <<= 3
         background = fill + chosen * view[_PADDED]
         tables = view[_TABLES] + ((flags >> TABLE_SHIFT) & TABLE_MASK) * TABLE_BYTES
         counts[1] += 1
@@ -274,7 +283,7 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, unpacked: Any, order: 
             if number > at:
                 record = walk(
                     kind, record, number - at, target, background, records, n_bytes, row_bytes,
-                    tables,
+                    tables, model, unpacking,
                 )  # fmt: skip
                 counts[0] += number - at
                 at = number
@@ -301,7 +310,7 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, unpacked: Any, order: 
                     copy_bytes(target, background, n_bytes)
                     walk(
                         kind, records, 1, target, background, records, n_bytes, row_bytes,
-                        tables,
+                        tables, model, unpacking,
                     )  # fmt: skip
                     counts[0] += 1
                 at = key
@@ -309,7 +318,7 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, unpacked: Any, order: 
             if number < at:
                 record = walk(
                     kind, record, at - number, target, background, records, n_bytes, row_bytes,
-                    tables,
+                    tables, model, unpacking,
                 )  # fmt: skip
                 counts[0] += at - number
                 at = number
@@ -319,12 +328,13 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, unpacked: Any, order: 
 
 @kernel
 def read_cells(view: Any, cells: Any, pins: Any, out: Any) -> Any:
-    """Locate and decode, where no stream has to be unpacked; return frames and groups decoded."""
+    """Locate and decode; return frames and groups decoded."""
     n = len(cells)
     chunk = np.empty(n, np.int64)
     where = np.empty(n, np.int64)
     order = np.empty(n, np.int64)
     locate(view, cells, chunk, where, order)
     counts = np.zeros(2, np.int64)
-    decode(view, cells, chunk, where, np.zeros(n, np.int64), order, pins, out, counts)
+    scratch = np.empty(unpacking_bytes(view[_FRAME_BYTES]) if view[_MODEL] else 0, np.uint8)
+    decode(view, cells, chunk, where, order, pins, out, scratch, counts)
     return counts[0], counts[1]

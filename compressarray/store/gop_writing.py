@@ -148,7 +148,7 @@ def _restore_head(state: Any, lane: Any, place: Any, head: Any) -> None:
         tables = tables_at(state, state.open_flags[lane, place])
         walk(
             DELTA, stream, n_frames, head, background, stream, meta[FRAME_BYTES], meta[ROW_BYTES],
-            tables,
+            tables, 0, 0,
         )  # fmt: skip
 
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from compressarray.codecs import Codec
 from compressarray.codecs.learning import Changes
-from compressarray.codecs.packing import Packer, Unpack
+from compressarray.codecs.packing import N_CONTEXTS, Packer
 from compressarray.codecs.vocabulary import Vocabulary
 from compressarray.store import gop_layout as layout
 from compressarray.store import gop_reading as reading
 from compressarray.store import gop_writing as writing
-from compressarray.store.arena import N_ENTRIES, PAGE_SHIFT, Arena, Table
+from compressarray.store.arena import PAGE_SHIFT, Arena, Table
 from compressarray.store.base import Int64s, Store, UInt8s, address_of
 from compressarray.store.gop_layout import GopState
 from compressarray.store.gop_learning import collect_changes
+from compressarray.store.gop_packing import count_stream, pack_stream, unpack_stream
 from compressarray.store.scratch import Scratch, borrow, give_back
 
 # What is held is looked at each time as many groups have been closed as there are, and up to
@@ -31,11 +31,12 @@ MIN_CHANGES, MAX_CHANGES = 2000, 1 << 18  # to learn from
 TABLE_GAIN, PACKED_TABLE_GAIN = 0.03, 0.1
 MAX_TABLES = layout.TABLE_MASK + 1
 RECODE_GOPS = 512  # at thirty microseconds each
-DICTIONARY_AT_BYTES = 256 * 1024
-DICTIONARY_GAIN = 0.05
+# Of ten games, one code for so many bytes of records made arrays of TODO frames smallest.
+PACK_AT_BYTES = 128 * 1024
+BYTES_A_CODE = 32 * 1024
+MIN_CODES, MAX_CODES = 16, 64
+CODES_GAIN = 0.02
 MAX_BACKGROUNDS = 255
-# Packed streams are unpacked this many at a time while reading.
-UNPACK_AT_ONCE = 64
 GUARD_BYTES = 64
 
 
@@ -78,7 +79,10 @@ class GopStore(Store):
         self._gop = gop
         self._n_gops = -(-(n_rows + stack - 1) // gop)
         self._padded = (frame_bytes + 7) // 8 * 8 + 8
-        self._packer = Packer() if codec.name == "delta-zstd" else None
+        self._packs = codec.name == "delta-zstd"
+        # The codes of what is held, and of what is written: others only while all is packed anew.
+        self._packer: Packer | None = None
+        self._next_packer: Packer | None = None
         meta = np.zeros(layout.N_META, np.int64)
         meta[layout.N_ROWS] = n_rows
         meta[layout.N_LANES] = n_lanes
@@ -88,7 +92,7 @@ class GopStore(Store):
         meta[layout.ROW_BYTES] = row_bytes
         meta[layout.RECORD_KIND] = layout.SPARSE if codec.name == "sparse" else layout.DELTA
         meta[layout.OPEN_PER_LANE] = (stack - 1 + gop - 1) // gop + 1
-        meta[layout.PACKS] = self._packer is not None
+        meta[layout.PACKS] = self._packs
         # tokens, values and a record of one frame, then a closed stream
         self._coding_bytes = (
             17 * ((frame_bytes + 7) // 8) + GUARD_BYTES + frame_bytes + layout.RECORD_ROOM
@@ -144,64 +148,33 @@ class GopStore(Store):
                 encode_table=self._vocabulary.encode_table,
             )
         self._state = state
-        self._view = reading.view_of(state, self._arena.state)
+        model = None if self._packer is None else self._packer.model
+        self._view = reading.view_of(state, self._arena.state, model)
 
     # -- reading -----------------------------------------------------------------------------
 
     def _read(self, cells: Int64s, out: UInt8s) -> None:
-        if self._packer is None:
-            n_frames, n_gops = reading.read_cells(self._view, cells, self._pins, out)
-        else:
-            n_frames, n_gops = self._read_packed(cells, out)
+        n_frames, n_gops = reading.read_cells(self._view, cells, self._pins, out)
         with self._count_lock:
             self._frames_decoded += n_frames
             self._gops_decoded += n_gops
 
-    def _read_packed(self, cells: Int64s, out: UInt8s) -> tuple[int, int]:
-        view = self._view
-        n = len(cells)
-        chunk, where, order = (np.empty(n, np.int64) for _ in range(3))
-        unpacked = np.zeros(n, np.int64)
-        counts = np.zeros(2, np.int64)
-        reading.locate(view, cells, chunk, where, order)
-        for part, kept in self._batches(chunk, order, unpacked):
-            reading.decode(view, cells, chunk, where, unpacked, part, self._pins, out, counts)
-            del kept
-        return int(counts[0]), int(counts[1])
-
-    def _batches(self, chunk: Int64s, order: Int64s, unpacked: Int64s) -> Iterator[Any]:
-        """Parts of an order in which to decode, each with what it needs unpacked."""
-        assert self._packer is not None
-        unpack = self._packer.unpacker()
-        entries = chunk[order]
-        starts = np.flatnonzero(np.diff(entries, prepend=entries[:1] - 1))
-        ends = np.append(starts[1:], len(order))
-        for first in range(0, len(starts), UNPACK_AT_ONCE):
-            kept = []
-            last = min(first + UNPACK_AT_ONCE, len(starts))
-            for i in range(first, last):
-                entry = int(entries[starts[i]])
-                if entry > 0:
-                    stream = self._unpack(entry, unpack)
-                    if stream is not None:
-                        kept.append(stream)
-                        unpacked[order[starts[i] : ends[i]]] = address_of(stream)
-            yield order[starts[first] : ends[last - 1]], kept
-
-    def _unpack(self, entry: int, unpack: Unpack | None = None) -> UInt8s | None:
-        """A chunk's stream if it is packed; its last bytes are room to look into."""
+    def _stream(self, entry: int) -> UInt8s:
+        """A chunk's closed stream, unpacked; a view or a copy, with room to look behind it."""
         chunk = self._arena.view(entry)
         if not chunk[0] & layout.PACKED_FLAG:
-            return None
+            return chunk
         assert self._packer is not None
-        header = layout.HEADER_BYTES
-        n_bytes = int.from_bytes(chunk[header : header + 4].tobytes(), "little")
-        body = (unpack or self._packer.unpacker())(chunk[header + 4 :], n_bytes)
-        stream = np.empty(header + n_bytes + GUARD_BYTES, np.uint8)
-        stream[:header] = chunk[:header]
-        stream[0] &= 255 - layout.PACKED_FLAG
-        stream[header : header + n_bytes] = np.frombuffer(body, np.uint8)
-        return stream
+        stream = np.empty(self._stream_bytes, np.uint8)
+        codes = np.empty(self._frame_bytes + layout.RECORD_ROOM, np.uint8)
+        size = unpack_stream(
+            self._state,
+            address_of(chunk),
+            address_of(self._packer.model),
+            address_of(stream),
+            address_of(codes),
+        )
+        return stream[:size]
 
     # -- writing -----------------------------------------------------------------------------
 
@@ -326,9 +299,7 @@ class GopStore(Store):
         old = None
         held = 0
         if entry:
-            old = self._unpack(entry)
-            if old is None:
-                old = self._arena.view(entry)
+            old = self._stream(entry)
             held += int(old[2]) + 256 * int(old[3])
         place = gop % state.open_gop.shape[1]
         if state.open_gop[lane, place] == gop:
@@ -394,20 +365,18 @@ class GopStore(Store):
             raise MemoryError("the arena is full")
 
     def _pack(self, stream: UInt8s) -> UInt8s:
-        if self._packer is None:
+        packer = self._next_packer
+        if packer is None:
             return stream
-        header = layout.HEADER_BYTES
-        body = self._packer.pack(stream[header:])
-        if len(body) + 4 >= len(stream) - header:
-            return stream
-        chunk = np.empty(header + 4 + len(body), np.uint8)
-        chunk[:header] = stream[:header]
-        chunk[0] |= layout.PACKED_FLAG
-        chunk[header : header + 4] = np.frombuffer(
-            (len(stream) - header).to_bytes(4, "little"), np.uint8
+        chunk = np.empty(2 * len(stream) + GUARD_BYTES, np.uint8)
+        size = pack_stream(
+            self._state,
+            address_of(stream),
+            address_of(packer.model),
+            address_of(packer.encode),
+            address_of(chunk),
         )
-        chunk[header + 4 :] = np.frombuffer(body, np.uint8)
-        return chunk
+        return chunk[:size] if size < len(stream) else stream
 
     def _work(self) -> _Work:
         held_bytes = (self._gop * self._stack // 2 + 2) * self._padded
@@ -468,29 +437,63 @@ class GopStore(Store):
             )
         if meta[layout.RECORD_KIND] == layout.DELTA and meta[layout.N_CLOSED] >= self._learn_at:
             self._learn()
-        if self._packer is not None:
-            self._packer.rest()
         closed = int(meta[layout.N_CLOSED])
         if closed != self._tidied_at:
             self._tidied_at = closed
             self._arena.tidy()
 
     def _learn(self) -> None:
-        arena = self._arena
-        held = np.flatnonzero(arena.state.references[: int(arena.state.meta[N_ENTRIES])])
-        streams = []
-        for entry in held[:: max(1, -(-len(held) // LEARN_ON_GOPS))].tolist():
-            stream = self._unpack(entry)
-            streams.append(arena.view(entry).copy() if stream is None else stream[:-GUARD_BYTES])
-        learnt = self._learn_changes(streams, len(held))
-        if self._packer is not None and arena.live_bytes >= DICTIONARY_AT_BYTES:
-            learnt |= self._learn_dictionary(streams)
+        held = self._gops_held()
+        sample = held[:: max(1, -(-len(held) // LEARN_ON_GOPS))]
+        repeats = len(held) / max(1, len(sample))
+        streams = [self._stream(int(self._state.gop_chunk[i])).copy() for i in sample]
+        changed = self._learn_changes(streams, repeats)
+        work = self._work()
+        if self._packs:
+            if changed:
+                streams = [self._encoded(int(i), work).copy() for i in sample]
+            packed_anew = self._learn_codes(streams, repeats)
+        else:
+            packed_anew = False
+        # Only the newest table can be encoded with: open streams change over, and of small arrays
+        # all groups, which saves most where most is held and frees the older tables. Codes are
+        # made for one table.
+        meta = self._state.meta
+        counted = meta[[layout.N_CLOSED, layout.N_EVICTED]]
+        if changed and (self._packs or len(held) <= RECODE_GOPS):
+            for index in held.tolist():
+                gop, lane = divmod(index, self._n_lanes)
+                self._rebuild(lane, gop, work)
+                self._arena.tidy()
+            assert self._vocabulary is not None
+            self._vocabulary.forget_others()
+        elif packed_anew:
+            for index in held.tolist():
+                gop, lane = divmod(index, self._n_lanes)
+                self._put(lane, gop, self._stream(int(self._state.gop_chunk[index])).copy())
+                self._arena.tidy()
+        meta[[layout.N_CLOSED, layout.N_EVICTED]] = counted
+        self._packer = self._next_packer
+        if changed:
+            for lane, place in np.argwhere(self._state.open_gop != layout.CLOSED).tolist():
+                gop = int(self._state.open_gop[lane, place])
+                row = int(self._state.open_next[lane, place])
+                self._open_as_encoded(lane, gop, row - 1, work)
+        give_back(work.scratch)
+        self._take(self._state)
         # Where nothing was to be learnt, look less often.
+        learnt = changed or packed_anew
         self._learn_pause = 1 if learnt else min(2 * self._learn_pause, MAX_LEARN_PAUSE)
-        closed = int(self._state.meta[layout.N_CLOSED])
+        closed = int(meta[layout.N_CLOSED])
         self._learn_at = closed + max(LEARN_AFTER_GOPS, len(held)) * self._learn_pause
 
-    def _learn_changes(self, streams: list[UInt8s], n_held: int) -> bool:
+    def _encoded(self, index: int, work: _Work) -> UInt8s:
+        """A closed group as the newest table encodes it; scratch, good until the next one."""
+        gop, lane = divmod(index, self._n_lanes)
+        size, *_ = self._encode_gop(lane, gop, work, self._n_rows)
+        return work.stream_bytes(size)
+
+    def _learn_changes(self, streams: list[UInt8s], repeats: float) -> bool:
         """Learn which changes get a token, and which words a place in the dictionary."""
         vocabulary = self._vocabulary
         assert vocabulary is not None
@@ -504,52 +507,34 @@ class GopStore(Store):
         if n < MIN_CHANGES:
             return False
         first = len(vocabulary.decode_tables) == 1
-        gain = TABLE_GAIN if self._packer is None or first else PACKED_TABLE_GAIN
+        gain = PACKED_TABLE_GAIN if self._packs and not first else TABLE_GAIN
         # the array may hold twice as much when it learns again
-        learnt = vocabulary.consider(Changes(keys[:n], words[:n]), 2 * n_held / n_read, gain)
+        repeats *= 2 * len(streams) / n_read
+        learnt = vocabulary.consider(Changes(keys[:n], words[:n]), repeats, gain)
         if learnt is None:
             return False
         vocabulary.take(learnt)
         self._take(self._state)
-        meta = self._state.meta
-        meta[layout.TABLE] = vocabulary.table
-        # Only the newest table can be encoded with: open streams change over, and of small arrays
-        # all groups, which saves most where most is held and frees the older tables.
-        work = self._work()
-        held = self._gops_held()
-        counted = meta[[layout.N_CLOSED, layout.N_EVICTED]]
-        if len(held) <= RECODE_GOPS:
-            for gop, lane in (divmod(int(index), self._n_lanes) for index in held):
-                self._rebuild(lane, gop, work)
-        meta[[layout.N_CLOSED, layout.N_EVICTED]] = counted
-        for lane, place in np.argwhere(self._state.open_gop != layout.CLOSED).tolist():
-            gop = int(self._state.open_gop[lane, place])
-            self._open_as_encoded(lane, gop, int(self._state.open_next[lane, place]) - 1, work)
-        if len(held) <= RECODE_GOPS:
-            vocabulary.forget_others()
+        self._state.meta[layout.TABLE] = vocabulary.table
         return True
 
-    def _learn_dictionary(self, streams: list[UInt8s]) -> bool:
-        """Train a dictionary and pack what is held anew, if that is worth it."""
-        old, new = self._packer, Packer()
-        assert old is not None
-        header = layout.HEADER_BYTES
-        new.train([stream[header:].tobytes() for stream in streams])
-        tried = [stream[header:] for stream in streams[::4]]
-        before = sum(len(old.pack(body)) for body in tried)
-        if sum(len(new.pack(body)) for body in tried) > (1 - DICTIONARY_GAIN) * before:
+    def _learn_codes(self, streams: list[UInt8s], repeats: float) -> bool:
+        """Learn the codes to pack with, if there is enough to pack and they are worth it."""
+        n_bytes = int(repeats * sum(map(len, streams)))
+        if n_bytes < PACK_AT_BYTES:
             return False
-        unpack = old.unpacker()
-        self._packer = new
-        counted = self._state.meta[[layout.N_CLOSED, layout.N_EVICTED]]
-        for index in map(int, self._gops_held()):
-            entry = int(self._state.gop_chunk[index])
-            stream = self._unpack(entry, unpack)
-            whole = self._arena.view(entry).copy() if stream is None else stream[:-GUARD_BYTES]
-            gop, lane = divmod(index, self._n_lanes)
-            self._put(lane, gop, whole)
-            self._arena.tidy()
-        self._state.meta[[layout.N_CLOSED, layout.N_EVICTED]] = counted
+        counts = np.zeros((N_CONTEXTS, 256), np.int64)
+        for stream in streams:
+            count_stream(self._state, address_of(stream), counts)
+        new, old = (
+            Packer(counts, min(max(MIN_CODES, n_bytes // BYTES_A_CODE), MAX_CODES)),
+            self._packer,
+        )
+        if old is not None:
+            saved = old.packed_bits(counts) - new.packed_bits(counts)
+            if saved < CODES_GAIN * old.packed_bits(counts):
+                return False
+        self._next_packer = new
         return True
 
     def _gops_held(self) -> Int64s:

@@ -1,0 +1,367 @@
+"""Entropy coding of delta records: Huffman codes that are static, chosen by context, and learnt.
+
+A packed record is a run of bits that goes on where the one before it ended: its number of tokens,
+then each token, in a code chosen by the token before it, then each value, in a code chosen by its
+token or, behind a token's first value, by the value before. Contexts that look alike share a
+code. What a code does not name is its escape and eight bits as they are. An escaped token's kind,
+mask and skip follow it at once, in codes of their own.
+
+Nothing but the codes is common to two records, so that a read unpacks only those that it needs.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from compressarray.codecs.memory import (
+    base_of,
+    copy_bytes,
+    load8,
+    load16,
+    load32,
+    load64,
+    store8,
+    store32,
+    store64,
+)
+from compressarray.codecs.words import (
+    ENTRY_BYTES,
+    ESCAPE,
+    N_VALUES_AT,
+    count_values,
+    get_varint,
+    put_varint,
+)
+from compressarray.jit import inlined, kernel
+
+CODE_BITS = 8  # of the longest code, so that seven fit into what one look at the bits shows
+N_SYMBOLS = 256
+ESCAPED = 256  # the escape's place behind the symbols of an encoding table
+ENCODE_ENTRIES = 257
+# A model for decoding, in bytes: the number of the code for a token behind each token, for the
+# first value of each token, for a value behind each value; for a record's first token, its number
+# of tokens, and an escaped token's parts; decoding tables. An entry is the symbol (8 bits), the
+# bits of its code (4), whether it is the escape (4), and the number of the code for what comes
+# behind it (16).
+TOKEN_MAP, FIRST_MAP, NEXT_MAP = 0, 256, 512
+START_CODE, COUNT_CODE, KIND_CODE, MASK_CODE, SKIP_CODE = range(768, 773)
+TABLES_AT = 1024
+_TABLE_SHIFT = CODE_BITS + 2
+TABLE_BYTES = 1 << _TABLE_SHIFT
+_AT_ONCE = 57 // CODE_BITS  # symbols
+_IS_ESCAPE = 1 << 12
+_CODE_MASK = np.uint64((1 << CODE_BITS) - 1)
+# In the scratch of a record's values: which code the value there has.
+_NEXT, _KNOWN = 255, 254  # the one for the value before; none, its byte is there
+_KNOWN_WORD = np.uint64(0xFEFEFEFEFEFEFEFE)
+MAX_SKIP_BYTES = 5
+MAX_CODES = 250
+LONG_COUNT = 255  # tokens or more: sixteen bits follow
+
+
+@kernel
+def build_decoding(lengths: Any, n_token_codes: Any, model: Any, encode: Any) -> None:
+    """Assign canonical codes, lowest bit first, and fill both tables of a model.
+
+    Parameters
+    ----------
+    lengths : ndarray, (n_codes, 257) uint8
+        Bits of each symbol's code and of the escape's, 0 for none; a complete code.
+    n_token_codes : int
+        The first ones are for tokens, the others for values.
+    model : ndarray, uint8
+        Its tables are overwritten.
+    encode : ndarray, (n_codes, 257) uint16
+        Overwritten: ``code | bits << 8``, 0 for none.
+    """
+    encode[:] = np.uint16(0)
+    for c in range(len(lengths)):
+        table = base_of(model) + TABLES_AT + c * TABLE_BYTES
+        code = 0
+        for bits in range(1, CODE_BITS + 1):
+            for symbol in range(N_SYMBOLS + 1):
+                if lengths[c, symbol] != bits:
+                    continue
+                turned = 0
+                for i in range(bits):
+                    turned |= ((code >> i) & 1) << (bits - 1 - i)
+                encode[c, symbol] = np.uint16(turned | (bits << 8))
+                entry = (symbol & 0xFF) | (bits << 8)
+                if symbol == ESCAPED:
+                    entry |= _IS_ESCAPE
+                else:
+                    following = TOKEN_MAP if c < n_token_codes else NEXT_MAP
+                    entry |= np.int64(model[following + symbol]) << 16
+                for above in range(1 << (CODE_BITS - bits)):
+                    at = turned | (above << bits)
+                    store32(table + 4 * at, np.uint32(entry))
+                code += 1
+            code <<= 1
+
+
+# -- packing ---------------------------------------------------------------------------------
+
+
+@inlined
+def _put_bits(out: Any, pos: Any, value: Any, bits: Any) -> Any:
+    """Write up to 32 bits at a bit's position; every bit behind it in the next 7 bytes is 0."""
+    at = out + (pos >> 3)
+    held = np.uint64(load8(at)) & ((np.uint64(1) << np.uint64(pos & 7)) - np.uint64(1))
+    store64(at, held | (np.uint64(value) << np.uint64(pos & 7)))
+    return pos + bits
+
+
+@inlined
+def _put_symbol(out: Any, pos: Any, encode: Any, code: Any, symbol: Any) -> Any:
+    row = encode + code * (2 * ENCODE_ENTRIES)
+    entry = np.int64(load16(row + 2 * symbol))
+    if entry != 0:
+        pos = _put_bits(out, pos, entry & 0xFF, entry >> 8)
+    else:
+        entry = np.int64(load16(row + 2 * ESCAPED))
+        bits = entry >> 8
+        pos = _put_bits(out, pos, (entry & 0xFF) | (np.int64(symbol) << bits), bits + 8)
+    return pos
+
+
+@kernel
+def pack_record(record: Any, n_bytes: Any, decode_table: Any, model: Any, encode: Any, out: Any,
+                pos: Any) -> Any:  # fmt: skip
+    """Append a plain record, at an address, to the bits at ``out``.
+
+    Parameters
+    ----------
+    decode_table, model, encode : address
+    out : address
+        With 8 bytes of room behind what is written.
+    pos : int
+        Bits written so far.
+
+    Returns
+    -------
+    tuple
+        The address after the record, and bits written.
+    """
+    n_words = (n_bytes + 7) >> 3
+    n_tokens, record = get_varint(record)
+    count_code = np.int64(load8(model + COUNT_CODE))
+    pos = _put_symbol(out, pos, encode, count_code, min(n_tokens, LONG_COUNT))
+    if n_tokens >= LONG_COUNT:
+        pos = _put_bits(out, pos, n_tokens, 24)
+    if n_tokens > n_words:
+        pos = (pos + 7) & ~7
+        copy_bytes(out + (pos >> 3), record, n_bytes)
+        pos += n_bytes << 3
+        store64(out + (pos >> 3), np.uint64(0))
+        return record + n_bytes, pos
+    v = record + n_tokens
+    code = np.int64(load8(model + START_CODE))
+    for i in range(n_tokens):
+        token = np.int64(load8(record + i))
+        pos = _put_symbol(out, pos, encode, code, token)
+        code = np.int64(load8(model + TOKEN_MAP + token))
+        if token == ESCAPE:
+            kind = np.int64(load8(v))
+            mask = np.int64(load8(v + 1))
+            pos = _put_symbol(out, pos, encode, np.int64(load8(model + KIND_CODE)), kind)
+            pos = _put_symbol(out, pos, encode, np.int64(load8(model + MASK_CODE)), mask)
+            v += 2
+            more = True
+            while more:
+                byte = np.int64(load8(v))
+                pos = _put_symbol(out, pos, encode, np.int64(load8(model + SKIP_CODE)), byte)
+                v += 1
+                more = byte >= 0x80
+            v += count_values(mask, kind)
+        else:
+            v += np.int64(load8(decode_table + token * ENTRY_BYTES + N_VALUES_AT))
+    v = record + n_tokens
+    before = np.int64(0)
+    for i in range(n_tokens):
+        token = np.int64(load8(record + i))
+        if token == ESCAPE:
+            kind = np.int64(load8(v))
+            mask = np.int64(load8(v + 1))
+            v += 2
+            while np.int64(load8(v)) >= 0x80:
+                v += 1
+            v += 1
+            n_values = count_values(mask, kind)
+        else:
+            n_values = np.int64(load8(decode_table + token * ENTRY_BYTES + N_VALUES_AT))
+        code = np.int64(load8(model + FIRST_MAP + token))
+        for _ in range(n_values):
+            before = np.int64(load8(v))
+            pos = _put_symbol(out, pos, encode, code, before)
+            code = np.int64(load8(model + NEXT_MAP + before))
+            v += 1
+    return v, pos
+
+
+# -- unpacking -------------------------------------------------------------------------------
+
+
+@inlined
+def _bits_at(packed: Any, pos: Any) -> Any:
+    """At least 57 bits from a position on."""
+    return load64(packed + (pos >> 3)) >> np.uint64(pos & 7)
+
+
+@inlined
+def _entry_at(window: Any) -> Any:
+    return np.int64((window & _CODE_MASK) << np.uint64(2))
+
+
+@inlined
+def _take_symbol(packed: Any, pos: Any, model: Any, context: Any) -> Any:
+    """Read one symbol in the code of a context; return it and the bit after it."""
+    table = model + TABLES_AT + (np.int64(load8(model + context)) << _TABLE_SHIFT)
+    entry = np.int64(load32(table + _entry_at(_bits_at(packed, pos))))
+    symbol = entry & 0xFF
+    pos += (entry >> 8) & 0xF
+    if entry & _IS_ESCAPE:
+        symbol = np.int64(_bits_at(packed, pos) & np.uint64(0xFF))
+        pos += 8
+    return symbol, pos
+
+
+@kernel
+def unpack_record(packed: Any, pos: Any, n_bytes: Any, decode_table: Any, model: Any, out: Any,
+                  codes: Any) -> Any:  # fmt: skip
+    """Write the plain record that begins at a bit to ``out``; return the bit after it.
+
+    Parameters
+    ----------
+    packed : address
+        Where bit 0 lies; up to 8 bytes behind the record are read.
+    out : address
+        Room for ``n_bytes`` and 16 more.
+    codes : address
+        Scratch of as many bytes.
+    """
+    n_words = (n_bytes + 7) >> 3
+    tables = model + TABLES_AT
+    n_tokens, pos = _take_symbol(packed, pos, model, COUNT_CODE)
+    if n_tokens >= LONG_COUNT:
+        n_tokens = np.int64(_bits_at(packed, pos) & np.uint64(0xFFFFFF))
+        pos += 24
+    out = put_varint(out, n_tokens)
+    if n_tokens > n_words:
+        pos = (pos + 7) & ~7
+        copy_bytes(out, packed + (pos >> 3), n_bytes)
+        return pos + (n_bytes << 3)
+    values = out + n_tokens
+    n_values = np.int64(0)
+    table = tables + (np.int64(load8(model + START_CODE)) << _TABLE_SHIFT)
+    for start in range(0, n_tokens, _AT_ONCE):
+        window = _bits_at(packed, pos)
+        for i in range(start, min(start + _AT_ONCE, n_tokens)):
+            entry = np.int64(load32(table + _entry_at(window)))
+            bits = (entry >> 8) & 0xF
+            token = entry & 0xFF
+            table = tables + ((entry >> 16) << _TABLE_SHIFT)
+            window >>= np.uint64(bits)
+            pos += bits
+            if entry & _IS_ESCAPE:
+                window = _bits_at(packed, pos)
+                token = np.int64(window & np.uint64(0xFF))
+                table = tables + (np.int64(load8(model + TOKEN_MAP + token)) << _TABLE_SHIFT)
+                pos += 8
+                window = _bits_at(packed, pos)
+            store8(out + i, np.uint8(token))
+            n_more = np.int64(load8(decode_table + token * ENTRY_BYTES + N_VALUES_AT))
+            if token == ESCAPE:
+                kind, pos = _take_symbol(packed, pos, model, KIND_CODE)
+                mask, pos = _take_symbol(packed, pos, model, MASK_CODE)
+                n_more = count_values(mask, kind)
+                store64(codes + n_values, _KNOWN_WORD)
+                store8(values + n_values, np.uint8(kind))
+                store8(values + n_values + 1, np.uint8(mask))
+                n_values += 2
+                byte = np.int64(0x80)
+                n_bytes_of_skip = 0
+                while byte >= 0x80 and n_bytes_of_skip < MAX_SKIP_BYTES:
+                    byte, pos = _take_symbol(packed, pos, model, SKIP_CODE)
+                    store8(values + n_values, np.uint8(byte))
+                    n_values += 1
+                    n_bytes_of_skip += 1
+                window = _bits_at(packed, pos)
+            # the first value's code, and behind it _NEXT, whether there are so many values or none
+            first = np.uint64(load8(model + FIRST_MAP + token))
+            store64(codes + n_values, first | ~np.uint64(0xFF))
+            n_values += n_more
+    table = tables
+    for start in range(0, n_values, _AT_ONCE):
+        window = _bits_at(packed, pos)
+        for i in range(start, min(start + _AT_ONCE, n_values)):
+            code = np.int64(load8(codes + i))
+            if code == _KNOWN:
+                continue
+            own = tables + (code << _TABLE_SHIFT)
+            entry = np.int64(load32((table if code == _NEXT else own) + _entry_at(window)))
+            bits = (entry >> 8) & 0xF
+            value = entry & 0xFF
+            table = tables + ((entry >> 16) << _TABLE_SHIFT)
+            window >>= np.uint64(bits)
+            pos += bits
+            if entry & _IS_ESCAPE:
+                window = _bits_at(packed, pos)
+                value = np.int64(window & np.uint64(0xFF))
+                table = tables + (np.int64(load8(model + NEXT_MAP + value)) << _TABLE_SHIFT)
+                pos += 8
+                window = _bits_at(packed, pos)
+            store8(values + i, np.uint8(value))
+    return pos
+
+
+# -- counting --------------------------------------------------------------------------------
+
+
+@kernel
+def count_symbols(record: Any, n_records: Any, n_bytes: Any, decode_table: Any, counts: Any) -> Any:
+    """Count the symbols of plain records by context; return the address after them.
+
+    Parameters
+    ----------
+    counts : ndarray, (773, 256) int64
+        Added to: by the token before, by the value's token, by the value before, first tokens,
+        numbers of tokens, escaped tokens' kinds, masks and skips.
+    """
+    n_words = (n_bytes + 7) >> 3
+    for _ in range(n_records):
+        n_tokens, record = get_varint(record)
+        counts[COUNT_CODE, min(n_tokens, LONG_COUNT)] += 1
+        if n_tokens > n_words:
+            record += n_bytes
+            continue
+        v = record + n_tokens
+        context = np.int64(START_CODE)
+        for i in range(n_tokens):
+            token = np.int64(load8(record + i))
+            counts[context, token] += 1
+            context = TOKEN_MAP + token
+            if token == ESCAPE:
+                kind = np.int64(load8(v))
+                mask = np.int64(load8(v + 1))
+                counts[KIND_CODE, kind] += 1
+                counts[MASK_CODE, mask] += 1
+                v += 2
+                more = True
+                while more:
+                    byte = np.int64(load8(v))
+                    counts[SKIP_CODE, byte] += 1
+                    v += 1
+                    more = byte >= 0x80
+                n_values = count_values(mask, kind)
+            else:
+                n_values = np.int64(load8(decode_table + token * ENTRY_BYTES + N_VALUES_AT))
+            inner = FIRST_MAP + token
+            for _ in range(n_values):
+                value = np.int64(load8(v))
+                counts[inner, value] += 1
+                inner = NEXT_MAP + value
+                v += 1
+        record = v
+    return record
