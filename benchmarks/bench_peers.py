@@ -59,6 +59,8 @@ class Args:
     """transitions that are added in a turn"""
     draws: int = 10_240
     """transitions of a full ring that are drawn and compared, in each way to draw"""
+    seam_draws: int = 8
+    """times over that a small ring is drawn and compared, at each position of its seam"""
     many_frames: int = 1_000_000
     """frames of the array whose reading is compared with one of a hundredth (0: not done)"""
     seed: int = 0
@@ -84,6 +86,7 @@ def quick(args: Args) -> Args:
         slow_transitions=min(args.slow_transitions, 2000),
         rounds=2,
         draws=1024,
+        seam_draws=4,
         many_frames=min(args.many_frames, 100_000),
     )
 
@@ -123,14 +126,17 @@ class Benchmark:
             for process in started:
                 process.stop()
 
+    def say(self, what: str) -> None:
+        self.bar.set_description(what, refresh=sys.stderr.isatty())
+
     def start(self, kind: type[System], play: PlayThrough, game: str) -> Process | None:
         """Fill a system and check it; None if it does not work."""
-        self.bar.set_description(f"{game}, filling {kind.name}")
+        self.say(f"{game}, filling {kind.name}")
         process = Process(kind, play.path, capacity_of(kind, self.args))
         try:
             entry = process.ask("fill")
-            self.bar.set_description(f"{game}, checking {kind.name}")
-            entry |= process.ask("check", self.args.draws)
+            self.say(f"{game}, checking {kind.name}")
+            entry |= process.ask("check", self.args.draws, self.args.seam_draws)
 
         except PeerError as error:
             self.fail(kind.name, game, error)
@@ -142,7 +148,7 @@ class Benchmark:
 
     def take_turns(self, game: str, started: list[Process], adding: list[Process]) -> None:
         """Time systems and the bases, one at a time, in rounds of another order each."""
-        self.bar.set_description(f"{game}, taking turns")
+        self.say(f"{game}, taking turns")
         times: dict[tuple[str, str, int], list[float]] = defaultdict(list)
         adds: dict[str, list[float]] = defaultdict(list)
         turns = [*started, *self.bases]
@@ -161,6 +167,7 @@ class Benchmark:
                 except PeerError as error:
                     self.fail(name, game, error)
                     turns.remove(process)
+                    self.bases = [base for base in self.bases if base is not process]
         medians = {key: statistics.median(values) for key, values in times.items()}
         for process in turns:
             self.record(game, process.kind.name, medians, adds)
@@ -175,7 +182,7 @@ class Benchmark:
         entry = self.measured[name].setdefault(game, {})
         if name in adds:
             entry["add"] = statistics.median(adds[name])
-        ways = {way for system, way, _ in medians if system == name}
+        ways = dict.fromkeys(way for system, way, _ in medians if system == name)
         # Of a base that took its turns more than once on a game, the last turns.
         entry["ways"] = {
             way: {
@@ -232,7 +239,11 @@ def main(args: Args) -> int:
         game: [k for k in kinds.values() if k.every_game or game == fixed_game] for game in games
     }
     begun = time.perf_counter()
-    with tqdm(total=sum(map(len, work.values())), unit="system", smoothing=0) as bar:
+    with tqdm(
+        total=sum(map(len, work.values())),
+        unit="system",
+        mininterval=0.5 if sys.stderr.isatty() else 30,
+    ) as bar:
         benchmark = Benchmark(args, bar)
         for game, of_game in work.items():
             benchmark.run(game, of_game)
@@ -240,13 +251,14 @@ def main(args: Args) -> int:
             process.stop()
         scale = None
         if args.many_frames:
-            bar.set_description("cost against size")
+            benchmark.say("cost against size")
             game = "Pong" if "Pong" in games else games[0]
             play = play_through(game, args.transitions_played, args.seed, args.cache)
             scale = {"game": game, **cost_against_size(play, args.many_frames)}
     record = {
         "settings": {
-            name: value for name, value in vars(args).items() if name not in ("cache", "out")
+            **{name: value for name, value in vars(args).items() if name not in ("cache", "out")},
+            "transitions_played": args.transitions_played,
         },
         "fixed_game": fixed_game,
         "minutes": (time.perf_counter() - begun) / 60,

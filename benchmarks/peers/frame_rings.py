@@ -72,7 +72,7 @@ class FrameRing(System):
         return {
             "fancy indexing": self.by_fancy_indexing,
             "np.take into kept outputs": self.by_take,
-            "np.take, obs and next_obs overlapping": self.by_windows,
+            "np.take, next_obs overlapping obs": self.by_windows,
         }
 
     def by_fancy_indexing(self, batch_size: int) -> Any:

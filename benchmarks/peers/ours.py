@@ -16,6 +16,7 @@ from compressarray import ReplayBuffer
 class Delta(System):
     name = "compressarray delta"
     codec: ClassVar[str] = "delta"
+    threaded: ClassVar[bool] = True
     bytes_expected = 400
 
     def __init__(self, capacity: int, n_actions: int) -> None:
@@ -42,7 +43,8 @@ class Delta(System):
         )
 
     def ways(self) -> dict[str, Callable[[int], Any]]:
-        return {"": self.sample, "kept output": self.into_kept, "2 threads": self.by_threads}
+        ways = {"": self.sample, "kept output": self.into_kept}
+        return {**ways, "2 threads": self.by_threads} if self.threaded else ways
 
     def sample(self, batch_size: int) -> Any:
         return self.buffer.sample(batch_size)
@@ -76,10 +78,12 @@ class DeltaZstd(Delta):
 class Sparse(Delta):
     name = "compressarray sparse"
     codec = "sparse"
+    threaded = False
     bytes_expected = 6_000
 
 
 class Raw(Delta):
     name = "compressarray raw"
     codec = "raw"
+    threaded = False
     bytes_expected = 8_000

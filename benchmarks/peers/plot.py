@@ -56,33 +56,36 @@ def place_labels(axes, points: list[Point]) -> None:
     taken = [(x - 6, y - 6, x + 6, y + 6) for x, y in at.values()]
     frame = axes.get_window_extent()
     for point in sorted(points, key=lambda point: -at[point][1]):
-        text = axes.annotate(
+        measured = axes.text(0, 0, point.label, fontsize=8)
+        box = measured.get_window_extent(canvas)
+        measured.remove()
+        best = None
+        for far, side, up in product(range(12), (1, 0, -1), (0, 1, -1)):
+            # right of the point, above or below it, left of it; from near to far
+            x = {1: 10 + 6 * far, 0: -box.width / 2, -1: -box.width - 10 - 6 * far}[side]
+            y = up * (14 + 12 * far)
+            left, middle = at[point] + (x, y)
+            area = (left, middle - box.height / 2, left + box.width, middle + box.height / 2)
+            inside = frame.x0 < area[0] and area[2] < frame.x1
+            inside &= frame.y0 < area[1] and area[3] < frame.y1
+            covered = sum(overlap(area, other) for other in taken)
+            cost = 10 * far + 2 * abs(up) + 400 * covered + 4000 * (not inside)
+            if best is None or cost < best[0]:
+                best = cost, (x, y), area, ((1 - side) / 2, (1 - up) / 2 if side == 0 else 0.5)
+        _, offset, area, nearest = best
+        taken.append(area)
+        axes.annotate(
             point.label,
             (point.us, point.size),
-            (0, 0),
+            offset,
             textcoords="offset pixels",
             fontsize=8,
             va="center",
-            arrowprops={"arrowstyle": "-", "color": "silver", "lw": 0.6},
-        )
-        box = text.get_window_extent(canvas)
-        width, height = box.width, box.height
-        best = None
-        for far, (right, up) in product(range(12), product((1, 0, -1), (0, 1, -1))):
-            if not (right or up):
-                continue
-            left = at[point][0] + {1: 10 + 6 * far, 0: -width / 2, -1: -width - 10 - 6 * far}[right]
-            middle = at[point][1] + up * (14 + 12 * far)
-            area = (left, middle - height / 2, left + width, middle + height / 2)
-            outside = area[0] < frame.x0 or area[2] > frame.x1
-            outside |= area[1] < frame.y0 or area[3] > frame.y1
-            cost = 10 * far + (abs(up) * 2) + sum(400 for other in taken if overlap(area, other))
-            cost += 4000 * outside
-            if best is None or cost < best[0]:
-                best = cost, area
-        area = best[1]
-        text.set_position((area[0] - at[point][0], (area[1] + area[3]) / 2 - at[point][1]))
-        taken.append(area)
+            arrowprops={
+                "arrowstyle": "-", "color": "silver", "lw": 0.6,
+                "relpos": nearest, "shrinkA": 0, "shrinkB": 3,
+            },
+        )  # fmt: skip
 
 
 def overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:

@@ -10,20 +10,24 @@ from typing import Any
 from benchmarks.common import geometric_mean, machine
 from benchmarks.peers import BASES, SYSTEMS
 from benchmarks.peers.base import DENSE_BYTES, OBS_BYTES
+from benchmarks.peers.checking import RING, STAGES
 from benchmarks.peers.plot import Point, plot
 from benchmarks.peers.worker import BATCHES
 
+BOTH = " / ".join(map(str, BATCHES))
 COLUMNS = (
     "system",
     "bytes per transition",
     f"times smaller than {DENSE_BYTES:,}",
     "bytes by its own account",
     "add, us",
-    *(f"sample {batch}, us" for batch in BATCHES),
-    *(f"{batch}: times as fast as {base}" for base in BASES for batch in BATCHES),
+    f"sample {BOTH}, us",
+    *(f"times as fast as {base}, {BOTH}" for base in BASES),
     "samples with wrong pixels",
     "measured on",
 )
+# Of ours, each game by itself.
+BY_GAME = (("compressarray delta", "kept output"), ("compressarray delta-zstd", "kept output"))
 
 
 def write(record: dict[str, Any], folder: Path, name: str) -> str:
@@ -33,9 +37,10 @@ def write(record: dict[str, Any], folder: Path, name: str) -> str:
     record = {"machine": machine(), "versions": versions(packages - {""}), **record}
     (folder / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
     points = [
-        Point(label(system, way), size, us, is_wrong(games), SYSTEMS[system].package == "")
+        Point(label(system, way), size, us, is_wrong(games), system.startswith("compressarray"))
         for system, games in record["systems"].items()
         for way in ways(games)
+        if way != "2 threads"  # which are for batches of 256
         if (size := mean(games, "bytes")) and (us := mean(games, "ways", way, "us", "32"))
     ]
     subtitle = f"{record['machine']}; geometric means over {len(record['settings']['games'])} games"
@@ -74,8 +79,9 @@ def markdown(record: dict[str, Any], picture: str) -> str:
         if name in record["failed"]:
             lines.append(f"| {name} | {record['failed'][name]} |")
         games = systems.get(name, {})
-        for way in ways(games):
-            lines.append(f"| {' | '.join([label(name, way), *cells(games, way)])} |")
+        rows = ([label(name, way), *cells(games, way)] for way in ways(games))
+        lines += [f"| {' | '.join(row)} |" for row in rows]
+    lines += by_game(systems)
     dense, ring = BASES
     lines += [
         "",
@@ -88,15 +94,15 @@ def markdown(record: dict[str, Any], picture: str) -> str:
         f"{settings['rounds']} rounds in random order, each system in its own process, one "
         f"thread, all others idle: {settings['repeats']} batches of each size in a turn (medians "
         f"over all), then {settings['adds']} transitions added (median of the turns' means). "
-        f"Ratios are against `{dense}` (its dense buffer) and `{ring}`, {BASES[ring]}, "
-        f"in the same rounds; both hold {settings['transitions']:,} transitions of "
+        f"Ratios are against `{dense}` and `{ring}`, {BASES[ring]}, in the "
+        f"same rounds; both hold {settings['transitions']:,} transitions of "
         f"{record['fixed_game']}. Over several games means are geometric.",
         "",
-        f"Pixels: {settings['draws']:,} transitions of each full ring, and a ring of 1,024 drawn "
-        "twelve times over at five positions of its seam, compared bit for bit with what the "
-        "agent saw. Shares are of the full rings' draws. Episodes are padded with their first "
-        "frame; their ends are terminations of random play, and wrong `next_obs` there does no "
-        "harm where a learner masks it, as it may not after a truncation.",
+        f"Pixels: {settings['draws']:,} transitions of each full ring, and a ring of {RING} drawn "
+        f"{settings['seam_draws']} times over at {len(STAGES)} positions of its seam, compared bit for bit "
+        "with what the agent saw. Shares are of the full rings' draws. Episodes are padded with "
+        "their first frame; their ends are terminations of random play, and a wrong `next_obs` "
+        "there does no harm where a learner masks it, as it may not after a truncation.",
         "",
         f"Where it says one game, neither size nor time depends on the pixels. Rings of "
         f"{min(settings['slow_transitions'], settings['transitions']):,} are of systems that "
@@ -136,12 +142,6 @@ def mean(games: dict[str, Any], *keys: str) -> float | None:
 
 def cells(games: dict[str, Any], way: str) -> list[str]:
     size, own, add = (mean(games, what) for what in ("bytes", "own_bytes", "add"))
-    timed = [mean(games, "ways", way, "us", str(batch)) for batch in BATCHES]
-    ratios = [
-        mean(games, "ways", way, "times_as_fast_as", base, str(batch))
-        for base in BASES
-        for batch in BATCHES
-    ]
     filled = [(game, entry["capacity"]) for game, entry in games.items() if "capacity" in entry]
     where = filled[0][0] if len(filled) == 1 else f"{len(filled)} games"
     return [
@@ -149,11 +149,37 @@ def cells(games: dict[str, Any], way: str) -> list[str]:
         figure(size and DENSE_BYTES / size, 1),
         figure(own, 0),
         figure(add, 1),
-        *(figure(us, 0) for us in timed),
-        *(figure(ratio, 2) for ratio in ratios),
+        both(games, 0, "ways", way, "us"),
+        *(both(games, 2, "ways", way, "times_as_fast_as", base) for base in BASES),
         verdict(games),
         f"{where}, ring of {filled[0][1]:,}",
     ]
+
+
+def both(games: dict[str, Any], digits: int, *keys: str) -> str:
+    """Show what there is for each size of batch."""
+    return " / ".join(figure(mean(games, *keys, str(batch)), digits) for batch in BATCHES)
+
+
+def by_game(systems: dict[str, Any]) -> list[str]:
+    """Return a table of ours, game by game."""
+    shown = [(name, way) for name, way in BY_GAME if name in systems]
+    if not shown:
+        return []
+    columns = ["game"]
+    for name, way in shown:
+        columns += [f"{label(name, way)}: times smaller than {DENSE_BYTES:,}"]
+        columns += [f"times as fast as {base}, {BOTH}" for base in BASES]
+    lines = ["", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for game in systems[shown[0][0]]:
+        row = [game]
+        for name, way in shown:
+            alone = {game: systems[name].get(game, {})}
+            size = mean(alone, "bytes")
+            row.append(figure(size and DENSE_BYTES / size, 1))
+            row += [both(alone, 2, "ways", way, "times_as_fast_as", base) for base in BASES]
+        lines.append(f"| {' | '.join(row)} |")
+    return lines
 
 
 def figure(value: float | None, digits: int) -> str:

@@ -11,7 +11,7 @@ from benchmarks.peers.base import DENSE_BYTES, OBS_BYTES, STACKS, Drawn, Step, S
 
 
 class Dense(System):
-    name = "Stable-Baselines3"
+    name = "Stable-Baselines3 dense"
     package = "stable-baselines3"
     needs = ("stable_baselines3",)
     every_game = False

@@ -11,8 +11,6 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.common import resident_bytes
 from benchmarks.frames import PlayThrough
 from benchmarks.peers.base import System, steps
@@ -56,12 +54,12 @@ class Worker:
             "own_bytes": None if own_bytes is None else own_bytes / held,
         }
 
-    def check(self, draws: int) -> dict[str, Any]:
+    def check(self, draws: int, small_ring_times: int) -> dict[str, Any]:
         """Compare draws of the ring, and a small one's, with what the agent saw."""
         live = range(self.added - self.capacity, self.added)
         return {
             "ring": asdict(check(self.system, self.play, live, draws)),
-            "small_ring": asdict(check_small_ring(self.kind, self.play)),
+            "small_ring": asdict(check_small_ring(self.kind, self.play, small_ring_times)),
         }
 
     def add(self, n: int) -> float:
