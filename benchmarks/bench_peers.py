@@ -20,6 +20,7 @@ import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ from typing import Any
 import tyro
 from tqdm import tqdm
 
-from benchmarks.common import RESULTS
+from benchmarks.common import RESULTS, available_bytes
 from benchmarks.frames import CACHE, GAMES, PlayThrough, play_through
 from benchmarks.peers import BASES, SYSTEMS
 from benchmarks.peers.base import System
@@ -116,11 +117,11 @@ class Benchmark:
         args = self.args
         play = play_through(game, args.transitions_played, args.seed, args.cache)
         bases = [kind for kind in kinds if kind.name in BASES]
-        self.bases += filter(None, (self.start(kind, play, game) for kind in bases))
+        fresh = self.start_all(bases, play, game)
+        self.bases += fresh
         others = [kind for kind in kinds if kind.name not in BASES]
-        fresh = list(self.bases) if bases else []
-        for wave in waves(others, args) if others else [[]]:
-            started = list(filter(None, (self.start(kind, play, game) for kind in wave)))
+        for wave in waves(others, args):
+            started = self.start_all(wave, play, game)
             self.take_turns(game, started, adding=[*started, *fresh])
             fresh = []  # their play-through has an end
             for process in started:
@@ -128,6 +129,12 @@ class Benchmark:
 
     def say(self, what: str) -> None:
         self.bar.set_description(what, refresh=sys.stderr.isatty())
+
+    def start_all(self, kinds: list[type[System]], play: PlayThrough, game: str) -> list[Process]:
+        """Fill and check systems, as many at once as there are cores: nothing is timed yet."""
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            started = pool.map(lambda kind: self.start(kind, play, game), kinds)
+            return [process for process in started if process is not None]
 
     def start(self, kind: type[System], play: PlayThrough, game: str) -> Process | None:
         """Fill a system and check it; None if it does not work."""
@@ -137,7 +144,6 @@ class Benchmark:
             entry = process.ask("fill")
             self.say(f"{game}, checking {kind.name}")
             entry |= process.ask("check", self.args.draws, self.args.seam_draws)
-
         except PeerError as error:
             self.fail(kind.name, game, error)
             process.stop()
@@ -213,8 +219,8 @@ def capacity_of(kind: type[System], args: Args) -> int:
 
 
 def waves(kinds: list[type[System]], args: Args) -> Iterator[list[type[System]]]:
-    """Split systems into lots that fit into the memory that there is; at least one in each."""
-    there = 0.75 * os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    """Split systems into lots that fit into the memory that there is; at least one lot."""
+    there = 0.75 * available_bytes()
     lot: list[type[System]] = []
     left = there
     for kind in kinds:
@@ -227,7 +233,18 @@ def waves(kinds: list[type[System]], args: Args) -> Iterator[list[type[System]]]
     yield lot
 
 
+def flags(args: Args) -> str:
+    """Return what is not as usual, as one would type it."""
+    usual, typed = vars(Args()), []
+    for name, value in vars(args).items():
+        if value != usual[name] and name not in ("cache", "out"):
+            given = "" if value is True else " ".join(value) if isinstance(value, tuple) else value
+            typed.append(f"--{name.replace('_', '-')} {given}".strip())
+    return " ".join(typed)
+
+
 def main(args: Args) -> int:
+    command = flags(args)
     if args.quick:
         args = quick(args)
     kinds = chosen(args)
@@ -256,6 +273,7 @@ def main(args: Args) -> int:
             play = play_through(game, args.transitions_played, args.seed, args.cache)
             scale = {"game": game, **cost_against_size(play, args.many_frames)}
     record = {
+        "flags": command,
         "settings": {
             **{name: value for name, value in vars(args).items() if name not in ("cache", "out")},
             "transitions_played": args.transitions_played,

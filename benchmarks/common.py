@@ -38,3 +38,10 @@ def resident_bytes(*, files: bool = True) -> int:
     with open("/proc/self/statm", encoding="ascii") as statm:
         _, resident, shared, *_ = map(int, statm.read().split())
     return (resident if files else resident - shared) * os.sysconf("SC_PAGE_SIZE")
+
+
+def available_bytes() -> int:
+    """Return the memory that new processes can have, the cache of files counted in."""
+    with open("/proc/meminfo", encoding="ascii") as info:
+        kib = next(line.split()[1] for line in info if line.startswith("MemAvailable"))
+    return 1024 * int(kib)

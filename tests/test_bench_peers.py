@@ -7,8 +7,6 @@ import json
 import numpy as np
 import pytest
 
-pytest.importorskip("matplotlib")  # of the scripts' extra, as tyro and tqdm are
-
 from benchmarks import bench_peers
 from benchmarks.frames import play_through
 from benchmarks.peers import SYSTEMS, checking

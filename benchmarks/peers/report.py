@@ -43,7 +43,9 @@ def write(record: dict[str, Any], folder: Path, name: str) -> str:
         if way != "2 threads"  # which are for batches of 256
         if (size := mean(games, "bytes")) and (us := mean(games, "ways", way, "us", "32"))
     ]
-    subtitle = f"{record['machine']}; geometric means over {len(record['settings']['games'])} games"
+    games = record["settings"]["games"]
+    over = games[0] if len(games) == 1 else f"geometric means over {len(games)} games"
+    subtitle = f"{record['machine']}; {over}"
     plot(points, subtitle, folder / f"{name}.png")
     text = markdown(record, f"{name}.png")
     (folder / f"{name}.md").write_text(text)
@@ -62,10 +64,11 @@ def versions(packages: set[str]) -> dict[str, str]:
 
 def markdown(record: dict[str, Any], picture: str) -> str:
     settings, systems = record["settings"], record["systems"]
+    given = record["flags"] and f' BENCH_ARGS="{record["flags"]}"'
     lines = [
         "# Replay buffers beside each other",
         "",
-        f"Made by `make bench` in {record['minutes']:.0f} minutes on {record['machine']}.",
+        f"Made by `make bench{given}` in {record['minutes']:.0f} minutes on {record['machine']}.",
         "",
         f"![bytes per transition against microseconds to sample]({picture})",
         "",
@@ -99,10 +102,10 @@ def markdown(record: dict[str, Any], picture: str) -> str:
         f"{record['fixed_game']}. Over several games means are geometric.",
         "",
         f"Pixels: {settings['draws']:,} transitions of each full ring, and a ring of {RING} drawn "
-        f"{settings['seam_draws']} times over at {len(STAGES)} positions of its seam, compared bit for bit "
-        "with what the agent saw. Shares are of the full rings' draws. Episodes are padded with "
-        "their first frame; their ends are terminations of random play, and a wrong `next_obs` "
-        "there does no harm where a learner masks it, as it may not after a truncation.",
+        f"{settings['seam_draws']} times over at {len(STAGES)} positions of its seam, compared "
+        "bit for bit with what the agent saw. Shares are of the full rings' draws. Episodes are "
+        "padded with their first frame; their ends are terminations of random play, and a wrong "
+        "`next_obs` there does no harm where a learner masks it, as it may not after a truncation.",
         "",
         f"Where it says one game, neither size nor time depends on the pixels. Rings of "
         f"{min(settings['slow_transitions'], settings['transitions']):,} are of systems that "
