@@ -32,7 +32,7 @@ from benchmarks.common import RESULTS, available_bytes
 from benchmarks.frames import CACHE, GAMES, PlayThrough, play_through
 from benchmarks.peers import BASES, SYSTEMS
 from benchmarks.peers.base import System
-from benchmarks.peers.process import PeerError, Process
+from benchmarks.peers.process import PeerError, Process, one_thread
 from benchmarks.peers.report import write
 from benchmarks.peers.scale import cost_against_size
 from benchmarks.peers.worker import BATCHES
@@ -256,11 +256,9 @@ def main(args: Args) -> int:
         game: [k for k in kinds.values() if k.every_game or game == fixed_game] for game in games
     }
     begun = time.perf_counter()
-    with tqdm(
-        total=sum(map(len, work.values())),
-        unit="system",
-        mininterval=0.5 if sys.stderr.isatty() else 30,
-    ) as bar:
+    mininterval = 0.5 if sys.stderr.isatty() else 30
+    total = sum(map(len, work.values()))
+    with one_thread(), tqdm(total=total, unit="system", mininterval=mininterval) as bar:
         benchmark = Benchmark(args, bar)
         for game, of_game in work.items():
             benchmark.run(game, of_game)

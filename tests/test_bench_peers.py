@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 
 import numpy as np
@@ -128,6 +129,15 @@ def test_a_transition_that_is_gone_counts_as_wrong(play):
         ring.add(step)
     verdict = checking.check(ring, play, range(140, 150), 256)
     assert 0 < verdict.wrong_obs < verdict.drawn
+
+
+def test_systems_are_split_by_memory(monkeypatch):
+    monkeypatch.setattr(bench_peers, "available_bytes", lambda: 6e9)
+    kinds = list(SYSTEMS.values())
+    lots = list(bench_peers.waves(kinds, bench_peers.Args()))
+    assert list(itertools.chain(*lots)) == kinds
+    assert [SYSTEMS["TorchRL LazyTensorStorage"]] in lots  # more than there is: alone
+    assert 3 < len(lots) < len(kinds)
 
 
 def test_the_benchmark_runs(tmp_path, cache, monkeypatch, capsys):

@@ -4,15 +4,34 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from benchmarks.peers.base import System
 from benchmarks.peers.worker import serve
 
 # What torch, numpy and blosc2 look at when they are loaded.
 THREADS = ("BLOSC_NTHREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Let processes that are started meanwhile compute with one thread.
+
+    This one has loaded its libraries, and keeps to what it has.
+    """
+    kept = {name: os.environ.get(name) for name in THREADS}
+    os.environ.update(dict.fromkeys(THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in kept.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 class PeerError(Exception):
@@ -29,8 +48,7 @@ class Process:
         self.process = context.Process(
             target=serve, args=(theirs, kind, play_path, capacity), daemon=True
         )
-        with mock.patch.dict(os.environ, dict.fromkeys(THREADS, "1")):
-            self.process.start()
+        self.process.start()
         theirs.close()
 
     def ask(self, method: str, *arguments: Any) -> Any:

@@ -99,7 +99,9 @@ def markdown(record: dict[str, Any], picture: str) -> str:
         f"over all), then {settings['adds']} transitions added (median of the turns' means). "
         f"Ratios are against `{dense}` and `{ring}`, {BASES[ring]}, in the "
         f"same rounds; both hold {settings['transitions']:,} transitions of "
-        f"{record['fixed_game']}. Over several games means are geometric.",
+        f"{record['fixed_game']}. Over several games means are geometric. "
+        "compressarray and the blosc2 ring hand out `obs` and `next_obs` as overlapping views of "
+        "the five frames that they have in common, as the numpy ring's last row does.",
         "",
         f"Pixels: {settings['draws']:,} transitions of each full ring, and a ring of {RING} drawn "
         f"{settings['seam_draws']} times over at {len(STAGES)} positions of its seam, compared "
