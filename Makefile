@@ -30,7 +30,7 @@ GL = $(BIN)/python -c 'from importlib.util import find_spec as f; from wrappers 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help run run-qrdqn run-dmc gl test test-long test-lowest lint format format-check type \
-	check bench bench-ppo bench-replay bench-million bench-dmc bench-memory clean
+	check bench bench-peers bench-codecs bench-ppo bench-replay bench-million bench-dmc bench-memory clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' Makefile
@@ -92,7 +92,14 @@ type: $(READY) ## check the library's types
 
 check: format-check lint type test ## everything to pass before a pull request
 
-bench: $(READY) ## bytes per frame and microseconds to append and gather, per codec
+# In an environment of their own: the other libraries are large, and nothing else needs them.
+bench: ## ours beside other replay buffers: size, speed, right pixels (half an hour)
+	@$(MAKE) --no-print-directory bench-peers VENV=.venv-bench EXTRAS=bench
+
+bench-peers: $(READY)
+	$(BIN)/python -m benchmarks.bench_peers $(BENCH_ARGS)
+
+bench-codecs: $(READY) ## bytes per frame and microseconds to append and gather, per codec
 	$(BIN)/python -m benchmarks.bench_codecs $(BENCH_ARGS)
 
 bench-ppo: $(READY) ## PPO's rollout memory and speed on ten games, beside the paper's
@@ -111,5 +118,5 @@ bench-memory: $(READY) ## growth of resident memory beside nbytes_stored
 	$(BIN)/python -m benchmarks.bench_memory $(BENCH_ARGS)
 
 clean: ## remove the virtual environments and caches, and keep runs/
-	rm -rf .venv .venv-lowest build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-bench .venv-lowest build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

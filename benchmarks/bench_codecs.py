@@ -13,22 +13,19 @@ Writes `benchmarks/results/codecs.json` and `codecs.md`.
 from __future__ import annotations
 
 import json
-import os
-import platform
 import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import tyro
 from tqdm import tqdm
 
+from benchmarks.common import RESULTS, geometric_mean, machine
 from benchmarks.frames import GAMES, game_frames
 from compressarray import DiffFrameArray
 
-RESULTS = Path(__file__).parent / "results"
 CODECS = ("raw", "sparse", "delta", "delta-zstd", "zstd")
 STACK = 4
 STACK_BYTES = STACK * 84 * 84  # one dense observation: 28,224
@@ -126,10 +123,6 @@ def measure(frames: np.ndarray, args: Args) -> dict[str, dict[str, float]]:
     return results
 
 
-def geometric_mean(values: list[float]) -> float:
-    return float(np.exp(np.mean(np.log(values))))
-
-
 def table(games: dict[str, dict[str, dict[str, float]]], args: Args) -> str:
     columns = ["bytes", *(f"gather {b}" for b in BATCHES)]
     columns += [*(f"gather {b}, kept output" for b in BATCHES), "append 1", "append 8"]
@@ -146,7 +139,7 @@ def table(games: dict[str, dict[str, dict[str, float]]], args: Args) -> str:
             cells.append(f"{geometric_mean(values):,.1f}" if values else "-")
         sizes = {game: values[name]["bytes"] for game, values in games.items()}
         worst = max(sizes, key=lambda game: sizes[game])
-        ratio = STACK_BYTES / geometric_mean(list(sizes.values()))
+        ratio = STACK_BYTES / geometric_mean(sizes.values())
         cells[1:1] = [f"{ratio:,.1f}", f"{worst} {STACK_BYTES / sizes[worst]:,.0f}"]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += [
@@ -162,17 +155,6 @@ def table(games: dict[str, dict[str, dict[str, float]]], args: Args) -> str:
         sizes_of_game = (f"{values[codec]['bytes']:,.0f}" for codec in CODECS)
         lines.append(f"| {game}, bytes per frame | {' | '.join(sizes_of_game)} |")
     return "\n".join(lines) + "\n"
-
-
-def machine() -> str:
-    """Name the processor."""
-    name = platform.processor() or platform.machine()
-    try:
-        with open("/proc/cpuinfo", encoding="ascii") as info:
-            name = next(line.split(":")[1].strip() for line in info if "model name" in line)
-    except (OSError, StopIteration):
-        pass
-    return f"{name}, {os.cpu_count()} cores, Python {platform.python_version()}"
 
 
 def main(args: Args) -> None:

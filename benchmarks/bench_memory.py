@@ -11,23 +11,18 @@ Writes `benchmarks/results/memory.md`.
 
 from __future__ import annotations
 
-import ctypes
-import gc
-import os
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import tyro
 from tqdm import tqdm
 
-from benchmarks.bench_codecs import machine
+from benchmarks.common import RESULTS, machine, resident_bytes
 from benchmarks.frames import game_frames
 from compressarray import DiffFrameArray
 
-RESULTS = Path(__file__).parent / "results"
 N_PLAYED = 12288
 WARM_UP = 32768
 BATCH = 256
@@ -41,15 +36,6 @@ class Args:
     """which codecs"""
     counts: tuple[int, ...] = (100_000, 1_000_000)
     """frames to append"""
-
-
-def resident_bytes() -> int:
-    gc.collect()
-    trim = getattr(ctypes.pythonapi, "malloc_trim", None)
-    if trim is not None:
-        trim(0)  # what glibc's allocator has kept of memory freed before is nobody's
-    with open("/proc/self/statm", encoding="ascii") as statm:
-        return int(statm.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def fill(array: DiffFrameArray, frames: np.ndarray | None, n: int) -> None:

@@ -21,9 +21,9 @@ from dataclasses import dataclass
 import tyro
 from tqdm import tqdm
 
-from benchmarks.bench_memory import resident_bytes
 from benchmarks.bench_ppo import RESULTS, machine
 from benchmarks.bench_replay import PAPER, random_actions, table
+from benchmarks.common import resident_bytes
 from cleanrl_scripts import qrdqn_atari
 from compressarray import ReplayBuffer
 

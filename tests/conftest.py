@@ -20,9 +20,10 @@ settings.register_profile("ci", settings.get_profile("default"))
 settings.register_profile("long", _common, max_examples=100 * BASE_EXAMPLES)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 
-# The library's tests run without the extra that the scripts need, and dm_control has no build for
-# Python 3.13.
+# The library's tests run without the extra that scripts and benchmarks need, and dm_control has no
+# build for Python 3.13.
 _NEEDED_BY = {
+    "matplotlib": ["test_bench_peers.py"],
     "torch": ["test_ppo*.py", "test_qrdqn*.py", "test_drqv2*.py"],
     "dm_control": ["test_dm_control.py", "test_drqv2*.py"],
 }

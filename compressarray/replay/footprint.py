@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 # Bytes stored for each byte of a frame: the geometric means over ten games in
-# benchmarks/results/codecs.md, by `make bench`. numcodecs' codecs stand by zstd.
+# benchmarks/results/codecs.md, by `make bench-codecs`. numcodecs' codecs stand by zstd.
 _STORED_PART = {
     "raw": 6024 / 7056,
     "sparse": 2409 / 7056,

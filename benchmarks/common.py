@@ -1,0 +1,47 @@
+"""What benchmarks share: where results go, what the machine is, what memory a process has."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import platform
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def machine() -> str:
+    """Name the processor."""
+    name = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo", encoding="ascii") as info:
+            name = next(line.split(":")[1].strip() for line in info if "model name" in line)
+    except (OSError, StopIteration):
+        pass
+    return f"{name}, {os.cpu_count()} cores, Python {platform.python_version()}"
+
+
+def geometric_mean(values: Iterable[float]) -> float:
+    return float(np.exp(np.mean(np.log(list(values)))))
+
+
+def resident_bytes(*, files: bool = True) -> int:
+    """Return the process's resident memory; without `files`, less what is mapped from files."""
+    gc.collect()
+    trim = getattr(ctypes.pythonapi, "malloc_trim", None)
+    if trim is not None:
+        trim(0)  # what glibc's allocator has kept of memory freed before is nobody's
+    with open("/proc/self/statm", encoding="ascii") as statm:
+        _, resident, shared, *_ = map(int, statm.read().split())
+    return (resident if files else resident - shared) * os.sysconf("SC_PAGE_SIZE")
+
+
+def available_bytes() -> int:
+    """Return the memory that new processes can have, the cache of files counted in."""
+    with open("/proc/meminfo", encoding="ascii") as info:
+        kib = next(line.split()[1] for line in info if line.startswith("MemAvailable"))
+    return 1024 * int(kib)

@@ -1,0 +1,89 @@
+"""compressarray's ReplayBuffer, fed newest frames."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, ClassVar
+
+import gymnasium as gym
+import numpy as np
+
+from benchmarks.peers.base import FRAMES, STACK, Drawn, Step, System, numbers
+from compressarray import ReplayBuffer
+
+
+class Delta(System):
+    name = "compressarray delta"
+    codec: ClassVar[str] = "delta"
+    threaded: ClassVar[bool] = True
+    bytes_expected = 400
+
+    def __init__(self, capacity: int, n_actions: int) -> None:
+        self.buffer = ReplayBuffer(
+            capacity,
+            FRAMES,
+            gym.spaces.Discrete(n_actions),
+            stack_size=STACK,
+            codec=self.codec,
+            autoreset_mode="disabled",  # `next_obs` is given as it is, at episodes' ends too
+            seed=0,
+        )
+        self.kept: dict[tuple[int, int], Any] = {}
+        self.threads = ThreadPoolExecutor(2)
+
+    def add(self, step: Step) -> None:
+        self.buffer.add(
+            step.obs[-1:],
+            [step.action],
+            [step.reward],
+            [step.terminated],
+            [step.truncated],
+            step.next_obs[-1:],
+        )
+
+    def ways(self) -> dict[str, Callable[[int], Any]]:
+        ways = {"": self.sample, "kept output": self.into_kept}
+        return {**ways, "2 threads": self.by_threads} if self.threaded else ways
+
+    def sample(self, batch_size: int) -> Any:
+        return self.buffer.sample(batch_size)
+
+    def into_kept(self, batch_size: int, thread: int = 0) -> Any:
+        batch = self.buffer.sample(batch_size, out=self.kept.get((batch_size, thread)))
+        self.kept[batch_size, thread] = batch
+        return batch
+
+    def by_threads(self, batch_size: int) -> Any:
+        """Half a batch each, into kept outputs."""
+        return list(self.threads.map(self.into_kept, (batch_size // 2,) * 2, (1, 2)))
+
+    def drawn(self, sample: Any) -> Drawn:
+        if isinstance(sample, list):
+            return Drawn(*map(np.concatenate, zip(*map(self.drawn, sample), strict=True)))
+        return Drawn(numbers(sample.reward), sample.obs, sample.next_obs)
+
+    def held(self) -> int:
+        return self.buffer.n_samplable
+
+    def own_bytes(self) -> int:
+        return self.buffer.nbytes_stored
+
+
+class DeltaZstd(Delta):
+    name = "compressarray delta-zstd"
+    codec = "delta-zstd"
+
+
+class Sparse(Delta):
+    name = "compressarray sparse"
+    codec = "sparse"
+    threaded = False
+    bytes_expected = 6_000
+
+
+class Raw(Delta):
+    name = "compressarray raw"
+    codec = "raw"
+    threaded = False
+    bytes_expected = 8_000
