@@ -27,7 +27,7 @@ from compressarray.replay.footprint import expected_part, memory_bytes
 from compressarray.replay.observations import Claims, Observations
 from compressarray.replay.outputs import make_output
 from compressarray.replay.priorities import SumTree
-from compressarray.replay.transitions import Transitions
+from compressarray.replay.transitions import Transitions, find_ends
 from compressarray.replay.windows import Windows
 
 Bools = npt.NDArray[np.bool_]
@@ -203,6 +203,7 @@ class ReplayBuffer:
         seed: int | np.random.Generator | None = None,
     ) -> None:
         self.n_envs = checked_int("n_envs", n_envs, 1)
+        self._all_lanes = np.arange(self.n_envs)
         n_slots = checked_int("capacity", capacity, self.n_envs) // self.n_envs
         self.n_step = checked_int("n_step", n_step, 1)
         if self.n_step > n_slots:
@@ -312,27 +313,33 @@ class ReplayBuffer:
         """
         with self._lock:
             n = self.n_envs
-            before = self._observations.checked(obs, "obs")
-            after = self._observations.checked(next_obs, "next_obs")
+            observations, transitions = self._observations, self._transitions
+            before = observations.checked(obs, "obs")
+            after = observations.checked(next_obs, "next_obs")
             actions = self._actions.stored(action, n)
-            live = ~self._resetting
-            rewards = checked_rewards(reward, live)
+            rewards = checked_rewards(reward, n)
             ends = checked_bools("terminated", terminated, n)
             cuts = checked_bools("truncated", truncated, n)
-            ended = (ends | cuts) & live
-            if self.autoreset_mode == "same_step" and ended.any():
-                after = self._observations.with_final(after, ended, info)
-            lanes = np.flatnonzero(live)
-            if len(lanes):
-                plan = self._observations.plan(before, after, live, self._transitions.running)
+            live, ended = np.empty((2, n), np.bool_)
+            n_live, n_ended, bad = find_ends(self._resetting, rewards, ends, cuts, live, ended)
+            if bad >= 0:
+                raise ValueError(
+                    f"reward {np.asarray(reward)[bad]} of lane {bad} is not finite as float32; "
+                    "check the environment"
+                )
+            if n_ended and self.autoreset_mode == "same_step":
+                after = observations.with_final(after, ended, info)
+            if n_live:
+                begins, breaks = observations.plan(before, after, live, transitions.running)
                 self._settle(live)
-                self._observations.store(plan)
+                observations.store(before, after)
                 # All that can fail has been done.
-                self._transitions.cut(live & plan.begins, self._all_windows)
-                cells = self._transitions.next_cells(lanes)
-                self._observations.commit(plan, lanes, cells)
-                self._transitions.add(lanes, cells, actions, rewards, ends, cuts, self._all_windows)
-                self._observations.discard(self._transitions)
+                if breaks:
+                    transitions.cut(live & begins, self._all_windows)
+                observations.commit(after, live, transitions.counts)
+                lanes = self._all_lanes if n_live == n else np.flatnonzero(live)
+                transitions.add(lanes, actions, rewards, ends, cuts, self._all_windows)
+                observations.discard(transitions.counts)
             if self.autoreset_mode == "next_step":
                 self._resetting = ended
 

@@ -18,23 +18,28 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from compressarray.codecs.memory import same_bytes
 from compressarray.errors import FrameEvictedError, StaleStreamError
-from compressarray.jit import inlined, kernel
-from compressarray.replay.layout import Layout
-from compressarray.store.base import address_of
+from compressarray.replay.layout import Layout, as_kernels_take
+from compressarray.replay.stack_kernels import (
+    NO_NEXT_STACK,
+    NO_STACK,
+    NOT_HELD,
+    NOT_NEXT,
+    PINNED,
+    fill_stacks,
+    fill_windows,
+    find_needed,
+    keep_stacks,
+    plan_indices,
+    plan_newest,
+    plan_stacks,
+    write_down,
+)
 
 AnyArray = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
 Int64s = npt.NDArray[np.int64]
 UInt8s = npt.NDArray[np.uint8]
-
-# Bits of `marks`: padding is the lane's pinned frame; the successor stands apart; its padding is
-# the pinned frame.
-PINNED, APART, NEXT_PINNED = 1, 2, 4
-_UINT32 = 2**32 - 1
-# Indices from here on name pinned frames.
-_LOWEST_PIN = 2**62
 
 
 class FrameMemory(Protocol):
@@ -61,17 +66,17 @@ class FrameMemory(Protocol):
 class Plan(NamedTuple):
     """What one step brings, for each lane; rows of lanes without a transition mean nothing."""
 
+    same: Bools  # the observation is the lane's last successor
     newest: Int64s  # count of the observation's newest frame, once it is stored
     age: Int64s
-    step: Int64s  # from there to the successor's newest frame
-    marks: UInt8s
+    step: Int64s  # from there to the successor's newest frame, 0 without a transition
+    marks: Int64s
     n_enter: Int64s  # frames to be stored for the observation itself
 
     @classmethod
     def empty(cls, n: int) -> Plan:
-        """Return a plan of ``n`` lanes that stores one frame for each successor."""
-        newest, age, n_enter = np.zeros((3, n), np.int64)
-        return cls(newest, age, np.ones(n, np.int64), np.zeros(n, np.uint8), n_enter)
+        """Return room for a plan of ``n`` lanes."""
+        return cls(np.zeros(n, np.bool_), *np.zeros((5, n), np.int64))
 
 
 class Stacks(ABC):
@@ -108,18 +113,16 @@ class Stacks(ABC):
         self.first: Int64s = np.zeros(n_lanes, np.int64)
         # The index of each lane's padding frame, -1 as long as there is none.
         self.pads: Int64s = np.full(n_lanes, -1, np.int64)
+        # Of the step that is being added; means nothing before and after.
+        self.plan = Plan.empty(n_lanes)
 
     # -- adding ------------------------------------------------------------------------------
 
     @abstractmethod
-    def compare(self, obs: AnyArray, live: Bools) -> Bools:
-        """Say which lanes' observations are their last successors, ``(n_lanes,)``."""
+    def look(self, obs: AnyArray, successor: AnyArray, live: Bools) -> None:
+        """Find out how the observations of a step go on, and fill ``plan`` with it.
 
-    @abstractmethod
-    def plan(
-        self, obs: AnyArray, successor: AnyArray, live: Bools, same: Bools, begins: Bools
-    ) -> Plan:
-        """Find out how the observations of a step go on; nothing is written.
+        Nothing else is written.
 
         Parameters
         ----------
@@ -127,38 +130,46 @@ class Stacks(ABC):
             Checked. The successor is what the step led to, an episode's last observation included.
         live : ndarray, (n_lanes,) bool
             Lanes that add a transition.
-        same : ndarray, (n_lanes,) bool
-            What `compare` said.
-        begins : ndarray, (n_lanes,) bool
-            Lanes where an episode begins.
         """
 
-    @abstractmethod
-    def store(self, plan: Plan, obs: AnyArray, successor: AnyArray, live: Bools) -> None:
-        """Store the frames that are new, and fill in ``plan.newest``."""
+    def begin(self, begins: Bools) -> None:  # noqa: B027 - most have nothing to do
+        """Hear, after `look`, in which lanes an episode begins, for whatever reason."""
 
-    def commit(self, plan: Plan, lanes: Int64s, cells: Int64s, successor: AnyArray) -> None:
-        """Write down what was planned and stored, for a transition of each of some lanes."""
+    @abstractmethod
+    def store(self, obs: AnyArray, successor: AnyArray) -> None:
+        """Store the frames that are new."""
+
+    def commit(self, successor: AnyArray, live: Bools, counts: Int64s) -> None:
+        """Write down what was planned and stored.
+
+        Parameters
+        ----------
+        successor, live
+            As for `look`.
+        counts : ndarray, (n_lanes,) int64
+            Transitions that each lane had before.
+        """
         del successor
+        plan = self.plan
         write_down(
-            lanes, cells, plan.newest, plan.age, plan.step, plan.marks, self.newest, self.age,
-            self.step, self.marks, self.layout.stack_size, self.known, self.at, self.lane_age,
-            self.lane_marks,
+            live, counts, self.n_slots, plan.newest, plan.age, plan.step, plan.marks, self.newest,
+            self.age, self.step, self.marks, self.layout.stack_size, self.known, self.at,
+            self.lane_age, self.lane_marks,
         )  # fmt: skip
 
-    def let_go(self, oldest: Int64s, held: Bools) -> None:
+    def let_go(self, counts: Int64s) -> None:
         """Give up the frames that no transition and no running stack needs.
 
         Parameters
         ----------
-        oldest : ndarray, (n_lanes,) int64
-            Cells of the oldest transitions.
-        held : ndarray, (n_lanes,) bool
-            Whether there is one.
+        counts : ndarray, (n_lanes,) int64
+            Transitions that each lane has had.
         """
-        needed = self.at - ((self.at - self.newest[oldest]) & _UINT32) - self.age[oldest]
-        self.first = np.maximum(np.where(held, needed, self.at - self.lane_age), 0)
-        self.frames.discard(self.first)
+        has_turned = find_needed(
+            counts, self.n_slots, self.newest, self.age, self.at, self.lane_age, self.first
+        )
+        if has_turned:
+            self.frames.discard(self.first)
 
     def clear(self) -> None:
         """Forget all stacks."""
@@ -169,26 +180,22 @@ class Stacks(ABC):
 
     # -- sampling ----------------------------------------------------------------------------
 
-    def are_regular(self, cells: Int64s) -> bool:
-        """Say whether all successors are their observation moved on by one frame."""
-        return not bool((self.marks[cells] & APART).any())
-
-    def window_indices(self, cells: Int64s) -> Int64s:
+    def window_indices(self, cells: Int64s) -> Int64s | None:
         """Return frame indices of stacks and of the frames that follow.
 
         Parameters
         ----------
         cells : ndarray, (B, T) int64
-            Consecutive transitions of an episode, all regular.
+            Consecutive transitions of an episode.
 
         Returns
         -------
-        ndarray, (B, stack_size + T) int64
-            The t-th observation is ``[t : t + stack_size]``, its successor one further on.
+        ndarray, (B, stack_size + T) int64, or None
+            The t-th observation is ``[t : t + stack_size]``, its successor one further on. None
+            where a successor is something else than its observation moved on by one frame.
         """
         out = np.empty((len(cells), self.layout.stack_size + cells.shape[1]), np.int64)
-        fill_windows(cells, *self._columns, out)
-        return out
+        return out if fill_windows(cells, *self._columns, out) else None
 
     def stack_indices(self, cells: Int64s, after: bool, out: Int64s) -> None:
         """Fill ``(n, stack_size)`` with the frame indices of observations, or of successors."""
@@ -204,8 +211,8 @@ class Stacks(ABC):
     @property
     def nbytes(self) -> int:
         """Bytes held, frames apart."""
-        arrays = (value for value in vars(self).values() if isinstance(value, np.ndarray))
-        return sum(array.nbytes for array in arrays)
+        arrays = [value for value in vars(self).values() if isinstance(value, np.ndarray)]
+        return sum(array.nbytes for array in (*arrays, *self.plan))
 
 
 class _StoredStacks(Stacks):
@@ -214,51 +221,44 @@ class _StoredStacks(Stacks):
     def __init__(self, layout: Layout, frames: FrameMemory, n_lanes: int, n_slots: int) -> None:
         super().__init__(layout, frames, n_lanes, n_slots)
         n_given = 1 if layout.feed == "newest" else layout.stack_size
+        # The last successors as they were given: rings of frames, and where the oldest one lies.
         self.current: UInt8s = np.zeros((n_lanes, n_given, layout.frame_bytes), np.uint8)
+        self.oldest: Int64s = np.zeros(n_lanes, np.int64)
+        # Whether all that the step stores is each lane's newest frame; see `look`.
+        self._is_plain = False
 
-    def compare(self, obs: AnyArray, live: Bools) -> Bools:
-        """Compare bytes: a NaN is itself, and -0.0 is not 0.0."""
-        same = np.zeros(self.n_lanes, np.bool_)
-        given = self._bytes(obs)
-        compare_lanes(
-            address_of(given), address_of(self.current), given[0].size, live & self.known, same
-        )
-        return same
-
-    def commit(self, plan: Plan, lanes: Int64s, cells: Int64s, successor: AnyArray) -> None:
+    def commit(self, successor: AnyArray, live: Bools, counts: Int64s) -> None:
         """Write down also how the successors look."""
-        super().commit(plan, lanes, cells, successor)
-        given = self._bytes(successor)
-        if len(lanes) == self.n_lanes:
-            self.current[...] = given
-        else:
-            self.current[lanes] = given[lanes]
+        super().commit(successor, live, counts)
+        keep_stacks(
+            self.layout.as_bytes(successor), live, self.plan.same, self.plan.marks, self.current,
+            self.oldest,
+        )  # fmt: skip
 
-    def store(self, plan: Plan, obs: AnyArray, successor: AnyArray, live: Bools) -> None:
-        """Append lane by lane what is missing of the observation, then of the successor."""
-        obs, successor = self.layout.to_frames(obs), self.layout.to_frames(successor)
-        n_enter = plan.n_enter
-        n_next = plan.step * live
-        self._mend()
-        if not n_enter.any() and (n_next == 1).all():
-            self.frames.append(successor[:, -1])
+    def store(self, obs: AnyArray, successor: AnyArray) -> None:
+        """Append what is missing of the observation, then of the successor."""
+        if self._is_plain:
+            self.frames.append(self.layout.newest_of(successor))
         else:
-            n_given = obs.shape[1]
-            for k in range(int((n_enter + n_next).max(initial=0))):
-                lanes = np.flatnonzero(n_enter + n_next > k)
-                enters = n_enter[lanes]
-                frames = successor[lanes, n_given - n_next[lanes] + np.maximum(k - enters, 0)]
-                entering = k < enters
-                frames[entering] = obs[lanes, n_given - enters + np.minimum(k, enters - 1)][
-                    entering
-                ]
-                self.frames.append(frames, lanes)
-        plan.newest[...] = self.frames.lane_counts - 1 - n_next
+            self._mend()
+            self._store_each(self.layout.to_frames(obs), self.layout.to_frames(successor))
+
+    def _store_each(self, obs: AnyArray, successor: AnyArray) -> None:
+        n_given = obs.shape[1]
+        n_enter, n_next = self.plan.n_enter, self.plan.step
+        for k in range(int((n_enter + n_next).max(initial=0))):
+            lanes = np.flatnonzero(n_enter + n_next > k)
+            enters = n_enter[lanes]
+            frames = successor[lanes, n_given - n_next[lanes] + np.maximum(k - enters, 0)]
+            entering = k < enters
+            frames[entering] = obs[lanes, n_given - enters + np.minimum(k, enters - 1)][entering]
+            self.frames.append(frames, lanes)
+        self.plan.newest[:] = self.frames.lane_counts - n_next - 1
 
     def _mend(self) -> None:
         """Store stacks anew that stray frames, of an append that failed, cut from what follows."""
         torn = self.known & (self.frames.lane_counts != self.at + 1)
-        for lane in np.flatnonzero(torn).tolist() if torn.any() else ():
+        for lane in np.flatnonzero(torn).tolist():
             counts = self.at[lane] - np.arange(self.lane_age[lane], -1, -1)
             frames = np.empty((len(counts), *self.layout.frame_shape), self.layout.frame_dtype)
             self.frames.gather(counts * self.n_lanes + lane, out=frames)
@@ -266,34 +266,30 @@ class _StoredStacks(Stacks):
                 self.frames.append(frame[None], np.array([lane]))
             self.at[lane] = self.frames.lane_counts[lane] - 1
 
-    def _bytes(self, given: AnyArray) -> UInt8s:
-        frames = np.ascontiguousarray(self.layout.to_frames(given))
-        return frames.reshape(-1).view(np.uint8).reshape(self.current.shape)
-
 
 class GivenStacks(_StoredStacks):
     """Fed with stacks of whatever wrapper."""
 
     def __init__(self, layout: Layout, frames: Any, n_lanes: int, n_slots: int) -> None:
         super().__init__(layout, frames, n_lanes, n_slots)
-        self._zeros = np.zeros(layout.frame_shape, layout.frame_dtype)
+        zeros = np.zeros(layout.frame_shape, layout.frame_dtype)
+        self._zeros = zeros.reshape(-1).view(np.uint8)
         if layout.stack_size > 1:
             # Many wrappers begin an episode with zeros: those are stored once and for all.
-            self.pads[:] = frames.pin(self._zeros)
+            self.pads[:] = frames.pin(zeros)
 
-    def plan(
-        self, obs: AnyArray, successor: AnyArray, live: Bools, same: Bools, begins: Bools
-    ) -> Plan:
-        """Look for padding in stacks that are new, and whether successors go on."""
-        del begins
-        plan = Plan.empty(self.n_lanes)
-        stacks, after = self._bytes(obs), self._bytes(successor)
-        plan_stacks(
-            address_of(stacks), address_of(after), self.layout.frame_bytes, self.layout.stack_size,
-            address_of(self._zeros), live, same, self.lane_age, self.lane_marks, plan.age,
-            plan.step, plan.marks, plan.n_enter,
+    def look(self, obs: AnyArray, successor: AnyArray, live: Bools) -> None:
+        """Compare bytes, and look for padding in stacks that are new.
+
+        A NaN is itself, and -0.0 is not 0.0.
+        """
+        plan = self.plan
+        self._is_plain = plan_stacks(
+            self.layout.as_bytes(obs), self.layout.as_bytes(successor), self.current, self.oldest,
+            self._zeros, live, self.known, self.frames.lane_counts, self.at, self.lane_age,
+            self.lane_marks, plan.same, plan.newest, plan.age, plan.step, plan.marks,
+            plan.n_enter,
         )  # fmt: skip
-        return plan
 
 
 class NewestFrames(_StoredStacks):
@@ -309,21 +305,23 @@ class NewestFrames(_StoredStacks):
         self, layout: Layout, frames: Any, n_lanes: int, n_slots: int, padding: AnyArray | None
     ) -> None:
         super().__init__(layout, frames, n_lanes, n_slots)
-        self._padding_mark = 0
         if padding is not None:
             self.pads[:] = frames.pin(padding)
-            self._padding_mark = PINNED
+            self.plan.marks[:] = PINNED  # now and for ever
 
-    def plan(
-        self, obs: AnyArray, successor: AnyArray, live: Bools, same: Bools, begins: Bools
-    ) -> Plan:
-        """Begin padded stacks with episodes; frames that are there already are not stored again."""
-        del obs, successor
-        plan = Plan.empty(self.n_lanes)
-        plan.age[...] = np.where(begins, 0, self.lane_age)
-        plan.marks[...] = self._padding_mark
-        plan.n_enter[...] = live & ~same
-        return plan
+    def look(self, obs: AnyArray, successor: AnyArray, live: Bools) -> None:
+        """Compare bytes; frames that are there already are not stored again."""
+        del successor
+        plan = self.plan
+        self._is_plain = plan_newest(
+            self.layout.as_bytes(obs), self.current, self.oldest, live, self.known,
+            self.frames.lane_counts, self.at, self.lane_age, plan.same, plan.newest, plan.age,
+            plan.step, plan.n_enter,
+        )  # fmt: skip
+
+    def begin(self, begins: Bools) -> None:
+        """Begin padded stacks."""
+        self.plan.age[begins] = 0
 
 
 class FrameIndices(Stacks):
@@ -334,15 +332,8 @@ class FrameIndices(Stacks):
         self._ring_rows = int(frames.shape[0])
         self.current: Int64s = np.zeros((n_lanes, layout.stack_size), np.int64)
 
-    def compare(self, obs: AnyArray, live: Bools) -> Bools:
-        """Compare indices."""
-        same: Bools = live & self.known & (obs == self.current).all(axis=1)
-        return same
-
-    def plan(
-        self, obs: AnyArray, successor: AnyArray, live: Bools, same: Bools, begins: Bools
-    ) -> Plan:
-        """Read counts and ages off the indices.
+    def look(self, obs: AnyArray, successor: AnyArray, live: Bools) -> None:
+        """Compare indices, and read counts and ages off them.
 
         Raises
         ------
@@ -353,233 +344,48 @@ class FrameIndices(Stacks):
         ValueError
             If the indices are no stacks, or the successor's do not follow.
         """
-        del same, begins
         if self.frames.stream != self.stream and self.known.any():
             raise StaleStreamError(
                 f"the frames are in stream {self.frames.stream}, and the buffer holds transitions "
                 f"of stream {self.stream}: a reset with a seed began the new one. Reset without a "
                 "seed, or call clear() first"
             )
-        plan, after = Plan.empty(self.n_lanes), Plan.empty(self.n_lanes)
-        pads = self.pads.copy()
-        self._read(obs, live, pads, plan)
-        self._read(successor, live, pads, after)
-        regular = (after.newest == plan.newest + 1) & (
-            after.age == np.minimum(plan.age + 1, self.layout.stack_size - 1)
-        )
-        if not regular[live].all():
-            lane = int(np.flatnonzero(live & ~regular)[0])
+        plan, pads, counts = self.plan, self.pads.copy(), self.frames.lane_counts
+        problem, lane = plan_indices(
+            as_kernels_take(obs), as_kernels_take(successor), self.current, live, self.known, pads,
+            counts, self._ring_rows, self.first, plan.same, plan.newest, plan.age, plan.step,
+            plan.marks,
+        )  # fmt: skip
+        if problem in (NO_STACK, NO_NEXT_STACK):
+            raise ValueError(
+                f"the frame indices {(obs if problem == NO_STACK else successor)[lane]} of lane "
+                f"{lane} are no stack of its frames: consecutive ones of one lane are, behind "
+                "padding. Pass the observations of the IndexedFrameStack whose frames the buffer "
+                "was given"
+            )
+        if problem == NOT_NEXT:
             raise ValueError(
                 f"next_obs {successor[lane]} of lane {lane} does not follow obs {obs[lane]}: it "
                 "must be the same stack moved on by the next frame. Pass the observation that the "
                 "step gave, and info, whose final_obs ends episodes"
             )
-        self._refuse_evicted(plan, live)
+        if problem == NOT_HELD:
+            first = int(plan.newest[lane] - plan.age[lane]) * self.n_lanes + lane
+            last = int(plan.newest[lane] + 1) * self.n_lanes + lane
+            kept = max(int(counts[lane]) - self._ring_rows, int(self.first[lane]), 0)
+            raise FrameEvictedError(
+                f"lane {lane} adds a transition of frames {first} to {last}, and its oldest kept "
+                f"frame is {kept * self.n_lanes + lane}, of {counts[lane]} that it had: add each "
+                "step before the next one, and build the wrapper with a larger capacity where they "
+                "must wait"
+            )
         self.pads[...] = pads
-        return plan
 
-    def store(self, plan: Plan, obs: AnyArray, successor: AnyArray, live: Bools) -> None:
+    def store(self, obs: AnyArray, successor: AnyArray) -> None:
         """Do nothing: the wrapper has stored all frames."""
 
-    def commit(self, plan: Plan, lanes: Int64s, cells: Int64s, successor: AnyArray) -> None:
+    def commit(self, successor: AnyArray, live: Bools, counts: Int64s) -> None:
         """Write down also the successors' indices."""
-        super().commit(plan, lanes, cells, successor)
+        super().commit(successor, live, counts)
         self.stream = self.frames.stream
-        self.current[lanes] = successor[lanes]
-
-    def _read(self, indices: AnyArray, live: Bools, pads: Int64s, plan: Plan) -> None:
-        bad = read_stacks(indices, live, self.n_lanes, pads, plan.newest, plan.age, plan.marks)
-        if bad >= 0:
-            raise ValueError(
-                f"the frame indices {indices[bad]} of lane {bad} are no stack of its frames: "
-                "consecutive ones of one lane are, behind padding. Pass the observations of the "
-                "IndexedFrameStack whose frames the buffer was given"
-            )
-
-    def _refuse_evicted(self, plan: Plan, live: Bools) -> None:
-        counts = self.frames.lane_counts
-        kept = np.maximum(counts - self._ring_rows, self.first)
-        first, last = plan.newest - plan.age, plan.newest + 1
-        for lane in np.flatnonzero(live & ((last >= counts) | (first < kept))):
-            given = [int(count) * self.n_lanes + int(lane) for count in (first[lane], last[lane])]
-            oldest = max(int(kept[lane]), 0) * self.n_lanes + int(lane)
-            raise FrameEvictedError(
-                f"lane {lane} adds a transition of frames {given[0]} to {given[1]}, and its oldest "
-                f"kept frame is {oldest}, of {counts[lane]} that it had: add each step before the "
-                "next one, and build the wrapper with a larger capacity where they must wait"
-            )
-
-
-# -- kernels ---------------------------------------------------------------------------------
-
-
-@kernel
-def compare_lanes(first: Any, second: Any, lane_bytes: Any, lanes: Any, same: Any) -> Any:
-    """Say of each of some lanes whether its bytes at two addresses are equal."""
-    for lane in range(len(lanes)):
-        if lanes[lane]:
-            offset = lane * lane_bytes
-            same[lane] = same_bytes(first + offset, second + offset, lane_bytes)
-
-
-@kernel
-def padding_of(stack: Any, frame_bytes: Any, stack_size: Any, zeros: Any) -> Any:
-    """Find the padding that a stack begins with.
-
-    Parameters
-    ----------
-    stack, zeros : int
-        Addresses of the stack, and of a frame of zeros.
-
-    Returns
-    -------
-    age : int
-        Frames from the oldest one that has to be stored to the newest one.
-    mark : int
-        PINNED where frames of zeros stand before it, 0 where it is repeated.
-    """
-    n_zeros = 0
-    while n_zeros < stack_size - 1 and same_bytes(
-        stack + n_zeros * frame_bytes, zeros, frame_bytes
-    ):
-        n_zeros += 1
-    if n_zeros:
-        return stack_size - 1 - n_zeros, PINNED
-    n_equal = 1
-    while n_equal < stack_size and same_bytes(stack + n_equal * frame_bytes, stack, frame_bytes):
-        n_equal += 1
-    return stack_size - n_equal, 0
-
-
-@kernel
-def plan_stacks(obs: Any, successor: Any, frame_bytes: Any, stack_size: Any, zeros: Any, live: Any,
-                same: Any, lane_age: Any, lane_marks: Any, age: Any, step: Any, marks: Any,
-                n_enter: Any) -> Any:  # fmt: skip
-    """Fill a `Plan` for the stacks of all lanes at two addresses."""
-    lane_bytes = stack_size * frame_bytes
-    for lane in range(len(live)):
-        if not live[lane]:
-            continue
-        stack, after = obs + lane * lane_bytes, successor + lane * lane_bytes
-        if same[lane]:
-            age[lane] = lane_age[lane]
-            mark = np.int64(lane_marks[lane])
-        else:
-            age[lane], mark = padding_of(stack, frame_bytes, stack_size, zeros)
-            n_enter[lane] = age[lane] + 1
-        if not same_bytes(stack + frame_bytes, after, lane_bytes - frame_bytes):
-            next_age, next_mark = padding_of(after, frame_bytes, stack_size, zeros)
-            step[lane] = next_age + 1
-            mark |= APART | (NEXT_PINNED if next_mark else 0)
-        marks[lane] = mark
-
-
-@kernel
-def write_down(lanes: Any, cells: Any, newest: Any, age: Any, step: Any, marks: Any,
-               newest_column: Any, age_column: Any, step_column: Any, marks_column: Any,
-               stack_size: Any, known: Any, at: Any, lane_age: Any, lane_marks: Any,
-               ) -> Any:  # fmt: skip
-    """Write a `Plan` into the columns, and where its successors leave the lanes."""
-    for i in range(len(lanes)):
-        lane, cell = lanes[i], cells[i]
-        mark = np.int64(marks[lane])
-        newest_column[cell] = newest[lane] & _UINT32
-        age_column[cell] = age[lane]
-        step_column[cell] = step[lane]
-        marks_column[cell] = mark
-        known[lane] = True
-        at[lane] = newest[lane] + step[lane]
-        if mark & APART:
-            lane_age[lane] = step[lane] - 1
-            lane_marks[lane] = PINNED if mark & NEXT_PINNED else 0
-        else:
-            lane_age[lane] = min(age[lane] + 1, stack_size - 1)
-            lane_marks[lane] = mark & PINNED
-
-
-@kernel
-def read_stacks(indices: Any, live: Any, n_lanes: Any, pads: Any, newest: Any, age: Any,
-                marks: Any) -> Any:  # fmt: skip
-    """Take stacks of frame indices apart; return a lane whose indices are none, or -1."""
-    size = indices.shape[1]
-    for lane in range(len(indices)):
-        if not live[lane]:
-            continue
-        stack = indices[lane]
-        last = stack[size - 1]
-        if last < 0 or last >= _LOWEST_PIN or last % n_lanes != lane:
-            return lane
-        k = size - 1
-        while k > 0 and stack[k - 1] == stack[k] - n_lanes and stack[k - 1] >= 0:
-            k -= 1
-        newest[lane] = last // n_lanes
-        age[lane] = size - 1 - k
-        if k == 0:
-            continue
-        pad = stack[0]
-        for i in range(k):
-            if stack[i] != pad:
-                return lane
-        if pad >= _LOWEST_PIN:
-            if pads[lane] not in (-1, pad):
-                return lane
-            pads[lane] = pad
-            marks[lane] = PINNED
-        elif pad != stack[k]:
-            return lane
-    return -1
-
-
-@inlined
-def count_of(cell: Any, at: Any, newest: Any) -> Any:
-    """Return the count of a transition's newest frame; ``at`` is the lane's newest."""
-    return at - ((at - np.int64(newest[cell])) & _UINT32)
-
-
-@kernel
-def fill_stack(count: Any, age: Any, mark: Any, lane: Any, pads: Any, out: Any) -> Any:
-    """Fill ``out``, ``(stack_size,)``, with the frame indices of one stack."""
-    n_lanes = len(pads)
-    size = len(out)
-    for k in range(size):
-        back = size - 1 - k
-        if back > age and mark & PINNED:
-            out[k] = pads[lane]
-        else:
-            out[k] = (count - min(back, age)) * n_lanes + lane
-
-
-@kernel
-def fill_stacks(cells: Any, after: Any, newest: Any, age: Any, step: Any, marks: Any, at: Any,
-                pads: Any, n_slots: Any, stack_size: Any, out: Any) -> Any:  # fmt: skip
-    """See `Stacks.stack_indices`."""
-    for i in range(len(cells)):
-        cell = cells[i]
-        lane = cell // n_slots
-        count = count_of(cell, at[lane], newest)
-        first = np.int64(age[cell])
-        mark = np.int64(marks[cell])
-        if after:
-            count += step[cell]
-            if mark & APART:
-                first = np.int64(step[cell]) - 1
-                mark = PINNED if mark & NEXT_PINNED else 0
-            else:
-                first = min(first + 1, stack_size - 1)
-        fill_stack(count, first, mark, lane, pads, out[i])
-
-
-@kernel
-def fill_windows(cells: Any, newest: Any, age: Any, step: Any, marks: Any, at: Any, pads: Any,
-                 n_slots: Any, stack_size: Any, out: Any) -> Any:  # fmt: skip
-    """See `Stacks.window_indices`."""
-    n_lanes = len(pads)
-    for i in range(len(cells)):
-        cell = cells[i, 0]
-        lane = cell // n_slots
-        count = count_of(cell, at[lane], newest)
-        fill_stack(count, age[cell], marks[cell], lane, pads, out[i, :stack_size])
-        for t in range(cells.shape[1]):
-            cell = cells[i, t]
-            count = count_of(cell, at[lane], newest) + step[cell]
-            out[i, stack_size + t] = count * n_lanes + lane
+        np.copyto(self.current, successor, where=live[:, None])
