@@ -126,6 +126,11 @@ class Actions:
         actions: AnyArray
         if self._low is None:
             actions = stored.astype(self.dtype)
+        elif self._bounds is not None:
+            actions = stored.astype(np.int64)
+            if self._offset:
+                actions += self._offset
+            actions = actions.astype(self.dtype, copy=False)
         else:
             actions = (_modulo(stored) + _modulo(self._offset)).astype(self.dtype)
         return actions

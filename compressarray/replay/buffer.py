@@ -528,29 +528,30 @@ class ReplayBuffer:
                 kept = self._observations.memories(out.obs, self._output)
             cells, weight = self._choose(size, replace, self.beta if beta is None else beta)
             returns = self._transitions.returns(cells, self._powers)
-            action = self._actions.given_back(self._transitions.actions[cells])
-            names = self._transitions.names(cells)
+            if weight is not None:
+                returns.signals[3] = weight
+            action = self._actions.given_back(returns.action)
             readers = self._observations.step_readers(cells, returns.last, self.n_step)
 
             def decode() -> Batch:
                 obs, next_obs = self._observations.read(readers, self._output, kept)
-                deliver = self._output.deliver
+                reward, terminated, discount, weights = self._output.deliver_rows(returns.signals)
                 return Batch(
                     obs=obs,
-                    action=deliver(action),
-                    reward=deliver(returns.reward),
+                    action=self._output.deliver(action),
+                    reward=reward,
                     next_obs=next_obs,
-                    terminated=deliver(returns.terminated),
-                    discount=deliver(returns.discount),
-                    index=names,
-                    weight=deliver(weight),
+                    terminated=terminated,
+                    discount=discount,
+                    index=returns.names,
+                    weight=weights,
                 )
 
-            drawn = Drawn(names, decode)
+            drawn = Drawn(returns.names, decode)
             self._drawn.add(drawn)
             return drawn
 
-    def _choose(self, size: int, replace: bool, beta: float) -> tuple[Int64s, Floats]:
+    def _choose(self, size: int, replace: bool, beta: float) -> tuple[Int64s, Floats | None]:
         windows = self._windows
         if not len(windows):
             raise ValueError(
@@ -558,7 +559,7 @@ class ReplayBuffer:
                 f"all of its n_step={self.n_step} steps yet"
             )
         if not self.prioritized:
-            return self._choose_uniformly(windows, size, replace), np.ones(size, np.float32)
+            return self._choose_uniformly(windows, size, replace), None
         self._refuse_more(windows, size, replace)
         cells, probabilities = self._tree.draw(self._rng.random(size), replace)
         if len(cells) < size:

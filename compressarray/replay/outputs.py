@@ -31,6 +31,10 @@ class NumpyOutput:
         del kept
         return array
 
+    def deliver_rows(self, array: AnyArray) -> tuple[Any, ...]:
+        """Hand over each row of a fresh array."""
+        return tuple(array)
+
 
 class TorchOutput(NumpyOutput):
     """Samples as tensors.
@@ -85,6 +89,10 @@ class TorchOutput(NumpyOutput):
         with self._lock:
             self._pinned.setdefault((array.shape, array.dtype.str), []).append((tensor, copied))
         return result
+
+    def deliver_rows(self, array: AnyArray) -> tuple[Any, ...]:
+        """Hand over each row of a fresh array, as views of one tensor."""
+        return tuple(self.deliver(array).unbind())
 
     @staticmethod
     def _as_array(tensor: Any) -> AnyArray:

@@ -19,12 +19,12 @@ UInt8s = npt.NDArray[np.uint8]
 
 
 class Returns(NamedTuple):
-    """What windows of n steps come to; each field is ``(B,)``."""
+    """What windows of n steps come to."""
 
-    reward: Floats
-    terminated: Floats
-    discount: Floats
-    last: Int64s  # the cell of the last step
+    signals: Floats  # (4, B): reward, terminated, discount, and ones
+    action: AnyArray  # (B, *action shape), as stored: of the first step
+    last: Int64s  # (B,): the cell of the last step
+    names: Int64s  # (B,): of the transitions
 
 
 class Steps(NamedTuple):
@@ -127,10 +127,14 @@ class Transitions:
             Of the discount, from the zeroth.
         """
         n = len(cells)
-        reward, terminated, discount = np.empty((3, n), np.float32)
-        result = Returns(reward, terminated, discount, np.empty(n, np.int64))
-        sum_rewards(cells, powers, self.rewards, self.flags, *result)
-        return result
+        signals = np.empty((4, n), np.float32)
+        action = np.empty((n, self.action_bytes.shape[1]), np.uint8)
+        last, names = np.empty((2, n), np.int64)
+        read_windows(
+            cells, powers, self.counts, self.rewards, self.flags, self.action_bytes, signals,
+            action, last, names,
+        )  # fmt: skip
+        return Returns(signals, self.as_actions(action), last, names)
 
     def steps(self, cells: Int64s) -> Steps:
         """Return what ``(B, T)`` cells hold."""
@@ -219,14 +223,18 @@ def end_runs(named: Any, flags: Any, counts: Any, running: Any, ended: Any) -> A
 
 
 @kernel
-def sum_rewards(cells: Any, powers: Any, rewards: Any, flags: Any, returns: Any, terminated: Any,
-                discounts: Any, last: Any) -> Any:  # fmt: skip
-    """Fill the fields of `Returns`: sum of ``gamma ** k * reward[t + k]`` until an end."""
-    n_slots = flags.shape[1]
+def read_windows(cells: Any, powers: Any, counts: Any, rewards: Any, flags: Any, actions: Any,
+                 signals: Any, action: Any, last: Any, names: Any) -> Any:  # fmt: skip
+    """Fill the fields of `Returns`; sums are of ``gamma ** k * reward[t + k]`` until an end."""
+    n_lanes, n_slots = flags.shape
     n_step = len(powers) - 1
     for i in range(len(cells)):
         lane = cells[i] // n_slots
         slot = cells[i] - lane * n_slots
+        newest = counts[lane] - 1
+        names[i] = (newest - (newest - slot) % n_slots) * n_lanes + lane
+        for j in range(actions.shape[1]):
+            action[i, j] = actions[cells[i], j]
         total = 0.0
         k = 0
         while True:
@@ -236,7 +244,8 @@ def sum_rewards(cells: Any, powers: Any, rewards: Any, flags: Any, returns: Any,
             if ends or k == n_step:
                 break
             slot = slot + 1 if slot + 1 < n_slots else 0
-        returns[i] = total
-        terminated[i] = (flags[lane, slot] & TERMINATED) != 0
-        discounts[i] = powers[k]
+        signals[0, i] = total
+        signals[1, i] = (flags[lane, slot] & TERMINATED) != 0
+        signals[2, i] = powers[k]
+        signals[3, i] = 1.0
         last[i] = lane * n_slots + slot
