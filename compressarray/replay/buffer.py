@@ -674,6 +674,7 @@ class ReplayBuffer:
             "transitions": self._transitions.nbytes,
             "starts": sum(windows.nbytes for windows in self._all_windows),
             "priorities": self._tree.nbytes,
+            "batches": self._output.nbytes,
         }
 
     def __repr__(self) -> str:

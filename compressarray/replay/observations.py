@@ -159,7 +159,7 @@ class Observations:
         begins, breaks = np.zeros(self._n_lanes, np.bool_), False
         for entry, obs, successor in zip(self.entries, before, after, strict=True):
             entry.look(obs, successor, live)
-            breaks |= join(live, running, entry.plan.same, begins)
+            breaks |= join(live, running, entry.plan, begins)
         for entry in self.entries:
             entry.begin(begins)
         return begins, breaks

@@ -1,18 +1,16 @@
-"""Kernels of `Stacks`: how stacks go on, what is written down of them, which frames they are of.
-
-Arguments are named as the attributes of `Stacks` and `Plan`, where all of them are explained.
-"""
+"""Kernels of `Stacks`: how stacks go on, what is written down of them, which frames they are of."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from compressarray.codecs.memory import base_of, copy_bytes, same_bytes
 from compressarray.jit import inlined, kernel
 
-# Bits of `marks`: padding is the lane's pinned frame; the successor stands apart; its padding is
+# Bits of marks: padding is the lane's pinned frame; the successor stands apart; its padding is
 # the pinned frame.
 PINNED, APART, NEXT_PINNED = 1, 2, 4
 # What may be wrong with frame indices.
@@ -20,6 +18,44 @@ FINE, NO_STACK, NO_NEXT_STACK, NOT_NEXT, NOT_HELD = range(5)
 _UINT32 = 2**32 - 1
 # Indices from here on name pinned frames.
 _LOWEST_PIN = 2**62
+
+Cells = npt.NDArray[np.void]  # of `cell_dtype`
+# What is known of each lane.
+Lanes = npt.NDArray[np.void]
+LANE = np.dtype(
+    [
+        # Of its last successor, the stack that its next observation should be: the count of the
+        # newest frame, the age, and PINNED or 0.
+        ("at", np.int64),
+        ("age", np.int64),
+        ("marks", np.int64),
+        ("oldest", np.int64),  # place of the oldest frame of that stack in the ring of ``current``
+        ("first", np.int64),  # count of the first frame that is still needed
+        ("pad", np.int64),  # index of the padding frame, -1 as long as there is none
+        ("known", np.bool_),  # whether there is a last successor
+    ],
+    align=True,
+)
+# What one step brings to each lane; nothing that counts where it adds no transition.
+Plan = npt.NDArray[np.void]
+PLAN = np.dtype(
+    [
+        ("newest", np.int64),  # count of the observation's newest frame, once it is stored
+        ("age", np.int64),
+        ("step", np.int64),  # from there to the successor's newest frame, 0 without a transition
+        ("marks", np.int64),
+        ("n_enter", np.int64),  # frames to be stored for the observation itself
+        ("pad", np.int64),  # index of the padding frame
+        ("same", np.bool_),  # the observation is the lane's last successor
+    ],
+    align=True,
+)
+
+
+def cell_dtype(stack_size: int) -> np.dtype[np.void]:
+    """Return the dtype of what is known of a transition: one cache line, seven bytes."""
+    small = np.min_scalar_type(stack_size)
+    return np.dtype([("newest", np.uint32), ("age", small), ("step", small), ("marks", np.uint8)])
 
 
 # -- planning --------------------------------------------------------------------------------
@@ -31,7 +67,7 @@ def is_current(stack: Any, current: Any, oldest: Any, lane: Any) -> Any:
     size, frame_bytes = current.shape[1], current.shape[2]
     kept = base_of(current) + lane * size * frame_bytes
     for k in range(size):
-        slot = (oldest[lane] + k) % size
+        slot = (oldest + k) % size
         if not same_bytes(stack + k * frame_bytes, kept + slot * frame_bytes, frame_bytes):
             return False
     return True
@@ -67,10 +103,14 @@ def padding_of(stack: Any, frame_bytes: Any, stack_size: Any, zeros: Any) -> Any
 
 
 @kernel
-def plan_stacks(obs: Any, successor: Any, current: Any, oldest: Any, zeros: Any, live: Any,
-                known: Any, counts: Any, at: Any, lane_age: Any, lane_marks: Any, same: Any,
-                newest: Any, age: Any, step: Any, marks: Any, n_enter: Any) -> Any:  # fmt: skip
-    """Fill a `Plan` for the stacks of all lanes, flat bytes.
+def plan_stacks(obs: Any, successor: Any, current: Any, zeros: Any, live: Any, counts: Any,
+                lanes: Any, plan: Any) -> Any:  # fmt: skip
+    """Fill a plan for the stacks of all lanes, flat bytes.
+
+    Parameters
+    ----------
+    counts : ndarray, (n_lanes,) int64
+        Frames that each lane has had.
 
     Returns
     -------
@@ -81,54 +121,55 @@ def plan_stacks(obs: Any, successor: Any, current: Any, oldest: Any, zeros: Any,
     stack_size, frame_bytes = current.shape[1], current.shape[2]
     stack_bytes = stack_size * frame_bytes
     is_plain = True
-    for lane in range(len(live)):
-        same[lane], step[lane], n_enter[lane] = False, 0, 0
-        if known[lane] and counts[lane] != at[lane] + 1:
+    for k in range(len(live)):
+        lane, ours = lanes[k], plan[k]
+        ours.same, ours.step, ours.n_enter = False, 0, 0
+        if lane.known and counts[k] != lane.at + 1:
             is_plain = False
-        if not live[lane]:
+        if not live[k]:
             is_plain = False
             continue
-        stack = base_of(obs) + lane * stack_bytes
-        after = base_of(successor) + lane * stack_bytes
-        if known[lane] and is_current(stack, current, oldest, lane):
-            same[lane] = True
-            age[lane] = lane_age[lane]
-            mark = np.int64(lane_marks[lane])
+        stack = base_of(obs) + k * stack_bytes
+        after = base_of(successor) + k * stack_bytes
+        if lane.known and is_current(stack, current, lane.oldest, k):
+            ours.same = True
+            ours.age = lane.age
+            mark = lane.marks
         else:
-            age[lane], mark = padding_of(stack, frame_bytes, stack_size, base_of(zeros))
-            n_enter[lane] = age[lane] + 1
-        step[lane] = 1
+            ours.age, mark = padding_of(stack, frame_bytes, stack_size, base_of(zeros))
+            ours.n_enter = ours.age + 1
+        ours.newest = counts[k] + ours.n_enter - 1
+        ours.step = 1
         if not same_bytes(stack + frame_bytes, after, stack_bytes - frame_bytes):
             next_age, next_mark = padding_of(after, frame_bytes, stack_size, base_of(zeros))
-            step[lane] = next_age + 1
+            ours.step = next_age + 1
             mark |= APART | (NEXT_PINNED if next_mark else 0)
-        marks[lane] = mark
-        newest[lane] = counts[lane] + n_enter[lane] - 1
-        if n_enter[lane] != 0 or step[lane] != 1:
+        ours.marks = mark
+        if ours.n_enter != 0 or ours.step != 1:
             is_plain = False
     return is_plain
 
 
 @kernel
-def plan_newest(obs: Any, current: Any, oldest: Any, live: Any, known: Any, counts: Any, at: Any,
-                lane_age: Any, same: Any, newest: Any, age: Any, step: Any,
-                n_enter: Any) -> Any:  # fmt: skip
-    """Fill a `Plan` for newest frames, as if no episode began; returns as `plan_stacks` does."""
+def plan_newest(obs: Any, current: Any, live: Any, counts: Any, lanes: Any,
+                plan: Any) -> Any:  # fmt: skip
+    """Fill a plan for newest frames, as if no episode began; returns as `plan_stacks` does."""
     is_plain = True
-    for lane in range(len(live)):
-        stack = base_of(obs) + lane * current.shape[2]
-        same[lane] = live[lane] and known[lane] and is_current(stack, current, oldest, lane)
-        age[lane] = lane_age[lane]
-        step[lane] = live[lane]
-        n_enter[lane] = live[lane] and not same[lane]
-        newest[lane] = counts[lane] + n_enter[lane] - 1
-        if not same[lane] or counts[lane] != at[lane] + 1:
+    for k in range(len(live)):
+        lane, ours = lanes[k], plan[k]
+        frame = base_of(obs) + k * current.shape[2]
+        ours.same = live[k] and lane.known and is_current(frame, current, lane.oldest, k)
+        ours.age = lane.age
+        ours.step = 1 if live[k] else 0
+        ours.n_enter = 1 if live[k] and not ours.same else 0
+        ours.newest = counts[k] + ours.n_enter - 1
+        if not ours.same or counts[k] != lane.at + 1:
             is_plain = False
     return is_plain
 
 
 @kernel
-def join(live: Any, running: Any, same: Any, begins: Any) -> Any:
+def join(live: Any, running: Any, plan: Any, begins: Any) -> Any:
     """Note in ``begins`` the lanes whose episode does not go on with the same observation.
 
     Returns
@@ -137,50 +178,56 @@ def join(live: Any, running: Any, same: Any, begins: Any) -> Any:
         Whether one of them lives and its last episode had not ended.
     """
     breaks = False
-    for lane in range(len(live)):
-        if not (running[lane] and same[lane]):
-            begins[lane] = True
-            if live[lane] and running[lane]:
+    for k in range(len(live)):
+        if not (running[k] and plan[k].same):
+            begins[k] = True
+            if live[k] and running[k]:
                 breaks = True
     return breaks
 
 
 @kernel
-def read_stack(stack: Any, lane: Any, n_lanes: Any, pads: Any) -> Any:
-    """Take a stack of frame indices apart, and note its padding frame.
+def read_stack(stack: Any, k: Any, n_lanes: Any, plan: Any) -> Any:
+    """Take a stack of frame indices of lane ``k`` apart, and note its padding frame.
 
     Returns
     -------
     newest, age, mark : int
-        As in `Plan`; ``newest`` is -1 where the indices are no stack.
+        As in a plan; ``newest`` is -1 where the indices are no stack.
     """
     size = len(stack)
     last = stack[size - 1]
-    if last < 0 or last >= _LOWEST_PIN or last % n_lanes != lane:
+    if last < 0 or last >= _LOWEST_PIN or last % n_lanes != k:
         return -1, 0, 0
-    k = size - 1
-    while k > 0 and stack[k - 1] == stack[k] - n_lanes and stack[k - 1] >= 0:
-        k -= 1
-    newest, age = last // n_lanes, size - 1 - k
-    if k == 0:
+    first = size - 1
+    while first > 0 and stack[first - 1] == stack[first] - n_lanes and stack[first - 1] >= 0:
+        first -= 1
+    newest, age = last // n_lanes, size - 1 - first
+    if first == 0:
         return newest, age, 0
     pad = stack[0]
-    for i in range(k):
+    for i in range(first):
         if stack[i] != pad:
             return -1, 0, 0
     if pad < _LOWEST_PIN:
-        return (newest if pad == stack[k] else -1), age, 0
-    if pads[lane] not in (-1, pad):
+        return (newest if pad == stack[first] else -1), age, 0
+    if plan[k].pad not in (-1, pad):
         return -1, 0, 0
-    pads[lane] = pad
+    plan[k].pad = pad
     return newest, age, PINNED
 
 
 @kernel
-def plan_indices(obs: Any, successor: Any, current: Any, live: Any, known: Any, pads: Any,
-                 counts: Any, n_rows: Any, first: Any, same: Any, newest: Any, age: Any, step: Any,
-                 marks: Any) -> Any:  # fmt: skip
-    """Fill a `Plan` for stacks of frame indices, and ``pads`` with their padding.
+def plan_indices(obs: Any, successor: Any, current: Any, live: Any, counts: Any, n_rows: Any,
+                 lanes: Any, plan: Any) -> Any:  # fmt: skip
+    """Fill a plan for stacks of frame indices.
+
+    Parameters
+    ----------
+    counts : ndarray, (n_lanes,) int64
+        Frames that each lane has had.
+    n_rows : int
+        Frames that each lane keeps.
 
     Returns
     -------
@@ -188,27 +235,29 @@ def plan_indices(obs: Any, successor: Any, current: Any, live: Any, known: Any, 
         What is wrong with the indices of which lane.
     """
     n_lanes, size = obs.shape
-    for lane in range(n_lanes):
-        same[lane] = False
-        if not live[lane]:
+    for k in range(n_lanes):
+        lane, ours = lanes[k], plan[k]
+        ours.same = False
+        ours.pad = lane.pad
+        if not live[k]:
             continue
-        newest[lane], age[lane], marks[lane] = read_stack(obs[lane], lane, n_lanes, pads)
-        step[lane] = 1
-        if newest[lane] < 0:
-            return NO_STACK, lane
-        next_newest, next_age, _ = read_stack(successor[lane], lane, n_lanes, pads)
+        ours.step = 1
+        ours.newest, ours.age, ours.marks = read_stack(obs[k], k, n_lanes, plan)
+        if ours.newest < 0:
+            return NO_STACK, k
+        next_newest, next_age, _ = read_stack(successor[k], k, n_lanes, plan)
         if next_newest < 0:
-            return NO_NEXT_STACK, lane
-        if next_newest != newest[lane] + 1 or next_age != min(age[lane] + 1, size - 1):
-            return NOT_NEXT, lane
-        kept = max(counts[lane] - n_rows, first[lane])
-        if next_newest >= counts[lane] or newest[lane] - age[lane] < kept:
-            return NOT_HELD, lane
-        if known[lane]:
-            same[lane] = True
-            for k in range(size):
-                if obs[lane, k] != current[lane, k]:
-                    same[lane] = False
+            return NO_NEXT_STACK, k
+        if next_newest != ours.newest + 1 or next_age != min(ours.age + 1, size - 1):
+            return NOT_NEXT, k
+        kept = max(counts[k] - n_rows, lane.first)
+        if next_newest >= counts[k] or ours.newest - ours.age < kept:
+            return NOT_HELD, k
+        if lane.known:
+            ours.same = True
+            for i in range(size):
+                if obs[k, i] != current[k, i]:
+                    ours.same = False
     return FINE, -1
 
 
@@ -216,67 +265,79 @@ def plan_indices(obs: Any, successor: Any, current: Any, live: Any, known: Any, 
 
 
 @kernel
-def write_down(live: Any, counts: Any, n_slots: Any, newest: Any, age: Any, step: Any, marks: Any,
-               newest_column: Any, age_column: Any, step_column: Any, marks_column: Any,
-               stack_size: Any, known: Any, at: Any, lane_age: Any, lane_marks: Any,
-               ) -> Any:  # fmt: skip
-    """Write a `Plan` into the columns, and where its successors leave the lanes."""
-    for lane in range(len(live)):
-        if not live[lane]:
+def write_down(live: Any, counts: Any, plan: Any, stack_size: Any, cells: Any,
+               lanes: Any) -> Any:  # fmt: skip
+    """Write a plan into the cells, and where its successors leave the lanes.
+
+    Parameters
+    ----------
+    counts : ndarray, (n_lanes,) int64
+        Transitions that each lane had before.
+    """
+    n_slots = len(cells) // len(lanes)
+    for k in range(len(live)):
+        if not live[k]:
             continue
-        cell = lane * n_slots + counts[lane] % n_slots
-        newest_column[cell] = newest[lane] & _UINT32
-        age_column[cell] = age[lane]
-        step_column[cell] = step[lane]
-        marks_column[cell] = marks[lane]
-        known[lane] = True
-        at[lane] = newest[lane] + step[lane]
-        if marks[lane] & APART:
-            lane_age[lane] = step[lane] - 1
-            lane_marks[lane] = PINNED if marks[lane] & NEXT_PINNED else 0
+        lane, ours = lanes[k], plan[k]
+        cell = cells[k * n_slots + counts[k] % n_slots]
+        cell.newest = ours.newest & _UINT32
+        cell.age = ours.age
+        cell.step = ours.step
+        cell.marks = ours.marks
+        lane.known = True
+        lane.at = ours.newest + ours.step
+        if ours.marks & APART:
+            lane.age = ours.step - 1
+            lane.marks = PINNED if ours.marks & NEXT_PINNED else 0
         else:
-            lane_age[lane] = min(age[lane] + 1, stack_size - 1)
-            lane_marks[lane] = marks[lane] & PINNED
+            lane.age = min(ours.age + 1, stack_size - 1)
+            lane.marks = ours.marks & PINNED
 
 
 @kernel
-def keep_stacks(successor: Any, live: Any, same: Any, marks: Any, current: Any,
-                oldest: Any) -> Any:  # fmt: skip
+def keep_stacks(successor: Any, live: Any, plan: Any, current: Any, lanes: Any) -> Any:
     """Copy successors, flat bytes, into the rings of ``current``."""
     size, frame_bytes = current.shape[1], current.shape[2]
-    for lane in range(len(live)):
-        if not live[lane]:
+    for k in range(len(live)):
+        if not live[k]:
             continue
-        stack = base_of(successor) + lane * size * frame_bytes
-        kept = base_of(current) + lane * size * frame_bytes
-        slot = oldest[lane]
-        if same[lane] and not marks[lane] & APART:
+        lane, ours = lanes[k], plan[k]
+        stack = base_of(successor) + k * size * frame_bytes
+        kept = base_of(current) + k * size * frame_bytes
+        if ours.same and not ours.marks & APART:
             # All but the newest frame are there already.
-            copy_bytes(kept + slot * frame_bytes, stack + (size - 1) * frame_bytes, frame_bytes)
-            oldest[lane] = (slot + 1) % size
+            newest = stack + (size - 1) * frame_bytes
+            copy_bytes(kept + lane.oldest * frame_bytes, newest, frame_bytes)
+            lane.oldest = (lane.oldest + 1) % size
         else:
             copy_bytes(kept, stack, size * frame_bytes)
-            oldest[lane] = 0
+            lane.oldest = 0
 
 
 @kernel
-def find_needed(counts: Any, n_slots: Any, newest: Any, age: Any, at: Any, lane_age: Any,
-                first: Any) -> Any:  # fmt: skip
-    """Fill ``first``, of each lane the count of the first frame that is needed.
+def find_needed(counts: Any, cells: Any, lanes: Any) -> Any:
+    """Find of each lane the first frame that a transition or the running stack needs.
+
+    Parameters
+    ----------
+    counts : ndarray, (n_lanes,) int64
+        Transitions that each lane has had.
 
     Returns
     -------
     bool
-        Whether any transition has been replaced; before that there is nothing to fill.
+        Whether any of them has been replaced; before that nothing is looked for.
     """
+    n_slots = len(cells) // len(lanes)
     if (counts <= n_slots).all():
         return False
-    for lane in range(len(counts)):
-        needed = at[lane] - lane_age[lane]
-        if counts[lane] > 0:
-            cell = lane * n_slots + max(counts[lane] - n_slots, 0) % n_slots
-            needed = count_of(cell, at[lane], newest) - age[cell]
-        first[lane] = max(needed, 0)
+    for k in range(len(counts)):
+        lane = lanes[k]
+        needed = lane.at - lane.age
+        if counts[k] > 0:
+            cell = cells[k * n_slots + max(counts[k] - n_slots, 0) % n_slots]
+            needed = count_of(cell, lane) - cell.age
+        lane.first = max(needed, 0)
     return True
 
 
@@ -284,58 +345,55 @@ def find_needed(counts: Any, n_slots: Any, newest: Any, age: Any, at: Any, lane_
 
 
 @inlined
-def count_of(cell: Any, at: Any, newest: Any) -> Any:
-    """Return the count of a transition's newest frame; ``at`` is the lane's newest."""
-    return at - ((at - np.int64(newest[cell])) & _UINT32)
+def count_of(cell: Any, lane: Any) -> Any:
+    """Return the count of a transition's newest frame."""
+    return lane.at - ((lane.at - np.int64(cell.newest)) & _UINT32)
 
 
 @kernel
-def fill_stack(count: Any, age: Any, mark: Any, lane: Any, pads: Any, out: Any) -> Any:
-    """Fill ``out``, ``(stack_size,)``, with the frame indices of one stack."""
-    n_lanes = len(pads)
+def fill_stack(count: Any, age: Any, mark: Any, k: Any, lanes: Any, out: Any) -> Any:
+    """Fill ``out``, ``(stack_size,)``, with the frame indices of one stack of lane ``k``."""
+    n_lanes = len(lanes)
     size = len(out)
-    for k in range(size):
-        back = size - 1 - k
+    for i in range(size):
+        back = size - 1 - i
         if back > age and mark & PINNED:
-            out[k] = pads[lane]
+            out[i] = lanes[k].pad
         else:
-            out[k] = (count - min(back, age)) * n_lanes + lane
+            out[i] = (count - min(back, age)) * n_lanes + k
 
 
 @kernel
-def fill_stacks(cells: Any, after: Any, newest: Any, age: Any, step: Any, marks: Any, at: Any,
-                pads: Any, n_slots: Any, stack_size: Any, out: Any) -> Any:  # fmt: skip
+def fill_stacks(numbers: Any, after: Any, cells: Any, lanes: Any, out: Any) -> Any:
     """See `Stacks.stack_indices`."""
-    for i in range(len(cells)):
-        cell = cells[i]
-        lane = cell // n_slots
-        count = count_of(cell, at[lane], newest)
-        first = np.int64(age[cell])
-        mark = np.int64(marks[cell])
+    n_slots = len(cells) // len(lanes)
+    for i in range(len(numbers)):
+        cell, k = cells[numbers[i]], numbers[i] // n_slots
+        count = count_of(cell, lanes[k])
+        age, mark = np.int64(cell.age), np.int64(cell.marks)
         if after:
-            count += step[cell]
+            count += cell.step
             if mark & APART:
-                first = np.int64(step[cell]) - 1
+                age = np.int64(cell.step) - 1
                 mark = PINNED if mark & NEXT_PINNED else 0
             else:
-                first = min(first + 1, stack_size - 1)
-        fill_stack(count, first, mark, lane, pads, out[i])
+                age = min(age + 1, out.shape[1] - 1)
+        fill_stack(count, age, mark, k, lanes, out[i])
 
 
 @kernel
-def fill_windows(cells: Any, newest: Any, age: Any, step: Any, marks: Any, at: Any, pads: Any,
-                 n_slots: Any, stack_size: Any, out: Any) -> Any:  # fmt: skip
+def fill_windows(numbers: Any, cells: Any, lanes: Any, stack_size: Any, out: Any) -> Any:
     """See `Stacks.window_indices`; return whether there are windows of all cells."""
-    n_lanes = len(pads)
-    for i in range(len(cells)):
-        cell = cells[i, 0]
-        lane = cell // n_slots
-        count = count_of(cell, at[lane], newest)
-        fill_stack(count, age[cell], marks[cell], lane, pads, out[i, :stack_size])
-        for t in range(cells.shape[1]):
-            cell = cells[i, t]
-            if marks[cell] & APART:
+    n_lanes = len(lanes)
+    n_slots = len(cells) // n_lanes
+    for i in range(len(numbers)):
+        cell, k = cells[numbers[i, 0]], numbers[i, 0] // n_slots
+        lane = lanes[k]
+        count, age, mark = count_of(cell, lane), np.int64(cell.age), np.int64(cell.marks)
+        fill_stack(count, age, mark, k, lanes, out[i, :stack_size])
+        for t in range(numbers.shape[1]):
+            cell = cells[numbers[i, t]]
+            if cell.marks & APART:
                 return False
-            count = count_of(cell, at[lane], newest) + step[cell]
-            out[i, stack_size + t] = count * n_lanes + lane
+            out[i, stack_size + t] = (count_of(cell, lane) + cell.step) * n_lanes + k
     return True

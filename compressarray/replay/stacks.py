@@ -13,7 +13,7 @@ something else, the successor stands *apart*: all its frames are stored, whateve
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,11 +21,17 @@ import numpy.typing as npt
 from compressarray.errors import FrameEvictedError, StaleStreamError
 from compressarray.replay.layout import Layout, as_kernels_take
 from compressarray.replay.stack_kernels import (
+    LANE,
     NO_NEXT_STACK,
     NO_STACK,
     NOT_HELD,
     NOT_NEXT,
     PINNED,
+    PLAN,
+    Cells,
+    Lanes,
+    Plan,
+    cell_dtype,
     fill_stacks,
     fill_windows,
     find_needed,
@@ -63,22 +69,6 @@ class FrameMemory(Protocol):
     def clear(self) -> None: ...  # noqa: D102
 
 
-class Plan(NamedTuple):
-    """What one step brings, for each lane; rows of lanes without a transition mean nothing."""
-
-    same: Bools  # the observation is the lane's last successor
-    newest: Int64s  # count of the observation's newest frame, once it is stored
-    age: Int64s
-    step: Int64s  # from there to the successor's newest frame, 0 without a transition
-    marks: Int64s
-    n_enter: Int64s  # frames to be stored for the observation itself
-
-    @classmethod
-    def empty(cls, n: int) -> Plan:
-        """Return room for a plan of ``n`` lanes."""
-        return cls(np.zeros(n, np.bool_), *np.zeros((5, n), np.int64))
-
-
 class Stacks(ABC):
     """The stacks of one entry of the observations, over the frames that hold its pixels.
 
@@ -99,22 +89,11 @@ class Stacks(ABC):
         self.stream = frames.stream
         self.n_lanes = n_lanes
         self.n_slots = n_slots
-        small = np.min_scalar_type(layout.stack_size)
-        self.newest = np.zeros(n_lanes * n_slots, np.uint32)
-        self.age = np.zeros(n_lanes * n_slots, small)
-        self.step = np.zeros(n_lanes * n_slots, small)
-        self.marks = np.zeros(n_lanes * n_slots, np.uint8)
-        # The last successor of each lane: the stack that its next observation should be.
-        self.known = np.zeros(n_lanes, np.bool_)
-        self.at: Int64s = np.full(n_lanes, -1, np.int64)
-        self.lane_age: Int64s = np.zeros(n_lanes, np.int64)
-        self.lane_marks: UInt8s = np.zeros(n_lanes, np.uint8)
-        # The count of the first frame that is still needed.
-        self.first: Int64s = np.zeros(n_lanes, np.int64)
-        # The index of each lane's padding frame, -1 as long as there is none.
-        self.pads: Int64s = np.full(n_lanes, -1, np.int64)
+        self.cells: Cells = np.zeros(n_lanes * n_slots, cell_dtype(layout.stack_size))
+        self.lanes: Lanes = np.zeros(n_lanes, LANE)
+        self.lanes["at"] = self.lanes["pad"] = -1
         # Of the step that is being added; means nothing before and after.
-        self.plan = Plan.empty(n_lanes)
+        self.plan: Plan = np.zeros(n_lanes, PLAN)
 
     # -- adding ------------------------------------------------------------------------------
 
@@ -150,12 +129,7 @@ class Stacks(ABC):
             Transitions that each lane had before.
         """
         del successor
-        plan = self.plan
-        write_down(
-            live, counts, self.n_slots, plan.newest, plan.age, plan.step, plan.marks, self.newest,
-            self.age, self.step, self.marks, self.layout.stack_size, self.known, self.at,
-            self.lane_age, self.lane_marks,
-        )  # fmt: skip
+        write_down(live, counts, self.plan, self.layout.stack_size, self.cells, self.lanes)
 
     def let_go(self, counts: Int64s) -> None:
         """Give up the frames that no transition and no running stack needs.
@@ -165,17 +139,14 @@ class Stacks(ABC):
         counts : ndarray, (n_lanes,) int64
             Transitions that each lane has had.
         """
-        has_turned = find_needed(
-            counts, self.n_slots, self.newest, self.age, self.at, self.lane_age, self.first
-        )
-        if has_turned:
-            self.frames.discard(self.first)
+        if find_needed(counts, self.cells, self.lanes):
+            self.frames.discard(self.lanes["first"])
 
     def clear(self) -> None:
         """Forget all stacks."""
-        self.known[:] = False
-        self.at[:] = -1
-        self.first[:] = 0
+        self.lanes["known"] = False
+        self.lanes["at"] = -1
+        self.lanes["first"] = 0
         self.stream = self.frames.stream
 
     # -- sampling ----------------------------------------------------------------------------
@@ -195,24 +166,18 @@ class Stacks(ABC):
             where a successor is something else than its observation moved on by one frame.
         """
         out = np.empty((len(cells), self.layout.stack_size + cells.shape[1]), np.int64)
-        return out if fill_windows(cells, *self._columns, out) else None
+        is_regular = fill_windows(cells, self.cells, self.lanes, self.layout.stack_size, out)
+        return out if is_regular else None
 
     def stack_indices(self, cells: Int64s, after: bool, out: Int64s) -> None:
         """Fill ``(n, stack_size)`` with the frame indices of observations, or of successors."""
-        fill_stacks(cells, after, *self._columns, out)
-
-    @property
-    def _columns(self) -> tuple[Any, ...]:
-        return (
-            self.newest, self.age, self.step, self.marks, self.at, self.pads, self.n_slots,
-            self.layout.stack_size,
-        )  # fmt: skip
+        fill_stacks(cells, after, self.cells, self.lanes, out)
 
     @property
     def nbytes(self) -> int:
         """Bytes held, frames apart."""
-        arrays = [value for value in vars(self).values() if isinstance(value, np.ndarray)]
-        return sum(array.nbytes for array in (*arrays, *self.plan))
+        arrays = (value for value in vars(self).values() if isinstance(value, np.ndarray))
+        return sum(array.nbytes for array in arrays)
 
 
 class _StoredStacks(Stacks):
@@ -221,19 +186,16 @@ class _StoredStacks(Stacks):
     def __init__(self, layout: Layout, frames: FrameMemory, n_lanes: int, n_slots: int) -> None:
         super().__init__(layout, frames, n_lanes, n_slots)
         n_given = 1 if layout.feed == "newest" else layout.stack_size
-        # The last successors as they were given: rings of frames, and where the oldest one lies.
+        # The last successors as they were given, in rings of frames.
         self.current: UInt8s = np.zeros((n_lanes, n_given, layout.frame_bytes), np.uint8)
-        self.oldest: Int64s = np.zeros(n_lanes, np.int64)
         # Whether all that the step stores is each lane's newest frame; see `look`.
         self._is_plain = False
 
     def commit(self, successor: AnyArray, live: Bools, counts: Int64s) -> None:
         """Write down also how the successors look."""
         super().commit(successor, live, counts)
-        keep_stacks(
-            self.layout.as_bytes(successor), live, self.plan.same, self.plan.marks, self.current,
-            self.oldest,
-        )  # fmt: skip
+        flat = self.layout.as_bytes(successor)
+        keep_stacks(flat, live, self.plan, self.current, self.lanes)
 
     def store(self, obs: AnyArray, successor: AnyArray) -> None:
         """Append what is missing of the observation, then of the successor."""
@@ -245,7 +207,7 @@ class _StoredStacks(Stacks):
 
     def _store_each(self, obs: AnyArray, successor: AnyArray) -> None:
         n_given = obs.shape[1]
-        n_enter, n_next = self.plan.n_enter, self.plan.step
+        n_enter, n_next = self.plan["n_enter"], self.plan["step"]
         for k in range(int((n_enter + n_next).max(initial=0))):
             lanes = np.flatnonzero(n_enter + n_next > k)
             enters = n_enter[lanes]
@@ -253,18 +215,19 @@ class _StoredStacks(Stacks):
             entering = k < enters
             frames[entering] = obs[lanes, n_given - enters + np.minimum(k, enters - 1)][entering]
             self.frames.append(frames, lanes)
-        self.plan.newest[:] = self.frames.lane_counts - n_next - 1
+        self.plan["newest"] = self.frames.lane_counts - n_next - 1
 
     def _mend(self) -> None:
         """Store stacks anew that stray frames, of an append that failed, cut from what follows."""
-        torn = self.known & (self.frames.lane_counts != self.at + 1)
+        at = self.lanes["at"]
+        torn = self.lanes["known"] & (self.frames.lane_counts != at + 1)
         for lane in np.flatnonzero(torn).tolist():
-            counts = self.at[lane] - np.arange(self.lane_age[lane], -1, -1)
+            counts = at[lane] - np.arange(self.lanes["age"][lane], -1, -1)
             frames = np.empty((len(counts), *self.layout.frame_shape), self.layout.frame_dtype)
             self.frames.gather(counts * self.n_lanes + lane, out=frames)
             for frame in frames:
                 self.frames.append(frame[None], np.array([lane]))
-            self.at[lane] = self.frames.lane_counts[lane] - 1
+            at[lane] = self.frames.lane_counts[lane] - 1
 
 
 class GivenStacks(_StoredStacks):
@@ -276,19 +239,16 @@ class GivenStacks(_StoredStacks):
         self._zeros = zeros.reshape(-1).view(np.uint8)
         if layout.stack_size > 1:
             # Many wrappers begin an episode with zeros: those are stored once and for all.
-            self.pads[:] = frames.pin(zeros)
+            self.lanes["pad"] = frames.pin(zeros)
 
     def look(self, obs: AnyArray, successor: AnyArray, live: Bools) -> None:
         """Compare bytes, and look for padding in stacks that are new.
 
         A NaN is itself, and -0.0 is not 0.0.
         """
-        plan = self.plan
         self._is_plain = plan_stacks(
-            self.layout.as_bytes(obs), self.layout.as_bytes(successor), self.current, self.oldest,
-            self._zeros, live, self.known, self.frames.lane_counts, self.at, self.lane_age,
-            self.lane_marks, plan.same, plan.newest, plan.age, plan.step, plan.marks,
-            plan.n_enter,
+            self.layout.as_bytes(obs), self.layout.as_bytes(successor), self.current, self._zeros,
+            live, self.frames.lane_counts, self.lanes, self.plan,
         )  # fmt: skip
 
 
@@ -306,22 +266,18 @@ class NewestFrames(_StoredStacks):
     ) -> None:
         super().__init__(layout, frames, n_lanes, n_slots)
         if padding is not None:
-            self.pads[:] = frames.pin(padding)
-            self.plan.marks[:] = PINNED  # now and for ever
+            self.lanes["pad"] = frames.pin(padding)
+            self.plan["marks"] = PINNED  # now and for ever
 
     def look(self, obs: AnyArray, successor: AnyArray, live: Bools) -> None:
         """Compare bytes; frames that are there already are not stored again."""
         del successor
-        plan = self.plan
-        self._is_plain = plan_newest(
-            self.layout.as_bytes(obs), self.current, self.oldest, live, self.known,
-            self.frames.lane_counts, self.at, self.lane_age, plan.same, plan.newest, plan.age,
-            plan.step, plan.n_enter,
-        )  # fmt: skip
+        flat, counts = self.layout.as_bytes(obs), self.frames.lane_counts
+        self._is_plain = plan_newest(flat, self.current, live, counts, self.lanes, self.plan)
 
     def begin(self, begins: Bools) -> None:
         """Begin padded stacks."""
-        self.plan.age[begins] = 0
+        self.plan["age"][begins] = 0
 
 
 class FrameIndices(Stacks):
@@ -344,17 +300,16 @@ class FrameIndices(Stacks):
         ValueError
             If the indices are no stacks, or the successor's do not follow.
         """
-        if self.frames.stream != self.stream and self.known.any():
+        if self.frames.stream != self.stream and self.lanes["known"].any():
             raise StaleStreamError(
                 f"the frames are in stream {self.frames.stream}, and the buffer holds transitions "
                 f"of stream {self.stream}: a reset with a seed began the new one. Reset without a "
                 "seed, or call clear() first"
             )
-        plan, pads, counts = self.plan, self.pads.copy(), self.frames.lane_counts
+        counts = self.frames.lane_counts
         problem, lane = plan_indices(
-            as_kernels_take(obs), as_kernels_take(successor), self.current, live, self.known, pads,
-            counts, self._ring_rows, self.first, plan.same, plan.newest, plan.age, plan.step,
-            plan.marks,
+            as_kernels_take(obs), as_kernels_take(successor), self.current, live, counts,
+            self._ring_rows, self.lanes, self.plan,
         )  # fmt: skip
         if problem in (NO_STACK, NO_NEXT_STACK):
             raise ValueError(
@@ -370,16 +325,16 @@ class FrameIndices(Stacks):
                 "step gave, and info, whose final_obs ends episodes"
             )
         if problem == NOT_HELD:
-            first = int(plan.newest[lane] - plan.age[lane]) * self.n_lanes + lane
-            last = int(plan.newest[lane] + 1) * self.n_lanes + lane
-            kept = max(int(counts[lane]) - self._ring_rows, int(self.first[lane]), 0)
+            newest, age = int(self.plan["newest"][lane]), int(self.plan["age"][lane])
+            first, last = ((count * self.n_lanes + lane) for count in (newest - age, newest + 1))
+            kept = max(int(counts[lane]) - self._ring_rows, int(self.lanes["first"][lane]), 0)
             raise FrameEvictedError(
                 f"lane {lane} adds a transition of frames {first} to {last}, and its oldest kept "
                 f"frame is {kept * self.n_lanes + lane}, of {counts[lane]} that it had: add each "
                 "step before the next one, and build the wrapper with a larger capacity where they "
                 "must wait"
             )
-        self.pads[...] = pads
+        self.lanes["pad"] = self.plan["pad"]
 
     def store(self, obs: AnyArray, successor: AnyArray) -> None:
         """Do nothing: the wrapper has stored all frames."""
