@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ class Recycler:
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> AnyArray:
         """Return an array that nobody looks at, of any content; forget the others of that kind."""
+        if prod(shape) * dtype.itemsize < _LEAST_RECYCLED:
+            return np.empty(shape, dtype)
         found = None
         with self._lock:
             for place in reversed(range(len(self._arrays))):
@@ -34,8 +37,7 @@ class Recycler:
                     if found is None and spare.shape == shape and spare.dtype == dtype:
                         found = spare
             array = np.empty(shape, dtype) if found is None else found
-            if array.nbytes >= _LEAST_RECYCLED:
-                self._arrays.append(array)
+            self._arrays.append(array)
         return array
 
     @property

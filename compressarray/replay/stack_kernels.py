@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from compressarray.codecs.memory import base_of, copy_bytes, same_bytes
+from compressarray.codecs.memory import base_of, copy_bytes, prefetch, same_bytes
 from compressarray.jit import inlined, kernel
+from compressarray.replay.transitions import AHEAD
 
 # Bits of marks: padding is the lane's pinned frame; the successor stands apart; its padding is
 # the pinned frame.
@@ -59,18 +60,6 @@ def cell_dtype(stack_size: int) -> np.dtype[np.void]:
 
 
 # -- planning --------------------------------------------------------------------------------
-
-
-@kernel
-def is_current(stack: Any, current: Any, oldest: Any, lane: Any) -> Any:
-    """Say whether the stack at an address is a lane's last successor."""
-    size, frame_bytes = current.shape[1], current.shape[2]
-    kept = base_of(current) + lane * size * frame_bytes
-    for k in range(size):
-        slot = (oldest + k) % size
-        if not same_bytes(stack + k * frame_bytes, kept + slot * frame_bytes, frame_bytes):
-            return False
-    return True
 
 
 @kernel
@@ -131,7 +120,17 @@ def plan_stacks(obs: Any, successor: Any, current: Any, zeros: Any, live: Any, c
             continue
         stack = base_of(obs) + k * stack_bytes
         after = base_of(successor) + k * stack_bytes
-        if lane.known and is_current(stack, current, lane.oldest, k):
+        kept = base_of(current) + k * stack_bytes
+        same, follows = lane.known, True
+        # Frame by frame, so that each is still in the first cache when it is looked at again.
+        for i in range(stack_size):
+            frame = stack + i * frame_bytes
+            if same:
+                slot = (lane.oldest + i) % stack_size
+                same = same_bytes(frame, kept + slot * frame_bytes, frame_bytes)
+            if i > 0 and follows:
+                follows = same_bytes(frame, after + (i - 1) * frame_bytes, frame_bytes)
+        if same:
             ours.same = True
             ours.age = lane.age
             mark = lane.marks
@@ -140,7 +139,7 @@ def plan_stacks(obs: Any, successor: Any, current: Any, zeros: Any, live: Any, c
             ours.n_enter = ours.age + 1
         ours.newest = counts[k] + ours.n_enter - 1
         ours.step = 1
-        if not same_bytes(stack + frame_bytes, after, stack_bytes - frame_bytes):
+        if not follows:
             next_age, next_mark = padding_of(after, frame_bytes, stack_size, base_of(zeros))
             ours.step = next_age + 1
             mark |= APART | (NEXT_PINNED if next_mark else 0)
@@ -157,8 +156,12 @@ def plan_newest(obs: Any, current: Any, live: Any, counts: Any, lanes: Any,
     is_plain = True
     for k in range(len(live)):
         lane, ours = lanes[k], plan[k]
-        frame = base_of(obs) + k * current.shape[2]
-        ours.same = live[k] and lane.known and is_current(frame, current, lane.oldest, k)
+        offset = k * current.shape[2]
+        ours.same = (
+            live[k]
+            and lane.known
+            and same_bytes(base_of(obs) + offset, base_of(current) + offset, current.shape[2])
+        )
         ours.age = lane.age
         ours.step = 1 if live[k] else 0
         ours.n_enter = 1 if live[k] and not ours.same else 0
@@ -387,6 +390,8 @@ def fill_windows(numbers: Any, cells: Any, lanes: Any, stack_size: Any, out: Any
     n_lanes = len(lanes)
     n_slots = len(cells) // n_lanes
     for i in range(len(numbers)):
+        later = numbers[min(i + AHEAD, len(numbers) - 1), 0]
+        prefetch(base_of(cells) + later * cells.itemsize)
         cell, k = cells[numbers[i, 0]], numbers[i, 0] // n_slots
         lane = lanes[k]
         count, age, mark = count_of(cell, lane), np.int64(cell.age), np.int64(cell.marks)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from compressarray.codecs.memory import base_of, prefetch
 from compressarray.jit import kernel
 from compressarray.replay.windows import CUT, END, FIRST, TERMINATED, TRUNCATED, Windows
 
@@ -16,6 +17,10 @@ Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
 Int64s = npt.NDArray[np.int64]
 UInt8s = npt.NDArray[np.uint8]
+
+# Transitions whose memory begins to load before their turn comes: of a million ones each is a
+# cache miss of 80 ns.
+AHEAD = 8
 
 
 class Returns(NamedTuple):
@@ -229,6 +234,10 @@ def read_windows(cells: Any, powers: Any, counts: Any, rewards: Any, flags: Any,
     n_lanes, n_slots = flags.shape
     n_step = len(powers) - 1
     for i in range(len(cells)):
+        later = cells[min(i + AHEAD, len(cells) - 1)]
+        prefetch(base_of(rewards) + later * rewards.itemsize)
+        prefetch(base_of(flags) + later)
+        prefetch(base_of(actions) + later * actions.shape[1])
         lane = cells[i] // n_slots
         slot = cells[i] - lane * n_slots
         newest = counts[lane] - 1
