@@ -320,7 +320,7 @@ class ReplayBuffer:
             rewards = checked_rewards(reward, n)
             ends = checked_bools("terminated", terminated, n)
             cuts = checked_bools("truncated", truncated, n)
-            live, ended = np.empty((2, n), np.bool_)
+            live, ended = np.empty(n, np.bool_), np.empty(n, np.bool_)
             n_live, n_ended, bad = find_ends(self._resetting, rewards, ends, cuts, live, ended)
             if bad >= 0:
                 raise ValueError(

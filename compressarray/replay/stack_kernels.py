@@ -223,7 +223,7 @@ def read_stack(stack: Any, k: Any, n_lanes: Any, plan: Any) -> Any:
 @kernel
 def plan_indices(obs: Any, successor: Any, current: Any, live: Any, counts: Any, n_rows: Any,
                  lanes: Any, plan: Any) -> Any:  # fmt: skip
-    """Fill a plan for stacks of frame indices.
+    """Fill a plan for stacks of frame indices, and note padding frames if nothing is wrong.
 
     Parameters
     ----------
@@ -261,6 +261,8 @@ def plan_indices(obs: Any, successor: Any, current: Any, live: Any, counts: Any,
             for i in range(size):
                 if obs[k, i] != current[k, i]:
                     ours.same = False
+    for k in range(n_lanes):
+        lanes[k].pad = plan[k].pad
     return FINE, -1
 
 

@@ -334,7 +334,6 @@ class FrameIndices(Stacks):
                 "step before the next one, and build the wrapper with a larger capacity where they "
                 "must wait"
             )
-        self.lanes["pad"] = self.plan["pad"]
 
     def store(self, obs: AnyArray, successor: AnyArray) -> None:
         """Do nothing: the wrapper has stored all frames."""

@@ -134,7 +134,7 @@ class Transitions:
         n = len(cells)
         signals = np.empty((4, n), np.float32)
         action = np.empty((n, self.action_bytes.shape[1]), np.uint8)
-        last, names = np.empty((2, n), np.int64)
+        last, names = np.empty(n, np.int64), np.empty(n, np.int64)
         read_windows(
             cells, powers, self.counts, self.rewards, self.flags, self.action_bytes, signals,
             action, last, names,
