@@ -45,7 +45,8 @@ class Batch(NamedTuple):
     Attributes
     ----------
     obs, next_obs : (B, *observation shape)
-        Of a Dict space, a dict of such. They may be views of the same memory: do not write.
+        Of a Dict space, a dict of such. They are views of one memory, and with ``n_step=1`` of
+        the same frames, windows of ``(B, stack_size + 1, ...)``: do not write.
     action : (B, *action shape)
         In the action space's dtype.
     reward : (B,) float32
@@ -394,7 +395,8 @@ class ReplayBuffer:
             Exponent of the weights instead of ``self.beta``.
         out : Batch, optional
             One that this method returned for the same `batch_size`: its observations' memory is
-            used again wherever it fits, and what it holds is lost.
+            used again wherever it fits, and what it holds is lost. Without it the memory of
+            large batches is used again only once nothing refers to them.
 
         Raises
         ------
@@ -464,7 +466,7 @@ class ReplayBuffer:
 
             def decode() -> SequenceBatch:
                 obs, next_obs = self._observations.read(readers, self._output)
-                deliver = self._output.deliver
+                deliver = self._output.deliver_small
                 return SequenceBatch(
                     obs=obs,
                     action=deliver(action),
@@ -538,7 +540,7 @@ class ReplayBuffer:
                 reward, terminated, discount, weights = self._output.deliver_rows(returns.signals)
                 return Batch(
                     obs=obs,
-                    action=self._output.deliver(action),
+                    action=self._output.deliver_small(action),
                     reward=reward,
                     next_obs=next_obs,
                     terminated=terminated,
