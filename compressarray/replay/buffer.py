@@ -24,6 +24,7 @@ from compressarray.replay.checks import (
 )
 from compressarray.replay.drawing import Batches, Drawn
 from compressarray.replay.footprint import expected_part, memory_bytes
+from compressarray.replay.integers import Integers
 from compressarray.replay.observations import Claims, Observations
 from compressarray.replay.outputs import make_output
 from compressarray.replay.priorities import SumTree
@@ -253,6 +254,7 @@ class ReplayBuffer:
 
     def _open(self) -> None:
         self._lock = threading.RLock()
+        self._integers = Integers(self._rng)
         self._drawn: weakref.WeakSet[Drawn[Any]] = weakref.WeakSet()
         _CLAIMS.claim(self._observations)
 
@@ -575,7 +577,7 @@ class ReplayBuffer:
     def _choose_uniformly(self, windows: Windows, size: int, replace: bool) -> Int64s:
         self._refuse_more(windows, size, replace)
         if replace:
-            return windows.select(self._rng.integers(0, len(windows), size))
+            return windows.select(self._integers.below(len(windows), size))
         return windows.select(self._rng.choice(len(windows), size, replace=False))
 
     def _refuse_more(self, windows: Windows, size: int, replace: bool) -> None:
@@ -702,7 +704,7 @@ class ReplayBuffer:
     def __getstate__(self) -> dict[str, Any]:
         with self._lock:
             state = self.__dict__.copy()
-        del state["_lock"], state["_drawn"]
+        del state["_lock"], state["_drawn"], state["_integers"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
