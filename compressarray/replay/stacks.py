@@ -101,7 +101,7 @@ class Stacks(ABC):
     def look(self, obs: AnyArray, successor: AnyArray, live: Bools) -> None:
         """Find out how the observations of a step go on, and fill ``plan`` with it.
 
-        Nothing else is written.
+        Nothing of the step is held after that.
 
         Parameters
         ----------
@@ -207,15 +207,11 @@ class _StoredStacks(Stacks):
 
     def _store_each(self, obs: AnyArray, successor: AnyArray) -> None:
         n_given = obs.shape[1]
-        n_enter, n_next = self.plan["n_enter"], self.plan["step"]
-        for k in range(int((n_enter + n_next).max(initial=0))):
-            lanes = np.flatnonzero(n_enter + n_next > k)
-            enters = n_enter[lanes]
-            frames = successor[lanes, n_given - n_next[lanes] + np.maximum(k - enters, 0)]
-            entering = k < enters
-            frames[entering] = obs[lanes, n_given - enters + np.minimum(k, enters - 1)][entering]
-            self.frames.append(frames, lanes)
-        self.plan["newest"] = self.frames.lane_counts - n_next - 1
+        for frames, n_new in ((obs, self.plan["n_enter"]), (successor, self.plan["step"])):
+            for k in range(int(n_new.max(initial=0))):
+                lanes = np.flatnonzero(n_new > k)
+                self.frames.append(frames[lanes, n_given - n_new[lanes] + k], lanes)
+        self.plan["newest"] = self.frames.lane_counts - self.plan["step"] - 1
 
     def _mend(self) -> None:
         """Store stacks anew that stray frames, of an append that failed, cut from what follows."""
