@@ -356,45 +356,6 @@ def test_kept_memory_is_used_again(n_step: int) -> None:
         world.buffer.sample(8, out=batch._replace(obs=[1, 2]))
 
 
-@pytest.mark.parametrize("device", [None, "cpu"])
-@pytest.mark.parametrize("n_step", [1, 2])
-def test_memory_of_large_batches_is_used_again_once_nobody_looks(
-    device: str | None, n_step: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if device is not None:
-        pytest.importorskip("torch")
-    monkeypatch.setattr("compressarray.replay.outputs._LEAST_RECYCLED", 1)
-    world = World(Setting(n_slots=40, n_step=n_step))
-    buffer = world.buffer = world.build(device=device)
-    for _ in range(60):
-        world.step()
-
-    def place(batch: Batch) -> int:
-        return np.asarray(batch.obs).__array_interface__["data"][0]
-
-    batch = buffer.sample(8)
-    first, row = place(batch), batch.next_obs[3]
-    seen = np.asarray(row).copy()
-    assert buffer.stats()["nbytes_by_part"]["batches"] == 0
-    del batch
-    others = [buffer.sample(8) for _ in range(3)]
-    assert len({first, *map(place, others)}) == 4
-    assert_same(np.asarray(row).copy(), seen)
-    del row
-    again = buffer.sample(8)
-    assert place(again) == first
-    assert_batch(again, world.oracle.samplable())
-    n_bytes = 8 * (4 if n_step == 1 else 6) * 15
-    del others
-    assert buffer.stats()["nbytes_by_part"]["batches"] == 3 * n_bytes
-    buffer.sample(9)  # what is of no use is forgotten
-    assert buffer.stats()["nbytes_by_part"]["batches"] == n_bytes // 8 * 9
-    twin = buffer.copy()
-    assert twin.stats()["nbytes_by_part"]["batches"] == 0
-    one, other = twin.sample(8), buffer.sample(8)
-    assert_same(np.asarray(one.obs).copy(), np.asarray(other.obs).copy())
-
-
 @pytest.mark.parametrize("feed", ["stacks", "newest", "indices"])
 def test_memory_of_any_kind_may_be_added(feed: str) -> None:
     world = World(Setting(feed, n_slots=40))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 import threading
-from math import prod
 from typing import Any
 
 import numpy as np
@@ -13,65 +11,10 @@ import numpy.typing as npt
 AnyArray = npt.NDArray[Any]
 
 
-# Smaller ones come from malloc's free lists as fast. Larger ones it gives back to the system, and
-# page faults were 600 us of the 1,000 that 256 pairs of stacks (9 MB) took in fresh memory.
-_LEAST_RECYCLED = 4 << 20
-
-
-class Recycler:
-    """Gives out memory of large arrays anew once nobody looks at it any more."""
-
-    def __init__(self) -> None:
-        self._arrays: list[AnyArray] = []
-        self._lock = threading.Lock()
-
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> AnyArray:
-        """Return an array that nobody looks at, of any content; forget the others of that kind."""
-        if prod(shape) * dtype.itemsize < _LEAST_RECYCLED:
-            return np.empty(shape, dtype)
-        found = None
-        with self._lock:
-            for place in reversed(range(len(self._arrays))):
-                if _references(self._arrays, place) == _ALONE:
-                    spare = self._arrays.pop(place)
-                    if found is None and spare.shape == shape and spare.dtype == dtype:
-                        found = spare
-            array = np.empty(shape, dtype) if found is None else found
-            self._arrays.append(array)
-        return array
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held that nobody looks at."""
-        with self._lock:
-            arrays = self._arrays
-            idle = (k for k in range(len(arrays)) if _references(arrays, k) == _ALONE)
-            return sum(arrays[k].nbytes for k in idle)
-
-
-def _references(arrays: list[AnyArray], place: int) -> int:
-    return sys.getrefcount(arrays[place])
-
-
-# Of an array that is in the list only: views refer to the array that owns their memory.
-_ALONE = _references([np.empty(0)], 0)
-
-
 class NumpyOutput:
     """Samples as numpy arrays."""
 
     device: Any = None
-
-    def __init__(self) -> None:
-        self._recycler = Recycler()
-
-    def __reduce__(self) -> Any:
-        return type(self), ()
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes held for batches to come."""
-        return self._recycler.nbytes
 
     def base_of(self, view: Any) -> Any:
         """Return the memory that a view is of, or None."""
@@ -81,7 +24,7 @@ class NumpyOutput:
         """Return an array to decode into: fresh, or the kept one where it fits."""
         if kept is not None and kept.shape == shape and kept.dtype == dtype:
             return np.asarray(kept)
-        return self._recycler.empty(shape, dtype)
+        return np.empty(shape, dtype)
 
     def deliver(self, array: AnyArray, kept: Any = None) -> Any:
         """Hand over what `memory` gave and was filled."""
@@ -109,7 +52,6 @@ class TorchOutput(NumpyOutput):
     """
 
     def __init__(self, device: Any) -> None:
-        super().__init__()
         import torch  # noqa: TID251 - only who asks for tensors needs it
 
         self._torch = torch
