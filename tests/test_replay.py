@@ -21,6 +21,7 @@ from hypothesis import given, settings
 from compressarray import Batch, DiffFrameArray, FrameEvictedError, ReplayBuffer, StaleStreamError
 from compressarray.replay import buffer as buffer_module
 from compressarray.replay.footprint import memory_bytes
+from compressarray.replay.integers import Integers
 from compressarray.replay.priorities import SumTree
 from compressarray.replay.windows import FIRST, TERMINATED, Windows
 from tests.effort import examples
@@ -355,6 +356,24 @@ def test_kept_memory_is_used_again(n_step: int) -> None:
         world.buffer.sample(8, out=batch._replace(obs=[1, 2]))
 
 
+@pytest.mark.parametrize("feed", ["stacks", "newest", "indices"])
+def test_memory_of_any_kind_may_be_added(feed: str) -> None:
+    world = World(Setting(feed, n_slots=40))
+    real = world.buffer.add
+
+    def add(*given: Any) -> None:
+        *arrays, info = given
+        spread = [np.stack([array, array], axis=-1)[..., 0] for array in arrays]
+        for array in spread:
+            array.setflags(write=False)
+        real(*spread, info)
+
+    world.buffer.add = add  # type: ignore[method-assign]
+    for _ in range(60):
+        world.step()
+    assert_same_content(world.buffer, world.oracle)
+
+
 # -- drawing ---------------------------------------------------------------------------------
 
 
@@ -364,6 +383,21 @@ def assert_distributed(counts: np.ndarray, expected: np.ndarray) -> None:
     df = len(counts) - 1
     limit = df * (1 - 2 / (9 * df) + 3.09 * np.sqrt(2 / (9 * df))) ** 3
     assert statistic < limit, f"chi-square {statistic:.1f} is over {limit:.1f}"
+
+
+@pytest.mark.parametrize(
+    "bits", [np.random.PCG64, np.random.PCG64DXSM, np.random.MT19937, np.random.Philox]
+)
+def test_drawing_is_as_the_generator_draws(bits: Any) -> None:
+    ours, numpys = np.random.Generator(bits(3)), np.random.Generator(bits(3))
+    integers, choice = Integers(ours), np.random.default_rng(1)
+    for _ in range(300):
+        n, size = int(2 ** choice.uniform(0, 33)), int(choice.integers(1, 40))
+        assert_same(integers.below(n, size), numpys.integers(n, size=size))
+        if choice.random() < 0.3:
+            assert ours.random() == numpys.random()
+    for n in (1, 2, 3, 2**31 + 1, 2**32 - 1, 2**32, 2**32 + 1):
+        assert_same(integers.below(n, 50), numpys.integers(n, size=50))
 
 
 @pytest.mark.parametrize("replace", [True, False])

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from compressarray.jit import kernel
+
 AnyArray = npt.NDArray[Any]
 
 
@@ -54,6 +56,11 @@ class Actions:
             self._offset = min(self._low.ravel().tolist(), default=0)
             span = max(self._high.ravel().tolist(), default=0) - self._offset
             self.stored_dtype = np.min_scalar_type(span)
+            # Bounds of each element, for a kernel that counts in int64; few spaces are wider.
+            self._bounds: npt.NDArray[np.int64] | None = None
+            if self._offset >= -(2**63) and self._offset + span < 2**63:
+                each = (np.broadcast_to(bound, self.shape) for bound in (self._low, self._high))
+                self._bounds = np.array([bound.ravel() for bound in each], np.int64)
 
     @property
     def nbytes(self) -> int:
@@ -79,13 +86,21 @@ class Actions:
             )
         if self._low is None:
             return self._checked_floats(values)
+        if self._bounds is not None and values.dtype.kind in "iu" and values.dtype != np.uint64:
+            stored: AnyArray = np.empty(expected, self.stored_dtype)
+            rows = values.astype(np.int64).reshape(n_lanes, -1)
+            if store_integers(rows, self._bounds, self._offset, stored.reshape(n_lanes, -1)):
+                return stored
+        return self._checked_integers(values)
+
+    def _checked_integers(self, values: AnyArray) -> AnyArray:
         if values.dtype.kind not in "iu" and not (values.dtype == self.dtype):
             raise TypeError(f"action has dtype {values.dtype}; this space takes integers")
         wrong = (values < self._low) | (values > self._high)
         if wrong.any():
             place = np.unravel_index(int(np.argmax(wrong)), wrong.shape)
-            low = np.broadcast_to(self._low, expected)[place]
-            high = np.broadcast_to(self._high, expected)[place]
+            low = np.broadcast_to(self._low, values.shape)[place]
+            high = np.broadcast_to(self._high, values.shape)[place]
             raise ValueError(
                 f"action {values[place]} of lane {place[0]} is outside the action space, {low} to "
                 f"{high}"
@@ -111,6 +126,11 @@ class Actions:
         actions: AnyArray
         if self._low is None:
             actions = stored.astype(self.dtype)
+        elif self._bounds is not None:
+            actions = stored.astype(np.int64)
+            if self._offset:
+                actions += self._offset
+            actions = actions.astype(self.dtype, copy=False)
         else:
             actions = (_modulo(stored) + _modulo(self._offset)).astype(self.dtype)
         return actions
@@ -121,3 +141,15 @@ def _modulo(values: Any) -> npt.NDArray[np.uint64]:
     array = np.asarray(values)
     wide = array.astype(np.uint64 if array.dtype.kind == "u" else np.int64)
     return wide.view(np.uint64)
+
+
+@kernel
+def store_integers(values: Any, bounds: Any, offset: Any, stored: Any) -> Any:
+    """Fill ``stored`` with distances from ``offset``; return whether all values are in bounds."""
+    for i in range(len(values)):
+        for j in range(values.shape[1]):
+            value = values[i, j]
+            if value < bounds[0, j] or value > bounds[1, j]:
+                return False
+            stored[i, j] = value - offset
+    return True

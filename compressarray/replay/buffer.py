@@ -24,10 +24,11 @@ from compressarray.replay.checks import (
 )
 from compressarray.replay.drawing import Batches, Drawn
 from compressarray.replay.footprint import expected_part, memory_bytes
+from compressarray.replay.integers import Integers
 from compressarray.replay.observations import Claims, Observations
 from compressarray.replay.outputs import make_output
 from compressarray.replay.priorities import SumTree
-from compressarray.replay.transitions import Transitions
+from compressarray.replay.transitions import Transitions, find_ends
 from compressarray.replay.windows import Windows
 
 Bools = npt.NDArray[np.bool_]
@@ -45,7 +46,8 @@ class Batch(NamedTuple):
     Attributes
     ----------
     obs, next_obs : (B, *observation shape)
-        Of a Dict space, a dict of such. They may be views of the same memory: do not write.
+        Of a Dict space, a dict of such. They are views of one memory, and with ``n_step=1`` of
+        the same frames, windows of ``(B, stack_size + 1, ...)``: do not write.
     action : (B, *action shape)
         In the action space's dtype.
     reward : (B,) float32
@@ -203,6 +205,7 @@ class ReplayBuffer:
         seed: int | np.random.Generator | None = None,
     ) -> None:
         self.n_envs = checked_int("n_envs", n_envs, 1)
+        self._all_lanes = np.arange(self.n_envs)
         n_slots = checked_int("capacity", capacity, self.n_envs) // self.n_envs
         self.n_step = checked_int("n_step", n_step, 1)
         if self.n_step > n_slots:
@@ -251,6 +254,7 @@ class ReplayBuffer:
 
     def _open(self) -> None:
         self._lock = threading.RLock()
+        self._integers = Integers(self._rng)
         self._drawn: weakref.WeakSet[Drawn[Any]] = weakref.WeakSet()
         _CLAIMS.claim(self._observations)
 
@@ -312,27 +316,33 @@ class ReplayBuffer:
         """
         with self._lock:
             n = self.n_envs
-            before = self._observations.checked(obs, "obs")
-            after = self._observations.checked(next_obs, "next_obs")
+            observations, transitions = self._observations, self._transitions
+            before = observations.checked(obs, "obs")
+            after = observations.checked(next_obs, "next_obs")
             actions = self._actions.stored(action, n)
-            live = ~self._resetting
-            rewards = checked_rewards(reward, live)
+            rewards = checked_rewards(reward, n)
             ends = checked_bools("terminated", terminated, n)
             cuts = checked_bools("truncated", truncated, n)
-            ended = (ends | cuts) & live
-            if self.autoreset_mode == "same_step" and ended.any():
-                after = self._observations.with_final(after, ended, info)
-            lanes = np.flatnonzero(live)
-            if len(lanes):
-                plan = self._observations.plan(before, after, live, self._transitions.running)
+            live, ended = np.empty(n, np.bool_), np.empty(n, np.bool_)
+            n_live, n_ended, bad = find_ends(self._resetting, rewards, ends, cuts, live, ended)
+            if bad >= 0:
+                raise ValueError(
+                    f"reward {np.asarray(reward)[bad]} of lane {bad} is not finite as float32; "
+                    "check the environment"
+                )
+            if n_ended and self.autoreset_mode == "same_step":
+                after = observations.with_final(after, ended, info)
+            if n_live:
+                begins, breaks = observations.plan(before, after, live, transitions.running)
                 self._settle(live)
-                self._observations.store(plan)
+                observations.store(before, after)
                 # All that can fail has been done.
-                self._transitions.cut(live & plan.begins, self._all_windows)
-                cells = self._transitions.next_cells(lanes)
-                self._observations.commit(plan, lanes, cells)
-                self._transitions.add(lanes, cells, actions, rewards, ends, cuts, self._all_windows)
-                self._observations.discard(self._transitions)
+                if breaks:
+                    transitions.cut(live & begins, self._all_windows)
+                observations.commit(after, live, transitions.counts)
+                lanes = self._all_lanes if n_live == n else np.flatnonzero(live)
+                transitions.add(lanes, actions, rewards, ends, cuts, self._all_windows)
+                observations.discard(transitions.counts)
             if self.autoreset_mode == "next_step":
                 self._resetting = ended
 
@@ -387,7 +397,8 @@ class ReplayBuffer:
             Exponent of the weights instead of ``self.beta``.
         out : Batch, optional
             One that this method returned for the same `batch_size`: its observations' memory is
-            used again wherever it fits, and what it holds is lost.
+            used again wherever it fits, and what it holds is lost. For large batches that is
+            faster: fresh memory is in no cache.
 
         Raises
         ------
@@ -457,7 +468,7 @@ class ReplayBuffer:
 
             def decode() -> SequenceBatch:
                 obs, next_obs = self._observations.read(readers, self._output)
-                deliver = self._output.deliver
+                deliver = self._output.deliver_small
                 return SequenceBatch(
                     obs=obs,
                     action=deliver(action),
@@ -521,29 +532,30 @@ class ReplayBuffer:
                 kept = self._observations.memories(out.obs, self._output)
             cells, weight = self._choose(size, replace, self.beta if beta is None else beta)
             returns = self._transitions.returns(cells, self._powers)
-            action = self._actions.given_back(self._transitions.actions[cells])
-            names = self._transitions.names(cells)
+            if weight is not None:
+                returns.signals[3] = weight
+            action = self._actions.given_back(returns.action)
             readers = self._observations.step_readers(cells, returns.last, self.n_step)
 
             def decode() -> Batch:
                 obs, next_obs = self._observations.read(readers, self._output, kept)
-                deliver = self._output.deliver
+                reward, terminated, discount, weights = self._output.deliver_rows(returns.signals)
                 return Batch(
                     obs=obs,
-                    action=deliver(action),
-                    reward=deliver(returns.reward),
+                    action=self._output.deliver_small(action),
+                    reward=reward,
                     next_obs=next_obs,
-                    terminated=deliver(returns.terminated),
-                    discount=deliver(returns.discount),
-                    index=names,
-                    weight=deliver(weight),
+                    terminated=terminated,
+                    discount=discount,
+                    index=returns.names,
+                    weight=weights,
                 )
 
-            drawn = Drawn(names, decode)
+            drawn = Drawn(returns.names, decode)
             self._drawn.add(drawn)
             return drawn
 
-    def _choose(self, size: int, replace: bool, beta: float) -> tuple[Int64s, Floats]:
+    def _choose(self, size: int, replace: bool, beta: float) -> tuple[Int64s, Floats | None]:
         windows = self._windows
         if not len(windows):
             raise ValueError(
@@ -551,7 +563,7 @@ class ReplayBuffer:
                 f"all of its n_step={self.n_step} steps yet"
             )
         if not self.prioritized:
-            return self._choose_uniformly(windows, size, replace), np.ones(size, np.float32)
+            return self._choose_uniformly(windows, size, replace), None
         self._refuse_more(windows, size, replace)
         cells, probabilities = self._tree.draw(self._rng.random(size), replace)
         if len(cells) < size:
@@ -565,7 +577,7 @@ class ReplayBuffer:
     def _choose_uniformly(self, windows: Windows, size: int, replace: bool) -> Int64s:
         self._refuse_more(windows, size, replace)
         if replace:
-            return windows.select(self._rng.integers(0, len(windows), size))
+            return windows.select(self._integers.below(len(windows), size))
         return windows.select(self._rng.choice(len(windows), size, replace=False))
 
     def _refuse_more(self, windows: Windows, size: int, replace: bool) -> None:
@@ -691,7 +703,7 @@ class ReplayBuffer:
     def __getstate__(self) -> dict[str, Any]:
         with self._lock:
             state = self.__dict__.copy()
-        del state["_lock"], state["_drawn"]
+        del state["_lock"], state["_drawn"], state["_integers"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:

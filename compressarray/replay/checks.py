@@ -43,27 +43,25 @@ def checked_mode(mode: Any) -> Mode:
     raise ValueError(f"autoreset_mode={mode!r} must be one of {', '.join(map(repr, _MODES))}")
 
 
-def checked_rewards(reward: Any, live: Bools) -> npt.NDArray[np.float32]:
-    """Return one reward for each lane as float32; finite in the lanes that live."""
+def checked_rewards(reward: Any, n: int) -> npt.NDArray[np.float32]:
+    """Return one reward for each lane as float32, a copy, infinite where it does not fit."""
     values = np.asarray(reward)
-    if values.shape != live.shape:
-        raise ValueError(f"reward has shape {values.shape}; {len(live)} lanes need {live.shape}")
+    if values.shape != (n,):
+        raise ValueError(f"reward has shape {values.shape}; {n} lanes need {(n,)}")
+    rewards: npt.NDArray[np.float32]
+    if values.dtype == np.float32:
+        rewards = values.copy()
+        return rewards
     if values.dtype.kind not in "fiub":
         raise TypeError(f"reward has dtype {values.dtype}; it must be real numbers")
     with np.errstate(over="ignore"):
         rewards = values.astype(np.float32)
-    wrong = live & ~np.isfinite(rewards)
-    if wrong.any():
-        lane = int(np.argmax(wrong))
-        raise ValueError(
-            f"reward {values[lane]} of lane {lane} is not finite as float32; check the environment"
-        )
     return rewards
 
 
 def checked_bools(name: str, flags: Any, n: int) -> Bools:
-    """Return one flag for each lane."""
-    values = np.asarray(flags)
+    """Return one flag for each lane, a copy."""
+    values = np.array(flags)
     if values.shape != (n,):
         raise ValueError(f"{name} has shape {values.shape}; {n} lanes need {(n,)}")
     if values.dtype != np.bool_:

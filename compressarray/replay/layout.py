@@ -65,8 +65,18 @@ class Layout:
         """Take ``(n_lanes, *shape)`` apart, into ``(n_lanes, stack_size or 1, *frame_shape)``."""
         if self.feed == "newest" or self.axis is None:
             return values[:, None]
-        planes = np.moveaxis(values, 1 + self.axis, 1)
+        planes = np.moveaxis(values, 1 + self.axis, 1) if self.axis else values
         return planes.reshape(len(values), self.stack_size, *self.frame_shape)
+
+    def newest_of(self, values: AnyArray) -> AnyArray:
+        """Return the newest frame of each lane's observation, ``(n_lanes, *frame_shape)``."""
+        return values if self.feed == "newest" else self.to_frames(values)[:, -1]
+
+    def as_bytes(self, values: AnyArray) -> npt.NDArray[np.uint8]:
+        """Return the frames of ``(n_lanes, *shape)``, in order, as flat bytes for a kernel."""
+        # Along the first axis they lie in order as they are.
+        frames = self.to_frames(values) if self.axis else values
+        return as_kernels_take(frames).reshape(-1).view(np.uint8)
 
     def to_sample(self, stacks: Any, n_lead: int) -> Any:
         """Make observations of ``(*lead, stack_size, *frame_shape)``, without copying.
@@ -105,6 +115,15 @@ class Layout:
                 "is cast silently here"
             )
         return array
+
+
+def as_kernels_take(array: AnyArray) -> AnyArray:
+    """Return an array that is C-contiguous and writable, a copy where it is not.
+
+    Others are of another type to numba, which would compile kernels anew.
+    """
+    contiguous = np.ascontiguousarray(array)
+    return contiguous if contiguous.flags.writeable else contiguous.copy()
 
 
 def read_layouts(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,25 +13,12 @@ from compressarray.replay.layout import Layout, read_layouts
 from compressarray.replay.outputs import NumpyOutput
 from compressarray.replay.plain import PlainRing
 from compressarray.replay.reading import Reader, SequenceReader, StepReader
-from compressarray.replay.stacks import FrameIndices, GivenStacks, NewestFrames, Plan, Stacks
-from compressarray.replay.transitions import Transitions
+from compressarray.replay.stack_kernels import join
+from compressarray.replay.stacks import FrameIndices, GivenStacks, NewestFrames, Stacks
 
 AnyArray = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
 Int64s = npt.NDArray[np.int64]
-
-
-class Step(NamedTuple):
-    """The observations of one step of all lanes, and how they go on.
-
-    Entries stand in the order of `Observations.entries`.
-    """
-
-    before: list[AnyArray]
-    after: list[AnyArray]
-    live: Bools  # lanes that add a transition
-    begins: Bools  # lanes where an episode begins
-    plans: list[Plan]
 
 
 class Observations:
@@ -150,44 +137,47 @@ class Observations:
             replaced.append(with_final)
         return replaced
 
-    def plan(self, before: list[AnyArray], after: list[AnyArray], live: Bools, runs: Bools) -> Step:
-        """Find out how observations go on; nothing is written.
+    def plan(
+        self, before: list[AnyArray], after: list[AnyArray], live: Bools, running: Bools
+    ) -> tuple[Bools, bool]:
+        """Find out how observations go on; nothing that lasts is written.
 
         Parameters
         ----------
         before, after : list of ndarray
-            Checked observations and successors.
-        live, runs : ndarray, (n_lanes,) bool
+            Checked observations and successors, in the order of ``entries``.
+        live, running : ndarray, (n_lanes,) bool
             Lanes that add a transition, and those whose last episode has not ended.
+
+        Returns
+        -------
+        begins : ndarray, (n_lanes,) bool
+            Lanes where an episode begins.
+        breaks : bool
+            Whether one of them adds a transition, and nobody has said that its last one ended.
         """
-        same = [entry.compare(obs, live) for entry, obs in zip(self.entries, before, strict=True)]
-        begins = ~(runs & np.logical_and.reduce(same))
-        plans = [
-            entry.plan(obs, successor, live, equal, begins)
-            for entry, obs, successor, equal in zip(self.entries, before, after, same, strict=True)
-        ]
-        return Step(before, after, live, begins, plans)
-
-    def store(self, step: Step) -> None:
-        """Store the frames that are new."""
-        for entry, plan, obs, successor in zip(
-            self.entries, step.plans, step.before, step.after, strict=True
-        ):
-            entry.store(plan, obs, successor, step.live)
-
-    def commit(self, step: Step, lanes: Int64s, cells: Int64s) -> None:
-        """Write down what was stored, as transitions of some lanes in some cells."""
-        for entry, plan, successor in zip(self.entries, step.plans, step.after, strict=True):
-            entry.commit(plan, lanes, cells, successor)
-
-    def discard(self, transitions: Transitions) -> None:
-        """Let go of the frames that no transition needs."""
-        oldest = transitions.oldest
-        if not oldest.any():
-            return
-        cells = np.arange(self._n_lanes) * self._n_slots + oldest % self._n_slots
+        begins, breaks = np.zeros(self._n_lanes, np.bool_), False
+        for entry, obs, successor in zip(self.entries, before, after, strict=True):
+            entry.look(obs, successor, live)
+            breaks |= join(live, running, entry.plan, begins)
         for entry in self.entries:
-            entry.let_go(cells, transitions.counts > 0)
+            entry.begin(begins)
+        return begins, breaks
+
+    def store(self, before: list[AnyArray], after: list[AnyArray]) -> None:
+        """Store the frames that are new."""
+        for entry, obs, successor in zip(self.entries, before, after, strict=True):
+            entry.store(obs, successor)
+
+    def commit(self, after: list[AnyArray], live: Bools, counts: Int64s) -> None:
+        """Write down what was stored; see `Stacks.commit`."""
+        for entry, successor in zip(self.entries, after, strict=True):
+            entry.commit(successor, live, counts)
+
+    def discard(self, counts: Int64s) -> None:
+        """Let go of the frames that no transition needs; see `Stacks.let_go`."""
+        for entry in self.entries:
+            entry.let_go(counts)
 
     def clear(self) -> None:
         """Forget all stacks, and the frames that were stored here."""

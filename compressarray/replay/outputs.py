@@ -31,6 +31,14 @@ class NumpyOutput:
         del kept
         return array
 
+    def deliver_small(self, array: AnyArray) -> Any:
+        """Hand over a fresh array that `memory` did not give."""
+        return array
+
+    def deliver_rows(self, array: AnyArray) -> tuple[Any, ...]:
+        """Hand over each row of such an array, views of one memory."""
+        return tuple(array)
+
 
 class TorchOutput(NumpyOutput):
     """Samples as tensors.
@@ -85,6 +93,15 @@ class TorchOutput(NumpyOutput):
         with self._lock:
             self._pinned.setdefault((array.shape, array.dtype.str), []).append((tensor, copied))
         return result
+
+    def deliver_small(self, array: AnyArray) -> Any:
+        """Hand over a tensor of a fresh array that `memory` did not give."""
+        tensor = self._torch.from_numpy(array)
+        return tensor if self.device.type == "cpu" else tensor.to(self.device)
+
+    def deliver_rows(self, array: AnyArray) -> tuple[Any, ...]:
+        """Hand over each row of such an array, views of one memory."""
+        return tuple(self.deliver_small(array).unbind())
 
     @staticmethod
     def _as_array(tensor: Any) -> AnyArray:

@@ -57,14 +57,14 @@ class StepReader(Reader):
     """
 
     def __init__(self, stacks: Stacks, cells: Int64s, last: Int64s, n_step: int) -> None:
-        is_window = n_step == 1 and stacks.are_regular(cells)
-        if is_window:
-            indices = stacks.window_indices(cells[:, None])
-        else:
-            indices = np.empty((2, len(cells), stacks.layout.stack_size), np.int64)
-            stacks.stack_indices(cells, False, indices[0])
-            stacks.stack_indices(last, True, indices[1])
-        super().__init__(stacks, indices, is_window)
+        windows = stacks.window_indices(cells[:, None]) if n_step == 1 else None
+        if windows is not None:
+            super().__init__(stacks, windows, True)
+            return
+        indices = np.empty((2, len(cells), stacks.layout.stack_size), np.int64)
+        stacks.stack_indices(cells, False, indices[0])
+        stacks.stack_indices(last, True, indices[1])
+        super().__init__(stacks, indices, False)
 
     def _views(self, frames: Any) -> tuple[Any, Any]:
         parts = (frames[:, :-1], frames[:, 1:]) if self._is_window else (frames[0], frames[1])
@@ -80,16 +80,16 @@ class SequenceReader(Reader):
     """
 
     def __init__(self, stacks: Stacks, cells: Int64s) -> None:
-        is_window = stacks.are_regular(cells)
-        if is_window:
-            indices = stacks.window_indices(cells)
-        else:
-            n, length = cells.shape
-            indices = np.empty((n, length + 1, stacks.layout.stack_size), np.int64)
-            for t in range(length):
-                stacks.stack_indices(cells[:, t].copy(), False, indices[:, t])
-            stacks.stack_indices(cells[:, -1].copy(), True, indices[:, -1])
-        super().__init__(stacks, indices, is_window)
+        windows = stacks.window_indices(cells)
+        if windows is not None:
+            super().__init__(stacks, windows, True)
+            return
+        n, length = cells.shape
+        indices = np.empty((n, length + 1, stacks.layout.stack_size), np.int64)
+        for t in range(length):
+            stacks.stack_indices(cells[:, t].copy(), False, indices[:, t])
+        stacks.stack_indices(cells[:, -1].copy(), True, indices[:, -1])
+        super().__init__(stacks, indices, False)
 
     def _views(self, frames: Any) -> tuple[Any, Any]:
         stacks = _runs(frames, self.layout.stack_size) if self._is_window else frames

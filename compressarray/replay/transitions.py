@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from compressarray.codecs.memory import base_of, prefetch
 from compressarray.jit import kernel
 from compressarray.replay.windows import CUT, END, FIRST, TERMINATED, TRUNCATED, Windows
 
@@ -14,15 +16,20 @@ AnyArray = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
 Int64s = npt.NDArray[np.int64]
+UInt8s = npt.NDArray[np.uint8]
+
+# Transitions whose memory begins to load before their turn comes: of a million ones each is a
+# cache miss of 80 ns.
+AHEAD = 8
 
 
 class Returns(NamedTuple):
-    """What windows of n steps come to; each field is ``(B,)``."""
+    """What windows of n steps come to."""
 
-    reward: Floats
-    terminated: Floats
-    discount: Floats
-    last: Int64s  # the cell of the last step
+    signals: Floats  # (4, B): reward, terminated, discount, and ones
+    action: AnyArray  # (B, *action shape), as stored: of the first step
+    last: Int64s  # (B,): the cell of the last step
+    names: Int64s  # (B,): of the transitions
 
 
 class Steps(NamedTuple):
@@ -48,7 +55,11 @@ class Transitions:
         self.n_slots = n_slots
         self.rewards: Floats = np.zeros(n_lanes * n_slots, np.float32)
         self.flags = np.zeros((n_lanes, n_slots), np.uint8)
-        self.actions: AnyArray = np.zeros((n_lanes * n_slots, *action_shape), action_dtype)
+        # As bytes, so that kernels need not be compiled for each dtype.
+        n_bytes = prod(action_shape) * action_dtype.itemsize
+        self.action_bytes: UInt8s = np.zeros((n_lanes * n_slots, n_bytes), np.uint8)
+        self._action_shape = action_shape
+        self._action_dtype = action_dtype
         self.counts: Int64s = np.zeros(n_lanes, np.int64)
         # Steps of each lane's newest episode that are held, and whether it goes on.
         self.runs: Int64s = np.zeros(n_lanes, np.int64)
@@ -62,14 +73,18 @@ class Transitions:
         """The oldest transition that each lane holds, ``(n_lanes,)``, where it holds one."""
         return np.maximum(self.counts - self.n_slots, 0)
 
-    def next_cells(self, lanes: Int64s) -> Int64s:
-        """Where the next transition of some lanes goes."""
-        return lanes * self.n_slots + self.counts[lanes] % self.n_slots
+    @property
+    def actions(self) -> AnyArray:
+        """The stored actions of all cells, ``(n_lanes * n_slots, *action_shape)``, a view."""
+        return self.as_actions(self.action_bytes)
+
+    def as_actions(self, rows: UInt8s) -> AnyArray:
+        """View rows of ``action_bytes`` as stored actions."""
+        return rows.view(self._action_dtype).reshape(len(rows), *self._action_shape)
 
     def add(
         self,
         lanes: Int64s,
-        cells: Int64s,
         action: AnyArray,
         reward: Floats,
         terminated: Bools,
@@ -80,30 +95,26 @@ class Transitions:
 
         Parameters
         ----------
-        lanes, cells : ndarray of int64
-            Which, and `next_cells` of those.
+        lanes : ndarray of int64
+            To which.
         action, reward, terminated, truncated : ndarray, (n_lanes, ...)
-            Rows of other lanes mean nothing.
+            C-contiguous. Rows of other lanes mean nothing.
         windows : list of Windows
             Told of what may start now.
         """
-        self.actions[cells] = action[lanes]
         record(
-            lanes, reward, terminated, truncated, self.rewards, self.flags, self.counts, self.runs,
-            self.running,
+            lanes, action.reshape(self.n_lanes, -1).view(np.uint8), reward, terminated, truncated,
+            self.action_bytes, self.rewards, self.flags, self.counts, self.runs, self.running,
         )  # fmt: skip
         for each in windows:
             each.turn(lanes, True, self.counts, self.runs, self.flags)
 
     def cut(self, named: Bools, windows: list[Windows]) -> None:
         """End the running episodes of the lanes that ``named``, ``(n_lanes,)``, says."""
-        named = named & self.running
-        if named.any():
-            lanes = np.flatnonzero(named)
-            self.flags[lanes, (self.counts[lanes] - 1) % self.n_slots] |= CUT
-            self.running[lanes] = False
+        ended = np.zeros(self.n_lanes, np.bool_)
+        if end_runs(named, self.flags, self.counts, self.running, ended):
             for each in windows:
-                each.turn(lanes, False, self.counts, self.runs, self.flags)
+                each.turn(np.flatnonzero(ended), False, self.counts, self.runs, self.flags)
 
     def names(self, cells: Int64s) -> Int64s:
         """Return the names of what some cells hold."""
@@ -121,10 +132,14 @@ class Transitions:
             Of the discount, from the zeroth.
         """
         n = len(cells)
-        reward, terminated, discount = np.empty((3, n), np.float32)
-        result = Returns(reward, terminated, discount, np.empty(n, np.int64))
-        sum_rewards(cells, powers, self.rewards, self.flags, *result)
-        return result
+        signals = np.empty((4, n), np.float32)
+        action = np.empty((n, self.action_bytes.shape[1]), np.uint8)
+        last, names = np.empty(n, np.int64), np.empty(n, np.int64)
+        read_windows(
+            cells, powers, self.counts, self.rewards, self.flags, self.action_bytes, signals,
+            action, last, names,
+        )  # fmt: skip
+        return Returns(signals, self.as_actions(action), last, names)
 
     def steps(self, cells: Int64s) -> Steps:
         """Return what ``(B, T)`` cells hold."""
@@ -151,18 +166,44 @@ class Transitions:
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        parts = (self.rewards, self.flags, self.actions, self.counts, self.runs, self.running)
+        parts = (self.rewards, self.flags, self.action_bytes, self.counts, self.runs, self.running)
         return sum(part.nbytes for part in parts)
 
 
 @kernel
-def record(lanes: Any, reward: Any, terminated: Any, truncated: Any, rewards: Any, flags: Any,
-           counts: Any, runs: Any, running: Any) -> Any:  # fmt: skip
-    """Write down a transition of each of some lanes, actions apart."""
+def find_ends(resetting: Any, reward: Any, terminated: Any, truncated: Any, live: Any,
+              ended: Any) -> Any:  # fmt: skip
+    """Fill ``live``, the lanes that add a transition, and ``ended``, those of them that end.
+
+    Returns
+    -------
+    n_live, n_ended : int
+    bad : int
+        A lane that lives and whose reward is not finite, or -1.
+    """
+    n_live = n_ended = 0
+    bad = -1
+    for lane in range(len(live)):
+        live[lane] = not resetting[lane]
+        ended[lane] = live[lane] and (terminated[lane] or truncated[lane])
+        n_live += live[lane]
+        n_ended += ended[lane]
+        if bad < 0 and live[lane] and not np.isfinite(reward[lane]):
+            bad = lane
+    return n_live, n_ended, bad
+
+
+@kernel
+def record(lanes: Any, action: Any, reward: Any, terminated: Any, truncated: Any, actions: Any,
+           rewards: Any, flags: Any, counts: Any, runs: Any, running: Any) -> Any:  # fmt: skip
+    """Write down a transition of each of some lanes."""
     n_slots = flags.shape[1]
     for lane in lanes:
         slot = counts[lane] % n_slots
-        rewards[lane * n_slots + slot] = reward[lane]
+        cell = lane * n_slots + slot
+        for i in range(action.shape[1]):
+            actions[cell, i] = action[lane, i]
+        rewards[cell] = reward[lane]
         flag = TERMINATED * terminated[lane] | TRUNCATED * truncated[lane]
         if not running[lane]:
             flag |= FIRST
@@ -174,14 +215,35 @@ def record(lanes: Any, reward: Any, terminated: Any, truncated: Any, rewards: An
 
 
 @kernel
-def sum_rewards(cells: Any, powers: Any, rewards: Any, flags: Any, returns: Any, terminated: Any,
-                discounts: Any, last: Any) -> Any:  # fmt: skip
-    """Fill the fields of `Returns`: sum of ``gamma ** k * reward[t + k]`` until an end."""
-    n_slots = flags.shape[1]
+def end_runs(named: Any, flags: Any, counts: Any, running: Any, ended: Any) -> Any:
+    """End the running episodes of named lanes; fill ``ended`` with those, and return how many."""
+    n_ended = 0
+    for lane in range(len(named)):
+        ended[lane] = named[lane] and running[lane]
+        if ended[lane]:
+            flags[lane, (counts[lane] - 1) % flags.shape[1]] |= CUT
+            running[lane] = False
+            n_ended += 1
+    return n_ended
+
+
+@kernel
+def read_windows(cells: Any, powers: Any, counts: Any, rewards: Any, flags: Any, actions: Any,
+                 signals: Any, action: Any, last: Any, names: Any) -> Any:  # fmt: skip
+    """Fill the fields of `Returns`; sums are of ``gamma ** k * reward[t + k]`` until an end."""
+    n_lanes, n_slots = flags.shape
     n_step = len(powers) - 1
     for i in range(len(cells)):
+        later = cells[min(i + AHEAD, len(cells) - 1)]
+        prefetch(base_of(rewards) + later * rewards.itemsize)
+        prefetch(base_of(flags) + later)
+        prefetch(base_of(actions) + later * actions.shape[1])
         lane = cells[i] // n_slots
         slot = cells[i] - lane * n_slots
+        newest = counts[lane] - 1
+        names[i] = (newest - (newest - slot) % n_slots) * n_lanes + lane
+        for j in range(actions.shape[1]):
+            action[i, j] = actions[cells[i], j]
         total = 0.0
         k = 0
         while True:
@@ -191,7 +253,8 @@ def sum_rewards(cells: Any, powers: Any, rewards: Any, flags: Any, returns: Any,
             if ends or k == n_step:
                 break
             slot = slot + 1 if slot + 1 < n_slots else 0
-        returns[i] = total
-        terminated[i] = (flags[lane, slot] & TERMINATED) != 0
-        discounts[i] = powers[k]
+        signals[0, i] = total
+        signals[1, i] = (flags[lane, slot] & TERMINATED) != 0
+        signals[2, i] = powers[k]
+        signals[3, i] = 1.0
         last[i] = lane * n_slots + slot

@@ -43,6 +43,7 @@ class Windows:
     def __init__(self, n_cells: int, length: int, full: bool, tree: SumTree | None = None) -> None:
         # A power of two, so that the leaves of the tree of counts lie in the order of their cells.
         n_words = 1 << (n_cells >> _WORD_SHIFT).bit_length()
+        self.n_cells = n_cells
         self.length = length
         self.full = full
         self.words = np.zeros(n_words, np.uint32)
@@ -55,6 +56,8 @@ class Windows:
 
     def select(self, ranks: Int64s) -> Int64s:
         """Return the cells of some ranks, each below ``len(self)``; a bijection between edits."""
+        if len(self) == self.n_cells:
+            return ranks
         cells = np.empty(len(ranks), np.int64)
         select(self.words, self.counts, ranks, cells)
         return cells

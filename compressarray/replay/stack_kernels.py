@@ -1,0 +1,406 @@
+"""Kernels of `Stacks`: how stacks go on, what is written down of them, which frames they are of."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from compressarray.codecs.memory import base_of, copy_bytes, prefetch, same_bytes
+from compressarray.jit import inlined, kernel
+from compressarray.replay.transitions import AHEAD
+
+# Bits of marks: padding is the lane's pinned frame; the successor stands apart; its padding is
+# the pinned frame.
+PINNED, APART, NEXT_PINNED = 1, 2, 4
+# What may be wrong with frame indices.
+FINE, NO_STACK, NO_NEXT_STACK, NOT_NEXT, NOT_HELD = range(5)
+_UINT32 = 2**32 - 1
+# Indices from here on name pinned frames.
+_LOWEST_PIN = 2**62
+
+Cells = npt.NDArray[np.void]  # of `cell_dtype`
+# What is known of each lane.
+Lanes = npt.NDArray[np.void]
+LANE = np.dtype(
+    [
+        # Of its last successor, the stack that its next observation should be: the count of the
+        # newest frame, the age, and PINNED or 0.
+        ("at", np.int64),
+        ("age", np.int64),
+        ("marks", np.int64),
+        ("oldest", np.int64),  # place of the oldest frame of that stack in the ring of ``current``
+        ("first", np.int64),  # count of the first frame that is still needed
+        ("pad", np.int64),  # index of the padding frame, -1 as long as there is none
+        ("known", np.bool_),  # whether there is a last successor
+    ],
+    align=True,
+)
+# What one step brings to each lane; nothing that counts where it adds no transition.
+Plan = npt.NDArray[np.void]
+PLAN = np.dtype(
+    [
+        ("newest", np.int64),  # count of the observation's newest frame, once it is stored
+        ("age", np.int64),
+        ("step", np.int64),  # from there to the successor's newest frame, 0 without a transition
+        ("marks", np.int64),
+        ("n_enter", np.int64),  # frames to be stored for the observation itself
+        ("pad", np.int64),  # index of the padding frame
+        ("same", np.bool_),  # the observation is the lane's last successor
+    ],
+    align=True,
+)
+
+
+def cell_dtype(stack_size: int) -> np.dtype[np.void]:
+    """Return the dtype of what is known of a transition: one cache line, seven bytes."""
+    small = np.min_scalar_type(stack_size)
+    return np.dtype([("newest", np.uint32), ("age", small), ("step", small), ("marks", np.uint8)])
+
+
+# -- planning --------------------------------------------------------------------------------
+
+
+@kernel
+def padding_of(stack: Any, frame_bytes: Any, stack_size: Any, zeros: Any) -> Any:
+    """Find the padding that a stack begins with.
+
+    Parameters
+    ----------
+    stack, zeros : int
+        Addresses of the stack, and of a frame of zeros.
+
+    Returns
+    -------
+    age : int
+        Frames from the oldest one that has to be stored to the newest one.
+    mark : int
+        PINNED where frames of zeros stand before it, 0 where it is repeated.
+    """
+    n_zeros = 0
+    while n_zeros < stack_size - 1 and same_bytes(
+        stack + n_zeros * frame_bytes, zeros, frame_bytes
+    ):
+        n_zeros += 1
+    if n_zeros:
+        return stack_size - 1 - n_zeros, PINNED
+    n_equal = 1
+    while n_equal < stack_size and same_bytes(stack + n_equal * frame_bytes, stack, frame_bytes):
+        n_equal += 1
+    return stack_size - n_equal, 0
+
+
+@kernel
+def plan_stacks(obs: Any, successor: Any, current: Any, zeros: Any, live: Any, counts: Any,
+                lanes: Any, plan: Any) -> Any:  # fmt: skip
+    """Fill a plan for the stacks of all lanes, flat bytes.
+
+    Parameters
+    ----------
+    counts : ndarray, (n_lanes,) int64
+        Frames that each lane has had.
+
+    Returns
+    -------
+    bool
+        Whether each lane stores its successor's newest frame and nothing else: all of them live,
+        nothing enters, no stack stands apart or is torn (see `_StoredStacks._mend`).
+    """
+    stack_size, frame_bytes = current.shape[1], current.shape[2]
+    stack_bytes = stack_size * frame_bytes
+    is_plain = True
+    for k in range(len(live)):
+        lane, ours = lanes[k], plan[k]
+        ours.same, ours.step, ours.n_enter = False, 0, 0
+        if lane.known and counts[k] != lane.at + 1:
+            is_plain = False
+        if not live[k]:
+            is_plain = False
+            continue
+        stack = base_of(obs) + k * stack_bytes
+        after = base_of(successor) + k * stack_bytes
+        kept = base_of(current) + k * stack_bytes
+        same, follows = lane.known, True
+        # Frame by frame, so that each is still in the first cache when it is looked at again.
+        for i in range(stack_size):
+            frame = stack + i * frame_bytes
+            if same:
+                slot = (lane.oldest + i) % stack_size
+                same = same_bytes(frame, kept + slot * frame_bytes, frame_bytes)
+            if i > 0 and follows:
+                follows = same_bytes(frame, after + (i - 1) * frame_bytes, frame_bytes)
+        if same:
+            ours.same = True
+            ours.age = lane.age
+            mark = lane.marks
+        else:
+            ours.age, mark = padding_of(stack, frame_bytes, stack_size, base_of(zeros))
+            ours.n_enter = ours.age + 1
+        ours.newest = counts[k] + ours.n_enter - 1
+        ours.step = 1
+        if not follows:
+            next_age, next_mark = padding_of(after, frame_bytes, stack_size, base_of(zeros))
+            ours.step = next_age + 1
+            mark |= APART | (NEXT_PINNED if next_mark else 0)
+        ours.marks = mark
+        if ours.n_enter != 0 or ours.step != 1:
+            is_plain = False
+    return is_plain
+
+
+@kernel
+def plan_newest(obs: Any, current: Any, live: Any, counts: Any, lanes: Any,
+                plan: Any) -> Any:  # fmt: skip
+    """Fill a plan for newest frames, as if no episode began; returns as `plan_stacks` does."""
+    is_plain = True
+    for k in range(len(live)):
+        lane, ours = lanes[k], plan[k]
+        offset = k * current.shape[2]
+        ours.same = (
+            live[k]
+            and lane.known
+            and same_bytes(base_of(obs) + offset, base_of(current) + offset, current.shape[2])
+        )
+        ours.age = lane.age
+        ours.step = 1 if live[k] else 0
+        ours.n_enter = 1 if live[k] and not ours.same else 0
+        ours.newest = counts[k] + ours.n_enter - 1
+        if not ours.same or counts[k] != lane.at + 1:
+            is_plain = False
+    return is_plain
+
+
+@kernel
+def join(live: Any, running: Any, plan: Any, begins: Any) -> Any:
+    """Note in ``begins`` the lanes whose episode does not go on with the same observation.
+
+    Returns
+    -------
+    bool
+        Whether one of them lives and its last episode had not ended.
+    """
+    breaks = False
+    for k in range(len(live)):
+        if not (running[k] and plan[k].same):
+            begins[k] = True
+            if live[k] and running[k]:
+                breaks = True
+    return breaks
+
+
+@kernel
+def read_stack(stack: Any, k: Any, n_lanes: Any, plan: Any) -> Any:
+    """Take a stack of frame indices of lane ``k`` apart, and note its padding frame.
+
+    Returns
+    -------
+    newest, age, mark : int
+        As in a plan; ``newest`` is -1 where the indices are no stack.
+    """
+    size = len(stack)
+    last = stack[size - 1]
+    if last < 0 or last >= _LOWEST_PIN or last % n_lanes != k:
+        return -1, 0, 0
+    first = size - 1
+    while first > 0 and stack[first - 1] == stack[first] - n_lanes and stack[first - 1] >= 0:
+        first -= 1
+    newest, age = last // n_lanes, size - 1 - first
+    if first == 0:
+        return newest, age, 0
+    pad = stack[0]
+    for i in range(first):
+        if stack[i] != pad:
+            return -1, 0, 0
+    if pad < _LOWEST_PIN:
+        return (newest if pad == stack[first] else -1), age, 0
+    if plan[k].pad not in (-1, pad):
+        return -1, 0, 0
+    plan[k].pad = pad
+    return newest, age, PINNED
+
+
+@kernel
+def plan_indices(obs: Any, successor: Any, current: Any, live: Any, counts: Any, n_rows: Any,
+                 lanes: Any, plan: Any) -> Any:  # fmt: skip
+    """Fill a plan for stacks of frame indices, and note padding frames if nothing is wrong.
+
+    Parameters
+    ----------
+    counts : ndarray, (n_lanes,) int64
+        Frames that each lane has had.
+    n_rows : int
+        Frames that each lane keeps.
+
+    Returns
+    -------
+    problem, lane : int
+        What is wrong with the indices of which lane.
+    """
+    n_lanes, size = obs.shape
+    for k in range(n_lanes):
+        lane, ours = lanes[k], plan[k]
+        ours.same = False
+        ours.pad = lane.pad
+        if not live[k]:
+            continue
+        ours.step = 1
+        ours.newest, ours.age, ours.marks = read_stack(obs[k], k, n_lanes, plan)
+        if ours.newest < 0:
+            return NO_STACK, k
+        next_newest, next_age, _ = read_stack(successor[k], k, n_lanes, plan)
+        if next_newest < 0:
+            return NO_NEXT_STACK, k
+        if next_newest != ours.newest + 1 or next_age != min(ours.age + 1, size - 1):
+            return NOT_NEXT, k
+        kept = max(counts[k] - n_rows, lane.first)
+        if next_newest >= counts[k] or ours.newest - ours.age < kept:
+            return NOT_HELD, k
+        if lane.known:
+            ours.same = True
+            for i in range(size):
+                if obs[k, i] != current[k, i]:
+                    ours.same = False
+    for k in range(n_lanes):
+        lanes[k].pad = plan[k].pad
+    return FINE, -1
+
+
+# -- writing down ----------------------------------------------------------------------------
+
+
+@kernel
+def write_down(live: Any, counts: Any, plan: Any, stack_size: Any, cells: Any,
+               lanes: Any) -> Any:  # fmt: skip
+    """Write a plan into the cells, and where its successors leave the lanes.
+
+    Parameters
+    ----------
+    counts : ndarray, (n_lanes,) int64
+        Transitions that each lane had before.
+    """
+    n_slots = len(cells) // len(lanes)
+    for k in range(len(live)):
+        if not live[k]:
+            continue
+        lane, ours = lanes[k], plan[k]
+        cell = cells[k * n_slots + counts[k] % n_slots]
+        cell.newest = ours.newest & _UINT32
+        cell.age = ours.age
+        cell.step = ours.step
+        cell.marks = ours.marks
+        lane.known = True
+        lane.at = ours.newest + ours.step
+        if ours.marks & APART:
+            lane.age = ours.step - 1
+            lane.marks = PINNED if ours.marks & NEXT_PINNED else 0
+        else:
+            lane.age = min(ours.age + 1, stack_size - 1)
+            lane.marks = ours.marks & PINNED
+
+
+@kernel
+def keep_stacks(successor: Any, live: Any, plan: Any, current: Any, lanes: Any) -> Any:
+    """Copy successors, flat bytes, into the rings of ``current``."""
+    size, frame_bytes = current.shape[1], current.shape[2]
+    for k in range(len(live)):
+        if not live[k]:
+            continue
+        lane, ours = lanes[k], plan[k]
+        stack = base_of(successor) + k * size * frame_bytes
+        kept = base_of(current) + k * size * frame_bytes
+        if ours.same and not ours.marks & APART:
+            # All but the newest frame are there already.
+            newest = stack + (size - 1) * frame_bytes
+            copy_bytes(kept + lane.oldest * frame_bytes, newest, frame_bytes)
+            lane.oldest = (lane.oldest + 1) % size
+        else:
+            copy_bytes(kept, stack, size * frame_bytes)
+            lane.oldest = 0
+
+
+@kernel
+def find_needed(counts: Any, cells: Any, lanes: Any) -> Any:
+    """Find of each lane the first frame that a transition or the running stack needs.
+
+    Parameters
+    ----------
+    counts : ndarray, (n_lanes,) int64
+        Transitions that each lane has had.
+
+    Returns
+    -------
+    bool
+        Whether any of them has been replaced; before that nothing is looked for.
+    """
+    n_slots = len(cells) // len(lanes)
+    if (counts <= n_slots).all():
+        return False
+    for k in range(len(counts)):
+        lane = lanes[k]
+        needed = lane.at - lane.age
+        if counts[k] > 0:
+            cell = cells[k * n_slots + max(counts[k] - n_slots, 0) % n_slots]
+            needed = count_of(cell, lane) - cell.age
+        lane.first = max(needed, 0)
+    return True
+
+
+# -- reading ---------------------------------------------------------------------------------
+
+
+@inlined
+def count_of(cell: Any, lane: Any) -> Any:
+    """Return the count of a transition's newest frame."""
+    return lane.at - ((lane.at - np.int64(cell.newest)) & _UINT32)
+
+
+@kernel
+def fill_stack(count: Any, age: Any, mark: Any, k: Any, lanes: Any, out: Any) -> Any:
+    """Fill ``out``, ``(stack_size,)``, with the frame indices of one stack of lane ``k``."""
+    n_lanes = len(lanes)
+    size = len(out)
+    for i in range(size):
+        back = size - 1 - i
+        if back > age and mark & PINNED:
+            out[i] = lanes[k].pad
+        else:
+            out[i] = (count - min(back, age)) * n_lanes + k
+
+
+@kernel
+def fill_stacks(numbers: Any, after: Any, cells: Any, lanes: Any, out: Any) -> Any:
+    """See `Stacks.stack_indices`."""
+    n_slots = len(cells) // len(lanes)
+    for i in range(len(numbers)):
+        cell, k = cells[numbers[i]], numbers[i] // n_slots
+        count = count_of(cell, lanes[k])
+        age, mark = np.int64(cell.age), np.int64(cell.marks)
+        if after:
+            count += cell.step
+            if mark & APART:
+                age = np.int64(cell.step) - 1
+                mark = PINNED if mark & NEXT_PINNED else 0
+            else:
+                age = min(age + 1, out.shape[1] - 1)
+        fill_stack(count, age, mark, k, lanes, out[i])
+
+
+@kernel
+def fill_windows(numbers: Any, cells: Any, lanes: Any, stack_size: Any, out: Any) -> Any:
+    """See `Stacks.window_indices`; return whether there are windows of all cells."""
+    n_lanes = len(lanes)
+    n_slots = len(cells) // n_lanes
+    for i in range(len(numbers)):
+        later = numbers[min(i + AHEAD, len(numbers) - 1), 0]
+        prefetch(base_of(cells) + later * cells.itemsize)
+        cell, k = cells[numbers[i, 0]], numbers[i, 0] // n_slots
+        lane = lanes[k]
+        count, age, mark = count_of(cell, lane), np.int64(cell.age), np.int64(cell.marks)
+        fill_stack(count, age, mark, k, lanes, out[i, :stack_size])
+        for t in range(numbers.shape[1]):
+            cell = cells[numbers[i, t]]
+            if cell.marks & APART:
+                return False
+            out[i, stack_size + t] = (count_of(cell, lane) + cell.step) * n_lanes + k
+    return True
