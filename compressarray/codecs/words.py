@@ -18,7 +18,9 @@ import numpy as np
 import numpy.typing as npt
 
 from compressarray.codecs.memory import (
+    changed_bytes,
     copy_bytes,
+    count_bits,
     load8,
     load32,
     load64,
@@ -52,7 +54,7 @@ MAX_CHOICES = 4096  # changes that a table is chosen for; rarer ones would not g
 MAX_SKIP = 4095  # of a token in a table; an escape skips any number
 MAX_CHANGE = 0x7FF  # of a `token_key` that skips nothing
 _HASH_SLOTS = 1024  # of the encoder's table: 255 entries, so most look-ups take one probe
-_EMPTY = np.uint32(0xFFFFFFFF)
+_EMPTY = 0xFFFFFFFF
 _HASH_MULTIPLIER = 2654435761  # Knuth, TAOCP 6.4: 2**32 over the golden ratio
 
 # ``row_bytes`` below 8 would let ABOVE overlap the word that it predicts.
@@ -72,12 +74,7 @@ def token_key(skip: Any, mask: Any, kind: Any) -> Any:
 
 @inlined
 def _count_values(mask: Any, kind: Any) -> Any:
-    # bits of the mask, in pairs, fours and eights: a loop over them would mispredict
-    bits = np.int64(mask)
-    bits -= (bits >> 1) & 0x55
-    bits = (bits & 0x33) + ((bits >> 2) & 0x33)
-    bits = (bits + (bits >> 4)) & 0xF
-    return bits if kind == LITERAL else np.int64(kind == UNIFORM)
+    return count_bits(np.uint64(mask)) if kind == LITERAL else np.int64(kind == UNIFORM)
 
 
 @inlined
@@ -120,7 +117,7 @@ def build_tables(keys: Any, decode_table: Any, encode_table: Any) -> None:
         Overwritten: an open-addressing hash of ``key << 8 | token``.
     """
     decode_table[:] = np.uint64(0)
-    encode_table[:] = _EMPTY
+    encode_table[:] = np.uint32(_EMPTY)
     for token in range(min(len(keys), ESCAPE)):
         key = keys[token]
         skip, mask, kind = key >> 11, (key >> 3) & 0xFF, key & 7
@@ -284,17 +281,18 @@ def _put_varint(address: Any, value: Any) -> Any:
 @inlined
 def _find_token(encode_table: Any, skip: Any, mask: Any, kind: Any) -> Any:
     """The token in a table, at an address, for these three, or `ESCAPE`."""
-    token = ESCAPE
+    token = np.int64(ESCAPE)
     if skip <= MAX_SKIP:
         key = token_key(skip, mask, kind)
         slot = _slot(key)
-        entry = load32(encode_table + (slot << 2))
+        entry = np.int64(load32(encode_table + (slot << 2)))
         while entry != _EMPTY:
-            if entry >> np.uint32(8) == key:
-                token = np.int64(entry & np.uint32(0xFF))
+            # signed: numba compares signed and unsigned integers as floats
+            if entry >> 8 == key:
+                token = entry & 0xFF
                 break
             slot = (slot + 1) & (_HASH_SLOTS - 1)
-            entry = load32(encode_table + (slot << 2))
+            entry = np.int64(load32(encode_table + (slot << 2)))
     return token
 
 
@@ -319,6 +317,31 @@ def _hull(mask: Any) -> Any:
     above |= above >> np.uint64(2)
     above |= above >> np.uint64(4)
     return above & (~mask + np.uint64(1) | mask) & np.uint64(0xFF)
+
+
+@inlined
+def _list_changes(new: Any, state: Any, n_bytes: Any, out: Any) -> Any:
+    """List the words that differ at ``out``, ``word << 8 | mask`` each; return how many do."""
+    n = np.int64(0)
+    whole = n_bytes >> 3
+    blocked = whole & ~7
+    for w in range(0, blocked, 8):
+        masks = changed_bytes(new + (w << 3), state + (w << 3))
+        if masks:
+            # every word is listed, and those that are equal are overwritten: no branch to miss
+            for j in range(8):
+                mask = (masks >> np.uint64(j << 3)) & np.uint64(0xFF)
+                store64(out + (n << 3), np.uint64((w + j) << 8) | mask)
+                n += mask != 0
+    for w in range(blocked, (n_bytes + 7) >> 3):
+        p = w << 3
+        if w < whole:
+            change = load64(new + p) ^ load64(state + p)
+        else:
+            change = load_tail(new + p, n_bytes & 7) ^ load_tail(state + p, n_bytes & 7)
+        store64(out + (n << 3), np.uint64(w << 8) | nonzero_bytes(change))
+        n += change != 0
+    return n
 
 
 @kernel
@@ -346,7 +369,7 @@ def encode_record(
     tokens, values : address
         Scratch of one byte, respectively 16 bytes, for each word of a frame.
     out : address
-        Room for ``n_bytes + 8`` bytes.
+        Room for ``n_bytes + 8`` bytes, where the list of changed words waits meanwhile.
 
     Returns
     -------
@@ -356,99 +379,72 @@ def encode_record(
     n_words = (n_bytes + 7) >> 3
     whole = n_bytes >> 3
     tail = n_bytes & 7
+    n_changes = _list_changes(new, state, n_bytes, out)
     n_tokens = 0
     v = values
-    last = -1
-    w = 0
-    while w < n_words:
+    last = np.int64(-1)
+    for i in range(n_changes):
+        change = load64(out + (i << 3))
+        mask = change & np.uint64(0xFF)
+        w = np.int64(change >> np.uint64(8))
         p = w << 3
-        if w + 8 <= whole:
-            change = np.uint64(0)
-            for j in range(8):
-                change |= load64(new + p + (j << 3)) ^ load64(state + p + (j << 3))
-            if change == 0:
-                w += 8
-                continue
-            end = w + 8
+        if w < whole:
+            fresh = load64(new + p)
+            behind = load64(background + p)
+            store64(state + p, fresh)
         else:
-            end = n_words
-        while w < end:
-            p = w << 3
-            if w < whole:
-                fresh = load64(new + p)
-                old = load64(state + p)
-            else:
-                fresh = load_tail(new + p, tail)
-                old = load_tail(state + p, tail)
-            if fresh == old:
-                w += 1
-                continue
-            mask = nonzero_bytes(fresh ^ old)
-            wide = widen_mask(mask)
-            if w < whole:
-                behind = load64(background + p)
-            else:
-                behind = load_tail(background + p, tail)
-            kind = LITERAL
-            source = behind
-            if (fresh ^ behind) & wide == 0:
-                kind = BACKGROUND
-            elif w > 0 and (fresh ^ load64(state + p - 8)) & wide == 0:
-                kind = LEFT
-                source = load64(state + p - 8)
-            elif (
-                row_bytes >= MIN_ROW_BYTES
-                and p >= row_bytes
-                and (fresh ^ load64(state + p - row_bytes)) & wide == 0
-            ):
-                kind = ABOVE
-                source = load64(state + p - row_bytes)
-            else:
-                source = repeat_byte(squeeze_bytes(fresh, wide))
-                if (fresh ^ source) & wide == 0:
-                    kind = UNIFORM
-            if kind != LITERAL and fresh == source and w < whole:
-                # bytes that stay the same may be written too: the fewer masks, the better a
-                # table names them
-                mask = np.uint64(0xFF)
-                wide = widen_mask(mask)
-            skip = w - last - 1
-            token, before = _find_tokens(encode_table, skip, mask, kind)
-            if token == ESCAPE and w < whole:
-                # as values of more bytes than change, if that is no longer than the escape
-                n_escaped = ESCAPED_BYTES + _count_values(mask, kind)
-                wider = _hull(mask)
-                for _ in range(2):
-                    token, before = _find_tokens(encode_table, skip, wider, LITERAL)
-                    n_wider = 1 + (before != ESCAPE) + _count_values(wider, LITERAL)
-                    if token != ESCAPE and n_wider <= n_escaped:
-                        kind = LITERAL
-                        mask = wider
-                        wide = widen_mask(mask)
-                        break
-                    token = ESCAPE
-                    before = ESCAPE
-                    wider = np.uint64(0xFF)
-            if before != ESCAPE:
-                store8(tokens + n_tokens, np.uint8(before))
-                n_tokens += 1
-            store8(tokens + n_tokens, np.uint8(token))
-            n_tokens += 1
-            if token == ESCAPE:
-                store8(v, np.uint8(kind))
-                store8(v + 1, np.uint8(mask))
-                v = _put_varint(v + 2, skip)
-            if kind == LITERAL:
-                store64(v, squeeze_bytes(fresh, wide))
-            elif kind == UNIFORM:
-                store8(v, np.uint8(source & np.uint64(0xFF)))
-            v += _count_values(mask, kind)
-            if w < whole:
-                store64(state + p, fresh)
-            else:
-                store_tail(state + p, fresh, tail)
-            last = w
-            w += 1
+            fresh = load_tail(new + p, tail)
+            behind = load_tail(background + p, tail)
+            store_tail(state + p, fresh, tail)
+        # All kinds are looked at, for which one it is no processor can predict. What was decoded
+        # before this word is the new frame; where there is none, the scratch is as good.
+        is_below = p >= row_bytes >= MIN_ROW_BYTES
+        left = load64(new + p - 8 if w > 0 else values)
+        above = load64(new + p - row_bytes if is_below else values)
+        wide = widen_mask(mask)
+        packed = squeeze_bytes(fresh, wide)
+        source = repeat_byte(packed)
+        kind = UNIFORM if (fresh ^ source) & wide == 0 else LITERAL
+        fits = is_below & ((fresh ^ above) & wide == 0)
+        kind = ABOVE if fits else kind
+        source = above if fits else source
+        fits = (w > 0) & ((fresh ^ left) & wide == 0)
+        kind = LEFT if fits else kind
+        source = left if fits else source
+        fits = (fresh ^ behind) & wide == 0
+        kind = BACKGROUND if fits else kind
+        source = behind if fits else source
+        # bytes that stay the same may be written too: the fewer masks, the better a table names
+        # them
+        mask = np.uint64(0xFF) if (fresh == source) & (w < whole) else mask
+        skip = w - last - 1
+        last = w
+        token, before = _find_tokens(encode_table, skip, mask, kind)
+        if token == ESCAPE and w < whole:
+            # as values of more bytes than change, if that is no longer than the escape
+            n_escaped = ESCAPED_BYTES + _count_values(mask, kind)
+            wider = _hull(mask)
+            for _ in range(2):
+                token, before = _find_tokens(encode_table, skip, wider, LITERAL)
+                n_wider = 1 + (before != ESCAPE) + _count_values(wider, LITERAL)
+                if token != ESCAPE and n_wider <= n_escaped:
+                    kind = LITERAL
+                    mask = wider
+                    packed = squeeze_bytes(fresh, widen_mask(mask))
+                    break
+                token = ESCAPE
+                before = ESCAPE
+                wider = np.uint64(0xFF)
+        store8(tokens + n_tokens, np.uint8(before))
+        n_tokens += before != ESCAPE
+        store8(tokens + n_tokens, np.uint8(token))
+        n_tokens += 1
+        if token == ESCAPE:
+            store8(v, np.uint8(kind))
+            store8(v + 1, np.uint8(mask))
+            v = _put_varint(v + 2, skip)
+        store64(v, packed)
+        v += _count_values(mask, kind)
     n_values = v - values
     if n_tokens + n_values >= n_bytes:
         out = _put_varint(out, n_words + 1)
