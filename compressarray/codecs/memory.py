@@ -12,7 +12,7 @@ from typing import Any
 import llvmlite.binding
 import numpy as np
 from llvmlite import ir
-from numba import types
+from numba import carray, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
@@ -87,6 +87,22 @@ def base_of(array: Any) -> Any:
     Numba's own ``array.ctypes.data`` is unsigned, and unsigned plus signed is a float.
     """
     return np.int64(array.ctypes.data)
+
+
+def _pointer(typingctx: Any, address: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+
+    return types.voidptr(types.int64), codegen
+
+
+_pointer_to: Any = intrinsic(_pointer)
+
+
+@inlined
+def array_at(address: Any, shape: Any, dtype: Any) -> Any:
+    """An array over memory that somebody else holds."""
+    return carray(_pointer_to(address), shape, dtype)
 
 
 # (target, source, n_bytes), addresses; the first for ranges that do not overlap.
