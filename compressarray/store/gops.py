@@ -147,6 +147,7 @@ class GopStore(Store):
     def _take(self, state: GopState) -> None:
         self._state = state
         self._view = reading.view_of(state, self._arena.state)
+        self._write_view = writing.view_of(state, self._arena.state)
 
     # -- reading -----------------------------------------------------------------------------
 
@@ -217,8 +218,7 @@ class GopStore(Store):
             self._make_ready()
             state = self._state
             done, answer = writing.append_rows(
-                state,
-                self._arena.state,
+                self._write_view,
                 lanes,
                 rows,
                 items,
@@ -618,7 +618,7 @@ class GopStore(Store):
         state = self._state._asdict()
         del state["gop_chunk"], state["gop_touched"]
         parts = super()._parts()
-        del parts["_view"]
+        del parts["_view"], parts["_write_view"]
         return {
             **parts,
             "_arena": self._arena.snapshot(),
