@@ -458,6 +458,9 @@ class GopStore(Store):
     def _after_write(self, row: int) -> None:
         state = self._state
         meta = state.meta
+        closed = int(meta[layout.N_CLOSED])
+        if closed == self._tidied_at:  # as after most rows
+            return
         if row == self._n_rows - 1 and meta[layout.N_OPEN] == 0 and len(state.head):
             # the array is full: nothing is open, nothing need be held for it
             self._take(
@@ -468,14 +471,12 @@ class GopStore(Store):
                     candidate=np.zeros((2, 0), np.uint8),
                 )
             )
-        if meta[layout.RECORD_KIND] == layout.DELTA and meta[layout.N_CLOSED] >= self._learn_at:
+        if meta[layout.RECORD_KIND] == layout.DELTA and closed >= self._learn_at:
             self._learn()
         if self._packer is not None:
             self._packer.rest()
-        closed = int(meta[layout.N_CLOSED])
-        if closed != self._tidied_at:
-            self._tidied_at = closed
-            self._arena.tidy()
+        self._tidied_at = int(meta[layout.N_CLOSED])
+        self._arena.tidy()
 
     def _learn(self) -> None:
         arena = self._arena
