@@ -134,7 +134,7 @@ class Ring:
 @kernel
 def number_rows(counts: Any, oldest: Any, n_slots: Any, retired: Any, lanes: Any,
                 both: Any) -> None:  # fmt: skip
-    """Fill ``both`` with indices and slots as `Ring.advance` says, and evict what was in the slots."""
+    """Fill ``both`` with what `Ring.advance` returns, and evict what was in the slots."""
     n_rows, n_lanes = both.shape[1], len(counts)
     for i in range(len(lanes)):
         lane = lanes[i]

@@ -218,11 +218,20 @@ def nonzero_bytes(word: Any) -> Any:
 
 
 @inlined
-def widen_mask(mask: Any) -> Any:
+def portable_widen_mask(mask: Any) -> Any:
     """The inverse of `nonzero_bytes`: 0xFF in every byte whose bit is set."""
     bits = ((mask & np.uint64(0xFF)) * _BYTE_ONES) & np.uint64(0x8040201008040201)
     high = (((bits & _LOW_7) + _LOW_7) | bits) & _HIGH_1
     return (high >> np.uint64(7)) * np.uint64(0xFF)
+
+
+@inlined
+def _bmi2_widen_mask(mask: Any) -> Any:
+    # a bit at a time, here, not a byte
+    return spread_bytes(mask, _BYTE_ONES) * np.uint64(0xFF)
+
+
+widen_mask: Any = _bmi2_widen_mask if HAS_BMI2 else portable_widen_mask
 
 
 @inlined

@@ -417,6 +417,32 @@ def put_chunk(state: Any, arena: Any, lane: Any, gop: Any, stream: Any, size: An
 
 
 @kernel
+def put_packed(view: Any, lane: Any, gop: Any, chunk: Any, size: Any, ends_open: Any) -> Any:
+    """Make a chunk the content of a group, and of its open stream's rows if that ends."""
+    state = _state_at(view)
+    if not put_chunk(state, _arena_at(view), lane, gop, chunk, size):
+        return False
+    place = gop % state.meta[OPEN_PER_LANE]
+    if ends_open and state.open_gop[lane, place] == gop:
+        drop_open(state, lane, place)
+    return True
+
+
+@kernel
+def close_full(view: Any, lane: Any, row: Any, stream: Any, held: Any, coding: Any) -> Any:
+    """Write one open stream that ``row`` filled as a closed one at ``stream``.
+
+    Returns its group, or -1 for none, and its bytes.
+    """
+    state = _state_at(view)
+    for place in range(state.meta[OPEN_PER_LANE]):
+        gop = state.open_gop[lane, place]
+        if gop != CLOSED and last_row(state, gop) == row:
+            return gop, close_stream(state, lane, place, stream, held, coding)
+    return np.int64(-1), np.int64(0)
+
+
+@kernel
 def append_rows(view: Any, lanes: Any, rows: Any, items: Any, frames: Any,
                 start: Any, coding: Any, stream: Any, held: Any) -> Any:  # fmt: skip
     """Append rows for as long as nothing else has to happen.

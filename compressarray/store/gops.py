@@ -308,10 +308,7 @@ class GopStore(Store):
     ) -> None:
         """Encode one group anew, closed, with some of its cells replaced."""
         size, *_ = self._encode_gop(lane, gop, work, self._n_rows, places, addresses)
-        self._put(lane, gop, work.stream_bytes(size))
-        place = gop % self._state.open_gop.shape[1]
-        if self._state.open_gop[lane, place] == gop:
-            writing.drop_open(self._state, lane, place)
+        self._put(lane, gop, work.stream_bytes(size), ends_open=True)
 
     def _encode_gop(
         self,
@@ -376,22 +373,18 @@ class GopStore(Store):
         )  # fmt: skip
 
     def _close_full(self, lane: int, row: int, work: _Work) -> None:
-        state = self._state
-        for place in range(state.open_gop.shape[1]):
-            gop = int(state.open_gop[lane, place])
-            last_row = min(self._n_rows - 1, (gop + 1) * self._gop - 1)
-            if gop != layout.CLOSED and last_row == row:
-                size = writing.close_stream(
-                    state, lane, place, work.stream, work.held,
-                    work.coding,
-                )  # fmt: skip
-                self._put(lane, gop, work.stream_bytes(size))
-                writing.drop_open(state, lane, place)
+        gop = 0
+        while gop >= 0:
+            gop, size = writing.close_full(
+                self._write_view, lane, row, work.stream, work.held, work.coding
+            )
+            if gop >= 0:
+                self._put(lane, gop, work.stream_bytes(size), ends_open=True)
 
-    def _put(self, lane: int, gop: int, stream: UInt8s) -> None:
+    def _put(self, lane: int, gop: int, stream: UInt8s, *, ends_open: bool = False) -> None:
         chunk = self._pack(stream)
-        if not writing.put_chunk(
-            self._state, self._arena.state, lane, gop, address_of(chunk), len(chunk)
+        if not writing.put_packed(
+            self._write_view, lane, gop, address_of(chunk), len(chunk), ends_open
         ):
             raise MemoryError("the arena is full")
 
