@@ -104,6 +104,8 @@ class GopStore(Store):
             + gop * stack * (frame_bytes + layout.RECORD_ROOM)
             + GUARD_BYTES
         )
+        held_bytes = (gop * stack // 2 + 2) * self._padded
+        self._work_bytes = self._coding_bytes + self._stream_bytes + held_bytes
         max_chunks = self._n_gops * n_lanes
         self._gops = Table(max_chunks)
         self._arena = Arena(
@@ -405,8 +407,7 @@ class GopStore(Store):
         return chunk
 
     def _work(self) -> _Work:
-        held_bytes = (self._gop * self._stack // 2 + 2) * self._padded
-        scratch = borrow(self._coding_bytes + self._stream_bytes + held_bytes)
+        scratch = borrow(self._work_bytes)
         stream = scratch.address + self._coding_bytes
         return _Work(scratch, scratch.address, stream, stream + self._stream_bytes)
 
