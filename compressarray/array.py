@@ -155,7 +155,7 @@ class _Frames:
         indices, slots = ring.advance(lanes, n_rows)
         if not self.is_empty:
             try:
-                self._put(lanes, slots, as_bytes(np.ascontiguousarray(entries), self.frame_bytes))
+                self._put(lanes, slots, np.ascontiguousarray(entries).reshape(-1).view(np.uint8))
             except MemoryError:
                 # some slots hold new frames, some old ones: none keeps its index
                 ring.publish(lanes, n_rows)
@@ -164,12 +164,13 @@ class _Frames:
         ring.publish(lanes, n_rows)
         return indices
 
-    def _put(self, lanes: Int64s, slots: Int64s, entries: UInt8s) -> None:
+    def _put(self, lanes: Int64s, slots: Int64s, flat: UInt8s) -> None:
         if self.is_native:
             each = lanes if len(slots) == 1 else np.tile(lanes, len(slots))
-            self.store.append(each, slots.ravel(), entries)
+            self.store.append(each, slots.ravel(), flat)
         else:
-            self.store.write(self.to_store((slots * self.n_lanes + lanes).ravel()), entries)
+            cells = self.to_store((slots * self.n_lanes + lanes).ravel())
+            self.store.write(cells, flat.reshape(-1, self.frame_bytes))
 
     def gather(self, store: Store, places: Int64s, out: AnyArray) -> None:
         """Fill ``out`` with the entries at `Ring.places`."""
@@ -616,7 +617,6 @@ class DiffFrameArray(NDArrayOperatorsMixin):
         self._refuse_view("append")
         shared = self._frames
         values = self._checked_frames(frames, "append")
-        entry_shape = shared.stack_shape + shared.frame_shape
         if lanes is None:
             numbers = shared.all_lanes
             index_shape = shared.lane_shape
@@ -624,7 +624,7 @@ class DiffFrameArray(NDArrayOperatorsMixin):
         else:
             numbers = _checked_lanes(lanes, shared.n_lanes)
             index_shape = (len(numbers),)
-            row_shape = index_shape + entry_shape
+            row_shape = index_shape + shared.stack_shape + shared.frame_shape
         several = values.ndim == len(row_shape) + 1
         if values.shape[several:] != row_shape:
             raise ValueError(

@@ -43,18 +43,14 @@ class Ring:
         -------
         indices, slots : ndarray, (n_rows, len(lanes)) int64
         """
-        shape = n_rows, len(lanes)
-        indices, slots = np.empty(shape, np.int64), np.empty(shape, np.int64)
-        number_rows(self.counts, self.oldest, self.n_slots, self._retired, lanes, indices, slots)
+        both = np.empty((2, n_rows, len(lanes)), np.int64)
+        number_rows(self.counts, self.oldest, self.n_slots, self._retired, lanes, both)
         self.n_changes += 1
-        return indices, slots
+        return both[0], both[1]
 
     def publish(self, lanes: Int64s, n_rows: int) -> None:
         """Let the frames that `advance` numbered be found."""
-        if len(lanes) == self.n_lanes:
-            self.counts += n_rows
-        else:
-            self.counts[lanes] += n_rows
+        count_rows(self.counts, lanes, n_rows)
 
     def retire(self, slots_and_lanes: Int64s) -> None:
         """Retire the indices that live in places ``slot * n_lanes + lane``."""
@@ -136,20 +132,27 @@ class Ring:
 
 
 @kernel
-def number_rows(counts: Any, oldest: Any, n_slots: Any, retired: Any, lanes: Any, indices: Any,
-                slots: Any) -> None:  # fmt: skip
-    """Fill ``indices`` and ``slots`` as `Ring.advance` says, and evict what was in the slots."""
-    n_rows, n_lanes = len(indices), len(counts)
+def number_rows(counts: Any, oldest: Any, n_slots: Any, retired: Any, lanes: Any,
+                both: Any) -> None:  # fmt: skip
+    """Fill ``both`` with what `Ring.advance` returns, and evict what was in the slots."""
+    n_rows, n_lanes = both.shape[1], len(counts)
     for i in range(len(lanes)):
         lane = lanes[i]
         for row in range(n_rows):
             count = counts[lane] + row
             slot = count % n_slots
-            indices[row, i] = count * n_lanes + lane
-            slots[row, i] = slot
+            both[0, row, i] = count * n_lanes + lane
+            both[1, row, i] = slot
             oldest[lane] = max(oldest[lane], count + 1 - n_slots)
             if len(retired):
                 retired[slot * n_lanes + lane] = False
+
+
+@kernel
+def count_rows(counts: Any, lanes: Any, n_rows: Any) -> None:
+    """Let each of some lanes have ``n_rows`` more."""
+    for lane in lanes:
+        counts[lane] += n_rows
 
 
 @kernel

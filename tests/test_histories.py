@@ -9,9 +9,13 @@ from hypothesis import strategies as st
 
 from compressarray import DiffFrameArray
 from compressarray.codecs.memory import (
+    base_of,
+    changed_bytes,
+    count_bits,
     nonzero_bytes,
     portable_spread_bytes,
     portable_squeeze_bytes,
+    portable_widen_mask,
     spread_bytes,
     squeeze_bytes,
     widen_mask,
@@ -89,9 +93,15 @@ def _both(value: int, wide: int) -> tuple[int, int, int, int]:
 
 
 @kernel
-def _masks(word: int) -> tuple[int, int]:
+def _masks(word: int) -> tuple[int, int, int]:
     mask = nonzero_bytes(word)
-    return mask, widen_mask(mask)
+    return mask, widen_mask(mask), portable_widen_mask(mask)
+
+
+@kernel
+def _changes(first: np.ndarray, second: np.ndarray) -> tuple[int, int]:
+    changed = changed_bytes(base_of(first), base_of(second))
+    return changed, count_bits(changed)
 
 
 @settings(max_examples=examples(200))
@@ -104,7 +114,22 @@ def test_byte_moves_agree_with_their_portable_forms(value: int, mask: int) -> No
     data = value.to_bytes(8, "little")
     kept = bytes(data[i] for i in range(8) if mask >> i & 1)
     assert int(squeezed) == int.from_bytes(kept, "little")
+    widened = sum(0xFF << (8 * i) for i in range(8) if mask >> i & 1 and data[i])
     assert tuple(map(int, _masks(np.uint64(value & wide)))) == (
         sum(1 << i for i in range(8) if mask >> i & 1 and data[i]),
-        sum(0xFF << (8 * i) for i in range(8) if mask >> i & 1 and data[i]),
+        widened,
+        widened,
     )
+
+
+@settings(max_examples=examples(200))
+@given(st.integers(0, 2**64 - 1), st.integers(0, 7))
+def test_changed_bytes_of_a_block(changed: int, start: int) -> None:
+    """Blocks may lie anywhere: no alignment is asked for."""
+    first = np.arange(72, dtype=np.uint8)
+    second = first.copy()
+    for i in range(64):
+        second[start + i] ^= 0x80 * (changed >> i & 1)
+    found, n = _changes(first[start:], second[start:])
+    assert int(found) == changed
+    assert int(n) == changed.bit_count()

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compressarray import DiffFrameArray
-from compressarray.codecs import words
-from compressarray.store import gop_layout, gop_reading, gop_writing
+from compressarray.codecs import entropy, learning, packing, words
+from compressarray.store import gop_layout, gop_packing, gop_reading, gop_writing
 from tests.effort import examples
 
 GUARD = 64
@@ -19,13 +19,26 @@ def padded(frame: np.ndarray) -> np.ndarray:
 
 
 class Coder:
-    """Records of frames of one size, with one table of tokens."""
+    """Records of frames of one size, with one table of tokens, a dictionary and codes."""
 
-    def __init__(self, n_bytes: int, row_bytes: int, tokens: np.ndarray) -> None:
+    def __init__(
+        self,
+        n_bytes: int,
+        row_bytes: int,
+        tokens: np.ndarray,
+        dictionary: np.ndarray | None = None,
+        first_near: int = 0,
+    ) -> None:
         self.n_bytes, self.row_bytes = n_bytes, row_bytes
-        self.decode_table = np.zeros((256, 5), np.uint64)
-        self.encode_table = np.zeros(1024, np.uint32)
-        words.build_tables(tokens, self.decode_table, self.encode_table)
+        self.dictionary = np.zeros(0, np.uint64) if dictionary is None else dictionary
+        tables = np.zeros((1, 256, 4), np.uint64)
+        self.decode_table = tables[0]
+        n_dictionary = len(self.dictionary)
+        self.encode_table = np.zeros(words.encode_table_words(n_dictionary), np.uint64)
+        words.build_tables(
+            tokens, self.dictionary, first_near, self.decode_table, self.encode_table
+        )
+        words.place_dictionary(self.dictionary, tables, self.encode_table)
         n_words = -(-n_bytes // 8)
         self.scratch = np.zeros(17 * n_words + GUARD, np.uint8)
         self.n_words = n_words
@@ -55,10 +68,52 @@ class Coder:
         assert np.all(state[self.n_bytes :] == 0xA5)
         return state[: self.n_bytes]
 
-    def keys(self, record: np.ndarray) -> np.ndarray:
-        keys = np.zeros(self.n_words + 1, np.int32)
-        n = words.read_tokens(record.ctypes.data, 1, self.n_bytes, self.decode_table, keys, 0)
-        return keys[:n].astype(np.int64)
+    def pack(self, records: list[np.ndarray]) -> None:
+        """Records go through codes learnt from them, and come back one by one."""
+        counts = np.zeros((packing.N_CONTEXTS, 256), np.int64)
+        for record in records:
+            end = entropy.count_symbols(
+                record.ctypes.data, 1, self.n_bytes, self.decode_table.ctypes.data, counts
+            )
+            assert end == record.ctypes.data + len(record) - 8
+        for counted in (counts, np.zeros_like(counts)):  # and through codes that name nothing
+            packer = packing.Packer(counted, 8)
+            model, encode = packer.model.ctypes.data, packer.encode.ctypes.data
+            packed = np.full(sum(2 * len(record) + 8 for record in records) + 64, 0xFF, np.uint8)
+            pos, ends = 0, []
+            for record in records:
+                end, pos = entropy.pack_record(
+                    record.ctypes.data, self.n_bytes, self.decode_table.ctypes.data, model,
+                    encode, packed.ctypes.data, pos,
+                )  # fmt: skip
+                assert end == record.ctypes.data + len(record) - 8
+                ends.append(pos)
+            if counted is counts:
+                n_long = int(counts[entropy.COUNT_CODE, entropy.LONG_COUNT])
+                raw = any(len(record) - 8 > self.n_bytes for record in records)
+                assert raw or packer.packed_bits(counts) + 24 * n_long == pos
+            pos = 0
+            for record, expected in zip(records, ends, strict=True):
+                out, codes = np.full((2, self.n_bytes + 32), 0x5A, np.uint8)
+                pos = entropy.unpack_record(
+                    packed.ctypes.data, pos, self.n_bytes, self.decode_table.ctypes.data, model,
+                    out.ctypes.data, codes.ctypes.data,
+                )  # fmt: skip
+                assert pos == expected
+                assert np.array_equal(out[: len(record) - 8], record[:-8])
+
+
+def changes_of(
+    new: np.ndarray, old: np.ndarray, background: np.ndarray, row_bytes: int
+) -> learning.Changes:
+    n_bytes = len(new)
+    keys, found = np.zeros(n_bytes, np.int64), np.zeros(n_bytes, np.uint64)
+    new, old, background = padded(new), padded(old), padded(background)
+    n = learning.read_changes(
+        old.ctypes.data, new.ctypes.data, background.ctypes.data, n_bytes, row_bytes, keys,
+        found, 0,
+    )  # fmt: skip
+    return learning.Changes(keys[:n], found[:n])
 
 
 def bytes_of(rng: np.random.Generator, n: int, n_values: int, part: float) -> np.ndarray:
@@ -83,18 +138,30 @@ def test_records_round_trip(
     if rng.random() < 0.5:  # what moved on shows the background
         new = np.where(rng.random(n_bytes) < 0.1, background, new)
     new = new.astype(np.uint8)
-    tokens = words.starting_tokens(row_bytes)
-    for _ in range(2):
-        coder = Coder(n_bytes, row_bytes, tokens)
-        record = coder.encode(new, old, background)
-        assert np.array_equal(coder.decode(record, old, background), new)
-        keys, counts = np.unique(coder.keys(record), return_counts=True)
-        if len(keys) == 0:
-            return
-        tokens = words.choose_tokens(keys, counts)
+    tokens = learning.starting_tokens(row_bytes)
+    none = np.zeros(0, np.uint64)
+    coder = Coder(n_bytes, row_bytes, tokens)
+    first = coder.encode(new, old, background)
+    assert np.array_equal(coder.decode(first, old, background), new)
+    changes = changes_of(new, old, background, row_bytes)
+    if len(changes.keys):
+        known = rng.choice(changes.words, len(changes.words) // 2)
+        learnt = learning.learn(changes, known[known != 0], 100.0)
+        near = np.zeros(words.N_NEAR, np.uint64)
+        near[: len(learnt.near)] = learnt.near
+        dictionary = np.concatenate([known[known != 0], near, learnt.far])
+        first_near = int(np.count_nonzero(known))
+        taught = Coder(n_bytes, row_bytes, learnt.tokens, dictionary, first_near)
+        record = taught.encode(new, old, background)
+        assert np.array_equal(taught.decode(record, old, background), new)
+        taught.pack([record, record])
+        coder.pack([first])
+        now = learning.written_bytes(changes, tokens, none, none)
+        assert learnt.n_bytes <= now
     bare = Coder(n_bytes, row_bytes, np.zeros(0, np.int64))
     record = bare.encode(new, old, background)
     assert np.array_equal(bare.decode(record, old, background), new)
+    bare.pack([record])
 
 
 def test_chosen_tokens_write_a_record_in_fewer_bytes() -> None:
@@ -103,26 +170,48 @@ def test_chosen_tokens_write_a_record_in_fewer_bytes() -> None:
     skips, masks = rng.integers(0, 30, 4000), rng.integers(1, 40, 4000)
     keys, counts = np.unique((skips << 11) | (masks << 3) | words.LITERAL, return_counts=True)
     assert len(keys) > 4 * 255
-    tokens = words.choose_tokens(keys, counts)
+    tokens = learning.choose_tokens(keys, counts)
     assert len(tokens) <= 255
     assert len(np.unique(tokens)) == len(tokens)
     most_frequent = keys[np.argsort(-counts)[:255]]
-    least = words.token_bytes(tokens, keys, counts)
-    assert least < 0.75 * words.token_bytes(most_frequent, keys, counts)
+    least = learning.token_bytes(tokens, keys, counts)
+    assert least < 0.75 * learning.token_bytes(most_frequent, keys, counts)
     assert least >= counts.sum()
 
 
-def test_a_change_of_two_tokens_is_learnt_as_one() -> None:
-    """Reading tokens joins what the coder had to split."""
+def test_a_change_may_take_two_tokens() -> None:
+    """One that skips and one that changes, where no token does both."""
     parts = np.array([(9 << 11) | words.LITERAL, (0x0F << 3) | words.LITERAL], np.int64)
     coder = Coder(1024, 32, parts)
     old = np.zeros(1024, np.uint8)
     new = old.copy()
     new[80:84] = [1, 2, 3, 4]  # the eleventh word: skip ten, and change its first four bytes
-    record = coder.encode(new, old, np.full(1024, 9, np.uint8))
-    assert np.array_equal(coder.decode(record, old, np.full(1024, 9, np.uint8)), new)
+    background = np.full(1024, 9, np.uint8)
+    record = coder.encode(new, old, background)
+    assert np.array_equal(coder.decode(record, old, background), new)
     assert record[0] == 2
-    assert coder.keys(record).tolist() == [(10 << 11) | (0x0F << 3) | words.LITERAL]
+    keys = changes_of(new, old, background, 32).keys
+    assert keys.tolist() == [(10 << 11) | (0x0F << 3) | words.LITERAL]
+
+
+def test_words_that_come_again_are_named() -> None:
+    """A near word takes one byte, a far one two, and eight bytes without a dictionary."""
+    rng = np.random.default_rng(0)
+    sprites = rng.integers(0, 2**63, 300).astype(np.uint64)
+    old = np.zeros(8 * 64, np.uint64)
+    new = old.copy()
+    new[:64:2] = rng.choice(sprites[:200], 32)
+    new[1:64:2] = rng.choice(sprites[256:], 32)
+    tokens = np.array([(0xFF << 3) | kind for kind in words.KINDS], np.int64)
+    old, new = old.view(np.uint8), new.view(np.uint8)
+    sizes = []
+    for dictionary in (None, sprites):
+        coder = Coder(len(new), 64, tokens, dictionary)
+        record = coder.encode(new, old, np.full_like(old, 9))
+        assert np.array_equal(coder.decode(record, old, np.full_like(old, 9)), new)
+        coder.pack([record])
+        sizes.append(len(record) - 8)
+    assert sizes == [1 + 64 + 8 * 64, 1 + 64 + 32 + 2 * 32]
 
 
 def test_kernels_compute_in_integers_only() -> None:
@@ -133,7 +222,7 @@ def test_kernels_compute_in_integers_only() -> None:
         array[:, 0] = array[:, 1]
         assert array[5].shape == (2, 16, 16)
     checked = 0
-    for module in (words, gop_layout, gop_reading, gop_writing):
+    for module in (words, entropy, learning, gop_layout, gop_packing, gop_reading, gop_writing):
         for name, function in vars(module).items():
             for signature in getattr(function, "signatures", ()):
                 assert "float" not in str(signature), f"{module.__name__}.{name}{signature}"

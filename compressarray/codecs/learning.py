@@ -79,7 +79,7 @@ def read_changes(old: Any, new: Any, background: Any, n_bytes: Any, row_bytes: A
         if fresh == before:
             continue
         mask = nonzero_bytes(fresh ^ before)
-        kind, source = classify(fresh, widen_mask(mask), behind, new, p, row_bytes)
+        kind, source = classify(fresh, widen_mask(mask), behind, new, p, row_bytes, new)
         if kind != LITERAL and fresh == source and w < whole:
             mask = np.uint64(0xFF)
         skip = w - last - 1

@@ -15,6 +15,7 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
+from numba.np.numpy_support import carray
 
 from compressarray.jit import inlined, kernel
 
@@ -90,6 +91,22 @@ def base_of(array: Any) -> Any:
     return np.int64(array.ctypes.data)
 
 
+def _pointer(typingctx: Any, address: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.inttoptr(args[0], ir.IntType(8).as_pointer())
+
+    return types.voidptr(types.int64), codegen
+
+
+_pointer_to: Any = intrinsic(_pointer)
+
+
+@inlined
+def array_at(address: Any, shape: Any, dtype: Any) -> Any:
+    """An array over memory that somebody else holds."""
+    return carray(_pointer_to(address), shape, dtype)
+
+
 # (target, source, n_bytes), addresses; the first for ranges that do not overlap.
 copy_bytes = _mover("llvm.memcpy")
 move_bytes = _mover("llvm.memmove")
@@ -123,6 +140,30 @@ prefetch: Any = intrinsic(_prefetch)
 # (): the address of `STACK_WORDS` words of any content on the stack, good until the kernel returns.
 # Numba may free an array while only its address is still in use.
 stack_words: Any = intrinsic(_stack_words)
+
+
+def _changed_bytes(typingctx: Any, first: Any, second: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        block = ir.VectorType(ir.IntType(8), 64)
+        pointers = [builder.inttoptr(address, block.as_pointer()) for address in args]
+        loaded = [builder.load(pointer, align=1) for pointer in pointers]
+        return builder.bitcast(builder.icmp_unsigned("!=", *loaded), ir.IntType(64))
+
+    return types.uint64(types.int64, types.int64), codegen
+
+
+def _count_bits(typingctx: Any, word: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        return builder.ctpop(args[0])
+
+    return types.int64(types.uint64), codegen
+
+
+# (address, address): a 64-bit mask with bit ``i`` set where the bytes ``i`` of two blocks of 64
+# differ. A few instructions on any machine with vectors; a loop of words would take fifty.
+changed_bytes: Any = intrinsic(_changed_bytes)
+# (word): how many bits are set.
+count_bits: Any = intrinsic(_count_bits)
 
 
 def _bmi2(name: str) -> Any:
@@ -178,11 +219,20 @@ def nonzero_bytes(word: Any) -> Any:
 
 
 @inlined
-def widen_mask(mask: Any) -> Any:
+def portable_widen_mask(mask: Any) -> Any:
     """The inverse of `nonzero_bytes`: 0xFF in every byte whose bit is set."""
     bits = ((mask & np.uint64(0xFF)) * _BYTE_ONES) & np.uint64(0x8040201008040201)
     high = (((bits & _LOW_7) + _LOW_7) | bits) & _HIGH_1
     return (high >> np.uint64(7)) * np.uint64(0xFF)
+
+
+@inlined
+def _bmi2_widen_mask(mask: Any) -> Any:
+    # a bit at a time, here, not a byte
+    return spread_bytes(mask, _BYTE_ONES) * np.uint64(0xFF)
+
+
+widen_mask: Any = _bmi2_widen_mask if HAS_BMI2 else portable_widen_mask
 
 
 @inlined

@@ -21,7 +21,9 @@ import numpy.typing as npt
 from compressarray.codecs.memory import (
     STACK_WORDS,
     base_of,
+    changed_bytes,
     copy_bytes,
+    count_bits,
     load8,
     load16,
     load32,
@@ -63,7 +65,7 @@ ESCAPED_BYTES = 4  # the escape, kind, mask, and mostly one byte of skip
 MAX_SKIP = 4095  # of a token in a table; an escape skips any number
 MAX_CHANGE = 0x7FF  # of a `token_key` that skips nothing
 _HASH_SLOTS = 1024  # of the encoder's table: 255 entries, so most look-ups take one probe
-_EMPTY = np.uint32(0xFFFFFFFF)
+_EMPTY = 0xFFFFFFFF
 _HASH_MULTIPLIER = 2654435761  # Knuth, TAOCP 6.4: 2**32 over the golden ratio
 _WORD_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # and 2**64 over it
 # An encoder's table, in words: the tokens' hash; where the dictionary lies, which of its words is
@@ -90,12 +92,8 @@ def token_key(skip: Any, mask: Any, kind: Any) -> Any:
 @inlined
 def count_values(mask: Any, kind: Any) -> Any:
     """Bytes of values that a change of a kind takes."""
-    # bits of the mask, in pairs, fours and eights: a loop over them would mispredict
-    bits = np.int64(mask)
-    bits -= (bits >> 1) & 0x55
-    bits = (bits & 0x33) + ((bits >> 2) & 0x33)
-    bits = (bits + (bits >> 4)) & 0xF
-    return bits if kind == LITERAL else (_N_VALUES >> (np.int64(kind) << 3)) & 0xFF
+    n = (_N_VALUES >> (np.int64(kind) << 3)) & 0xFF
+    return count_bits(np.uint64(mask)) if kind == LITERAL else n
 
 
 @inlined
@@ -227,17 +225,18 @@ def put_varint(address: Any, value: Any) -> Any:
 @inlined
 def _find_token(encode_table: Any, skip: Any, mask: Any, kind: Any) -> Any:
     """The token in a table, at an address, for these three, or `ESCAPE`."""
-    token = ESCAPE
+    token = np.int64(ESCAPE)
     if skip <= MAX_SKIP:
         key = token_key(skip, mask, kind)
         slot = _slot(key)
-        entry = load32(encode_table + (slot << 2))
+        entry = np.int64(load32(encode_table + (slot << 2)))
         while entry != _EMPTY:
-            if entry >> np.uint32(8) == key:
-                token = np.int64(entry & np.uint32(0xFF))
+            # signed: numba compares signed and unsigned integers as floats
+            if entry >> 8 == key:
+                token = entry & 0xFF
                 break
             slot = (slot + 1) & (_HASH_SLOTS - 1)
-            entry = load32(encode_table + (slot << 2))
+            entry = np.int64(load32(encode_table + (slot << 2)))
     return token
 
 
@@ -275,29 +274,35 @@ def _find_word(encode_table: Any, word: Any) -> Any:
 
 
 @inlined
-def classify(fresh: Any, wide: Any, behind: Any, done: Any, p: Any, row_bytes: Any) -> Any:
+def classify(
+    fresh: Any, wide: Any, behind: Any, new: Any, p: Any, row_bytes: Any, spare: Any
+) -> Any:
     """Where the changed bytes of a word come from, the dictionary apart; and that whole word.
 
-    ``done`` is the address of a frame that is decoded up to byte ``p``.
+    Parameters
+    ----------
+    fresh, wide, behind : uint64
+        The word at byte ``p`` of the frame at ``new``, which of its bytes changed, and the
+        background there.
+    spare : address
+        Of eight bytes, any: they are read where there is no byte to the left or above.
     """
-    kind = LITERAL
-    source = behind
-    if (fresh ^ behind) & wide == 0:
-        kind = BACKGROUND
-    elif p > 0 and (fresh ^ load64(done + p - 8)) & wide == 0:
-        kind = LEFT
-        source = load64(done + p - 8)
-    elif (
-        row_bytes >= MIN_ROW_BYTES
-        and p >= row_bytes
-        and (fresh ^ load64(done + p - row_bytes)) & wide == 0
-    ):
-        kind = ABOVE
-        source = load64(done + p - row_bytes)
-    else:
-        source = repeat_byte(squeeze_bytes(fresh, wide))
-        if (fresh ^ source) & wide == 0:
-            kind = UNIFORM
+    # All kinds are looked at, for which one it is no processor can predict. What was decoded
+    # before this word is the new frame.
+    is_below = p >= row_bytes >= MIN_ROW_BYTES
+    left = load64(new + p - 8 if p > 0 else spare)
+    above = load64(new + p - row_bytes if is_below else spare)
+    source = repeat_byte(squeeze_bytes(fresh, wide))
+    kind = UNIFORM if (fresh ^ source) & wide == 0 else LITERAL
+    fits = is_below & ((fresh ^ above) & wide == 0)
+    kind = ABOVE if fits else kind
+    source = above if fits else source
+    fits = (p > 0) & ((fresh ^ left) & wide == 0)
+    kind = LEFT if fits else kind
+    source = left if fits else source
+    fits = (fresh ^ behind) & wide == 0
+    kind = BACKGROUND if fits else kind
+    source = behind if fits else source
     return kind, source
 
 
@@ -308,6 +313,31 @@ def _hull(mask: Any) -> Any:
     above |= above >> np.uint64(2)
     above |= above >> np.uint64(4)
     return above & (~mask + np.uint64(1) | mask) & np.uint64(0xFF)
+
+
+@inlined
+def _list_changes(new: Any, state: Any, n_bytes: Any, out: Any) -> Any:
+    """List the words that differ at ``out``, ``word << 8 | mask`` each; return how many do."""
+    n = np.int64(0)
+    whole = n_bytes >> 3
+    blocked = whole & ~7
+    for w in range(0, blocked, 8):
+        masks = changed_bytes(new + (w << 3), state + (w << 3))
+        if masks:
+            # every word is listed, and those that are equal are overwritten: no branch to miss
+            for j in range(8):
+                mask = (masks >> np.uint64(j << 3)) & np.uint64(0xFF)
+                store64(out + (n << 3), np.uint64((w + j) << 8) | mask)
+                n += mask != 0
+    for w in range(blocked, (n_bytes + 7) >> 3):
+        p = w << 3
+        if w < whole:
+            change = load64(new + p) ^ load64(state + p)
+        else:
+            change = load_tail(new + p, n_bytes & 7) ^ load_tail(state + p, n_bytes & 7)
+        store64(out + (n << 3), np.uint64(w << 8) | nonzero_bytes(change))
+        n += change != 0
+    return n
 
 
 @kernel
@@ -335,7 +365,7 @@ def encode_record(
     tokens, values : address
         Scratch of one byte, respectively 16 bytes, for each word of a frame.
     out : address
-        Room for ``n_bytes + 8`` bytes.
+        Room for ``n_bytes + 8`` bytes, where the list of changed words waits meanwhile.
 
     Returns
     -------
@@ -345,95 +375,69 @@ def encode_record(
     n_words = (n_bytes + 7) >> 3
     whole = n_bytes >> 3
     tail = n_bytes & 7
+    n_changes = _list_changes(new, state, n_bytes, out)
     n_tokens = 0
     v = values
-    last = -1
-    w = 0
-    while w < n_words:
+    last = np.int64(-1)
+    for i in range(n_changes):
+        change = load64(out + (i << 3))
+        mask = change & np.uint64(0xFF)
+        w = np.int64(change >> np.uint64(8))
         p = w << 3
-        if w + 8 <= whole:
-            change = np.uint64(0)
-            for j in range(8):
-                change |= load64(new + p + (j << 3)) ^ load64(state + p + (j << 3))
-            if change == 0:
-                w += 8
-                continue
-            end = w + 8
+        if w < whole:
+            fresh = load64(new + p)
+            behind = load64(background + p)
+            store64(state + p, fresh)
         else:
-            end = n_words
-        while w < end:
-            p = w << 3
-            if w < whole:
-                fresh = load64(new + p)
-                old = load64(state + p)
-            else:
-                fresh = load_tail(new + p, tail)
-                old = load_tail(state + p, tail)
-            if fresh == old:
-                w += 1
-                continue
-            mask = nonzero_bytes(fresh ^ old)
-            wide = widen_mask(mask)
-            if w < whole:
-                behind = load64(background + p)
-            else:
-                behind = load_tail(background + p, tail)
-            kind, source = classify(fresh, wide, behind, state, p, row_bytes)
-            changed = mask
-            place = np.int64(0)
-            if kind == LITERAL and w < whole and count_values(mask, LITERAL) > 1:
-                found = _find_word(encode_table, fresh)
-                near = np.int64(load64(encode_table + _WORDS_AT + 8))
-                if found >= near and found < near + N_NEAR:
-                    kind = NEAR_WORD
-                    place = found - near
-                    source = fresh
-                elif found >= 0 and count_values(mask, LITERAL) > 2:
-                    kind = FAR_WORD
-                    place = found
-                    source = fresh
-            if kind != LITERAL and fresh == source and w < whole:
-                # bytes that stay the same may be written too: the fewer masks, the better a
-                # table names them
-                mask = np.uint64(0xFF)
-            skip = w - last - 1
-            token, before = _find_tokens(encode_table, skip, mask, kind)
-            if token == ESCAPE and w < whole:
-                # as values of these or more bytes, if that is no longer than the escape
-                n_escaped = ESCAPED_BYTES + count_values(mask, kind)
-                wider = changed
-                for attempt in range(3):
-                    token, before = _find_tokens(encode_table, skip, wider, LITERAL)
-                    n_wider = 1 + (before != ESCAPE) + count_values(wider, LITERAL)
-                    if token != ESCAPE and n_wider <= n_escaped:
-                        kind = LITERAL
-                        mask = wider
-                        break
-                    token = ESCAPE
-                    before = ESCAPE
-                    wider = _hull(changed) if attempt == 0 else np.uint64(0xFF)
-            if before != ESCAPE:
-                store8(tokens + n_tokens, np.uint8(before))
-                n_tokens += 1
-            store8(tokens + n_tokens, np.uint8(token))
-            n_tokens += 1
-            if token == ESCAPE:
-                store8(v, np.uint8(kind))
-                store8(v + 1, np.uint8(mask))
-                v = put_varint(v + 2, skip)
-            if kind == LITERAL:
-                store64(v, squeeze_bytes(fresh, widen_mask(mask)))
-            elif kind == UNIFORM:
-                store8(v, np.uint8(source & np.uint64(0xFF)))
-            else:
-                store16(v, np.uint16(place))  # of near ones one byte counts, of others none
-            v += count_values(mask, kind)
-            if w < whole:
-                store64(state + p, fresh)
-            else:
-                store_tail(state + p, fresh, tail)
-            last = w
-            w += 1
+            fresh = load_tail(new + p, tail)
+            behind = load_tail(background + p, tail)
+            store_tail(state + p, fresh, tail)
+        wide = widen_mask(mask)
+        kind, source = classify(fresh, wide, behind, new, p, row_bytes, values)
+        packed = squeeze_bytes(fresh, wide)
+        changed = mask
+        if kind == LITERAL and w < whole and count_bits(mask) > 1:
+            found = _find_word(encode_table, fresh)
+            near = np.int64(load64(encode_table + _WORDS_AT + 8))
+            if found >= near and found < near + N_NEAR:
+                kind = NEAR_WORD
+                packed = np.uint64(found - near)
+                source = fresh
+            elif found >= 0 and count_bits(mask) > 2:
+                kind = FAR_WORD
+                packed = np.uint64(found)
+                source = fresh
+        # bytes that stay the same may be written too: the fewer masks, the better a table names
+        # them
+        mask = np.uint64(0xFF) if (kind != LITERAL) & (fresh == source) & (w < whole) else mask
+        skip = w - last - 1
+        last = w
+        token, before = _find_tokens(encode_table, skip, mask, kind)
+        if token == ESCAPE and w < whole:
+            # as values of these or more bytes, if that is no longer than the escape
+            n_escaped = ESCAPED_BYTES + count_values(mask, kind)
+            wider = changed
+            for attempt in range(3):
+                token, before = _find_tokens(encode_table, skip, wider, LITERAL)
+                n_wider = 1 + (before != ESCAPE) + count_bits(wider)
+                if token != ESCAPE and n_wider <= n_escaped:
+                    kind = LITERAL
+                    mask = wider
+                    packed = squeeze_bytes(fresh, widen_mask(mask))
+                    break
+                token = ESCAPE
+                before = ESCAPE
+                wider = _hull(changed) if attempt == 0 else np.uint64(0xFF)
+        store8(tokens + n_tokens, np.uint8(before))
+        n_tokens += before != ESCAPE
+        store8(tokens + n_tokens, np.uint8(token))
+        n_tokens += 1
+        if token == ESCAPE:
+            store8(v, np.uint8(kind))
+            store8(v + 1, np.uint8(mask))
+            v = put_varint(v + 2, skip)
+        store64(v, packed)  # of which as many bytes count as the kind has values
+        v += count_values(mask, kind)
     n_values = v - values
     if n_tokens + n_values >= n_bytes:
         out = put_varint(out, n_words + 1)

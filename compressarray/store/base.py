@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from compressarray.codecs.memory import base_of
+from compressarray.jit import kernel
 from compressarray.store.locks import ReadWriteLock
 
 Int64s = npt.NDArray[np.int64]
@@ -21,6 +23,12 @@ UInt8s = npt.NDArray[np.uint8]
 def address_of(array: npt.NDArray[np.generic]) -> int:
     """Where an array's memory begins."""
     return int(array.__array_interface__["data"][0])
+
+
+@kernel
+def _address(flat: Any) -> Any:
+    # an eighth of the time of `address_of`, but compiled for each type of array
+    return base_of(flat)
 
 
 class Store(ABC):
@@ -35,6 +43,7 @@ class Store(ABC):
         self._n_lanes = n_lanes
         self._stack = stack
         self._frame_bytes = frame_bytes
+        self._items = np.arange(n_lanes)  # of one row of all lanes
         self._pins = np.zeros((0, frame_bytes), np.uint8)
         self._open_lock()
         self._frames_decoded = 0
@@ -97,12 +106,12 @@ class Store(ABC):
             self._write_rows(lanes[items], rows[items], items, address_of(frames))
 
     def append(self, lanes: Int64s, rows: Int64s, frames: UInt8s) -> None:
-        """Store stacks in rows of lanes, in the order given."""
-        if not len(rows):
-            return
-        with self._lock.writing:
-            items = np.arange(len(rows))
-            self._write_rows(lanes, rows, items, address_of(frames))
+        """Store stacks in rows of lanes, in the order given; ``frames`` are their bytes, flat."""
+        n = len(rows)
+        if n:
+            items = self._items if n == len(self._items) else np.arange(n)
+            with self._lock.writing:
+                self._write_rows(lanes, rows, items, _address(frames))
 
     def forget(self, first: Int64s, end: Int64s, counts: Int64s) -> None:
         """Give back what only old rows of lanes need, of a ring without a stack axis.

@@ -104,6 +104,8 @@ class GopStore(Store):
             + gop * stack * (frame_bytes + layout.RECORD_ROOM)
             + GUARD_BYTES
         )
+        held_bytes = (gop * stack // 2 + 2) * self._padded
+        self._work_bytes = self._coding_bytes + self._stream_bytes + held_bytes
         max_chunks = self._n_gops * n_lanes
         self._gops = Table(max_chunks)
         self._arena = Arena(
@@ -150,6 +152,7 @@ class GopStore(Store):
         self._state = state
         model = None if self._packer is None else self._packer.model
         self._view = reading.view_of(state, self._arena.state, model)
+        self._write_view = writing.view_of(state, self._arena.state)
 
     # -- reading -----------------------------------------------------------------------------
 
@@ -188,8 +191,7 @@ class GopStore(Store):
             self._make_ready()
             state = self._state
             done, answer = writing.append_rows(
-                state,
-                self._arena.state,
+                self._write_view,
                 lanes,
                 rows,
                 items,
@@ -279,10 +281,7 @@ class GopStore(Store):
     ) -> None:
         """Encode one group anew, closed, with some of its cells replaced."""
         size, *_ = self._encode_gop(lane, gop, work, self._n_rows, places, addresses)
-        self._put(lane, gop, work.stream_bytes(size))
-        place = gop % self._state.open_gop.shape[1]
-        if self._state.open_gop[lane, place] == gop:
-            writing.drop_open(self._state, lane, place)
+        self._put(lane, gop, work.stream_bytes(size), ends_open=True)
 
     def _encode_gop(
         self,
@@ -345,22 +344,18 @@ class GopStore(Store):
         )  # fmt: skip
 
     def _close_full(self, lane: int, row: int, work: _Work) -> None:
-        state = self._state
-        for place in range(state.open_gop.shape[1]):
-            gop = int(state.open_gop[lane, place])
-            last_row = min(self._n_rows - 1, (gop + 1) * self._gop - 1)
-            if gop != layout.CLOSED and last_row == row:
-                size = writing.close_stream(
-                    state, lane, place, work.stream, work.held,
-                    work.coding,
-                )  # fmt: skip
-                self._put(lane, gop, work.stream_bytes(size))
-                writing.drop_open(state, lane, place)
+        gop = 0
+        while gop >= 0:
+            gop, size = writing.close_full(
+                self._write_view, lane, row, work.stream, work.held, work.coding
+            )
+            if gop >= 0:
+                self._put(lane, gop, work.stream_bytes(size), ends_open=True)
 
-    def _put(self, lane: int, gop: int, stream: UInt8s) -> None:
+    def _put(self, lane: int, gop: int, stream: UInt8s, *, ends_open: bool = False) -> None:
         chunk = self._pack(stream)
-        if not writing.put_chunk(
-            self._state, self._arena.state, lane, gop, address_of(chunk), len(chunk)
+        if not writing.put_packed(
+            self._write_view, lane, gop, address_of(chunk), len(chunk), ends_open
         ):
             raise MemoryError("the arena is full")
 
@@ -379,8 +374,7 @@ class GopStore(Store):
         return chunk[:size] if size < len(stream) else stream
 
     def _work(self) -> _Work:
-        held_bytes = (self._gop * self._stack // 2 + 2) * self._padded
-        scratch = borrow(self._coding_bytes + self._stream_bytes + held_bytes)
+        scratch = borrow(self._work_bytes)
         stream = scratch.address + self._coding_bytes
         return _Work(scratch, scratch.address, stream, stream + self._stream_bytes)
 
@@ -425,6 +419,9 @@ class GopStore(Store):
     def _after_write(self, row: int) -> None:
         state = self._state
         meta = state.meta
+        closed = int(meta[layout.N_CLOSED])
+        if closed == self._tidied_at:  # as after most rows
+            return
         if row == self._n_rows - 1 and meta[layout.N_OPEN] == 0 and len(state.head):
             # the array is full: nothing is open, nothing need be held for it
             self._take(
@@ -435,12 +432,10 @@ class GopStore(Store):
                     candidate=np.zeros((2, 0), np.uint8),
                 )
             )
-        if meta[layout.RECORD_KIND] == layout.DELTA and meta[layout.N_CLOSED] >= self._learn_at:
+        if meta[layout.RECORD_KIND] == layout.DELTA and closed >= self._learn_at:
             self._learn()
-        closed = int(meta[layout.N_CLOSED])
-        if closed != self._tidied_at:
-            self._tidied_at = closed
-            self._arena.tidy()
+        self._tidied_at = int(meta[layout.N_CLOSED])
+        self._arena.tidy()
 
     def _learn(self) -> None:
         held = self._gops_held()
@@ -582,7 +577,7 @@ class GopStore(Store):
         for name in ("gop_chunk", "gop_touched", "decode_tables", "encode_table"):
             del state[name]
         parts = super()._parts()
-        del parts["_view"]
+        del parts["_view"], parts["_write_view"]
         return {
             **parts,
             "_arena": self._arena.snapshot(),
