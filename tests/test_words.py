@@ -120,7 +120,7 @@ def bytes_of(rng: np.random.Generator, n: int, n_values: int, part: float) -> np
     return (rng.integers(0, n_values, n) * (rng.random(n) < part)).astype(np.uint8)
 
 
-@settings(max_examples=examples(300), deadline=None)
+@settings(max_examples=examples(150), deadline=None)
 @given(
     n_bytes=st.integers(1, 200) | st.sampled_from([1024, 7056]),
     row_bytes=st.sampled_from([0, 1, 7, 8, 9, 32, 84]),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import heapq
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -24,6 +24,7 @@ from compressarray.codecs.entropy import (
     TOKEN_MAP,
     build_decoding,
 )
+from compressarray.jit import kernel
 
 Counts = npt.NDArray[np.int64]
 
@@ -79,6 +80,7 @@ def _group(counts: Counts, n_groups: int) -> tuple[npt.NDArray[np.intp], Counts]
     k-means with a code's length for distance, from the most frequent contexts on.
     """
     totals = counts.sum(axis=1)
+    seen = counts.astype(np.float64)
     seeds = np.argsort(-totals, kind="stable")[:n_groups]
     sums = counts[seeds[totals[seeds] > 0]]
     if not len(sums):
@@ -87,45 +89,80 @@ def _group(counts: Counts, n_groups: int) -> tuple[npt.NDArray[np.intp], Counts]
     for _ in range(_ROUNDS):
         # half a count for what a group has not seen
         bits = -np.log2((sums + 0.5) / (sums + 0.5).sum(axis=1, keepdims=True))
-        groups = np.argmin(counts @ bits.T, axis=1)
+        groups = np.argmin(seen @ bits.T, axis=1)
         used, groups = np.unique(groups, return_inverse=True)
-        sums = np.zeros((len(used), N_SYMBOLS), np.int64)
-        np.add.at(sums, groups, counts)
+        members = groups == np.arange(len(used))[:, None]
+        sums = np.rint(members.astype(np.float64) @ seen).astype(np.int64)
     return groups, sums
 
 
-def code_lengths(counts: Counts) -> list[int]:
+def code_lengths(counts: Counts) -> npt.NDArray[np.int64]:
     """Bits of a Huffman code for 256 symbols and the escape, 0 for those that are escaped.
 
-    Rare symbols go under the escape: a code of `CODE_BITS` is the longest there is.
+    Rare symbols go under the escape: `CODE_BITS` is the longest code there is.
     """
-    counts = counts.astype(np.int64)
     # not all 256: with the escape they would be too many for codes so short
-    least = np.sort(counts)[1 - (1 << CODE_BITS)] if CODE_BITS < 9 else 0
+    least = np.sort(counts)[1 - (1 << CODE_BITS)]
     named = (counts << CODE_BITS > counts.sum()) & (counts > least)
-    rare = max(1, int(counts[~named].sum()))
-    weights = {symbol: int(counts[symbol]) for symbol in np.flatnonzero(named).tolist()}
-    weights[ESCAPED] = rare
-    if len(weights) == 1:
-        weights[0] = 1  # a code of no bits would be read for ever
-    longest = CODE_BITS + 1
-    while longest > CODE_BITS:
-        lengths = _huffman(weights)
-        longest = max(lengths.values())
-        # flatter weights make shorter codes
-        weights = {symbol: 1 + weight // 2 for symbol, weight in weights.items()}
-    return [lengths.get(symbol, 0) for symbol in range(N_SYMBOLS + 1)]
+    if not named.any():
+        named[0] = True  # a code of no bits would be read for ever
+    weights = np.maximum(np.append(counts[named], counts[~named].sum()), 1)
+    order = np.argsort(weights, kind="stable")
+    lengths = np.zeros(len(weights), np.int64)
+    while True:
+        lengths[order] = weights[order]
+        in_order = lengths[order]
+        huffman_lengths(in_order)
+        lengths[order] = in_order
+        if lengths.max() <= CODE_BITS:
+            break
+        weights = 1 + weights // 2  # flatter weights make shorter codes, in the same order
+    of_all = np.zeros(N_SYMBOLS + 1, np.int64)
+    of_all[np.append(np.flatnonzero(named), ESCAPED)] = lengths
+    return of_all
 
 
-def _huffman(weights: dict[int, int]) -> dict[int, int]:
-    lengths = dict.fromkeys(weights, 0)
-    heap: list[tuple[int, int, tuple[int, ...]]]
-    heap = [(weight, symbol, (symbol,)) for symbol, weight in weights.items()]
-    heapq.heapify(heap)
-    while len(heap) > 1:
-        first, _, under = heapq.heappop(heap)
-        second, tie, beside = heapq.heappop(heap)
-        for symbol in under + beside:
-            lengths[symbol] += 1
-        heapq.heappush(heap, (first + second, tie, under + beside))
-    return lengths
+@kernel
+def huffman_lengths(weights: Any) -> None:
+    """Replace two or more weights, in rising order, by the bits of their Huffman codes.
+
+    In place, as Moffat and Katajainen do it: "In-place calculation of minimum-redundancy codes",
+    WADS 1995.
+    """
+    n = len(weights)
+    # weights become those of the tree's inner nodes, and these the numbers of their parents
+    weights[0] += weights[1]
+    root, leaf = 0, 2
+    for node in range(1, n - 1):
+        if leaf >= n or weights[root] < weights[leaf]:
+            weights[node] = weights[root]
+            weights[root] = node
+            root += 1
+        else:
+            weights[node] = weights[leaf]
+            leaf += 1
+        if leaf >= n or (root < node and weights[root] < weights[leaf]):
+            weights[node] += weights[root]
+            weights[root] = node
+            root += 1
+        else:
+            weights[node] += weights[leaf]
+            leaf += 1
+    # parents' numbers become depths
+    weights[n - 2] = 0
+    for node in range(n - 3, -1, -1):
+        weights[node] = weights[weights[node]] + 1
+    # and the depths of inner nodes those of leaves
+    free, inner, depth = 1, 0, 0
+    root, leaf = n - 2, n - 1
+    while free > 0:
+        while root >= 0 and weights[root] == depth:
+            inner += 1
+            root -= 1
+        while free > inner:
+            weights[leaf] = depth
+            leaf -= 1
+            free -= 1
+        free = 2 * inner
+        depth += 1
+        inner = 0

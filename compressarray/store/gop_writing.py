@@ -486,6 +486,19 @@ def append_rows(view: Any, lanes: Any, rows: Any, items: Any, frames: Any,
 
 
 @kernel
+def leaves_groups(first: Any, end: Any, n_rows: Any, gop_length: Any) -> Any:
+    """Whether counts from ``first`` to ``end`` leave a group behind, in any lane of a ring."""
+    for lane in range(len(first)):
+        before, after = first[lane], end[lane]
+        if (
+            after - before >= gop_length
+            or before % n_rows // gop_length != after % n_rows // gop_length
+        ):
+            return True
+    return False
+
+
+@kernel
 def forget(state: Any, arena: Any, first: Any, end: Any, counts: Any) -> None:
     """Drop the groups of which all rows are of counts below ``end``; see `Store.forget`."""
     meta = state.meta

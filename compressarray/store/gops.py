@@ -266,10 +266,11 @@ class GopStore(Store):
         give_back(work.scratch)
 
     def _forget(self, first: Int64s, end: Int64s, counts: Int64s) -> None:
-        gops_before, gops_after = (count % self._n_rows // self._gop for count in (first, end))
-        if (gops_before != gops_after).any() or (end - first >= self._gop).any():
-            writing.forget(self._state, self._arena.state, first, end, counts)
-            self._arena.tidy()
+        writing.forget(self._state, self._arena.state, first, end, counts)
+        self._arena.tidy()
+
+    def _may_forget(self, first: Int64s, end: Int64s) -> bool:
+        return bool(writing.leaves_groups(first, end, self._n_rows, self._gop))
 
     def _rebuild(
         self,
