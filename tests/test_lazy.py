@@ -497,7 +497,9 @@ def test_assignments_stay_compressed(large: DiffFrameArray) -> None:
     """What needs the old pixels works through them a GOP at a time."""
     twin = large.copy()
     most = 4 * large.nbytes_stored + BESIDE_RESULT
-    assert most < large.nbytes / 2
+    if large.codec == "delta-zstd":
+        most += 2 * MIB  # while it learns codes: it counts 256 symbols in 773 contexts
+    assert most < large.nbytes / 2 + MIB
 
     def in_place() -> None:
         nonlocal twin

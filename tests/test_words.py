@@ -38,7 +38,7 @@ class Coder:
         words.build_tables(
             tokens, self.dictionary, first_near, self.decode_table, self.encode_table
         )
-        words.place_dictionary(self.dictionary, tables, self.encode_table)
+        words.place_words(tables, self.dictionary)
         n_words = -(-n_bytes // 8)
         self.scratch = np.zeros(17 * n_words + GUARD, np.uint8)
         self.n_words = n_words
@@ -70,7 +70,7 @@ class Coder:
 
     def pack(self, records: list[np.ndarray]) -> None:
         """Records go through codes learnt from them, and come back one by one."""
-        counts = np.zeros((packing.N_CONTEXTS, 256), np.int64)
+        counts = np.zeros((packing.N_CONTEXTS, 256), np.int32)
         for record in records:
             end = entropy.count_symbols(
                 record.ctypes.data, 1, self.n_bytes, self.decode_table.ctypes.data, counts

@@ -325,7 +325,7 @@ def count_symbols(record: Any, n_records: Any, n_bytes: Any, decode_table: Any, 
 
     Parameters
     ----------
-    counts : ndarray, (773, 256) int64
+    counts : ndarray, (773, 256) int32
         Added to: by the token before, by the value's token, by the value before, first tokens,
         numbers of tokens, escaped tokens' kinds, masks and skips.
     """

@@ -218,11 +218,13 @@ def _choose_words(changes: Changes, known: Words, repeats: float) -> tuple[Words
     literal = changes.words != 0
     words, places = np.unique(changes.words[literal], return_inverse=True)
     n_values = _BITS[(changes.keys[literal] >> 3) & 0xFF]
-    gain = np.bincount(places, n_values - 1, len(words))
+    # of the times that a word was seen, the first is no sign that it comes again
+    again = 1 - 1 / np.bincount(places, minlength=len(words))
+    gain = again * np.bincount(places, n_values - 1, len(words))
     order = np.argsort(-gain, kind="stable")[:N_NEAR]
     order = order[gain[order] > 0]
     near = words[order]
-    gain_far = repeats * np.bincount(places, np.maximum(n_values - 2, 0), len(words))
+    gain_far = repeats * again * np.bincount(places, np.maximum(n_values - 2, 0), len(words))
     gain_far[order] = 0
     if len(known):
         gain_far[_found(words, np.sort(known))] = 0

@@ -26,7 +26,8 @@ from compressarray.codecs.entropy import (
 )
 from compressarray.jit import kernel
 
-Counts = npt.NDArray[np.int64]
+Counts = npt.NDArray[np.int32]
+Floats = npt.NDArray[np.float32]
 
 N_CONTEXTS = 773
 _ROUNDS = 6  # of grouping contexts; more gain less than a thousandth
@@ -39,7 +40,7 @@ class Packer:
 
     Parameters
     ----------
-    counts : ndarray, (773, 256) int64
+    counts : ndarray, (773, 256) int32
         From `entropy.count_symbols`.
     max_codes : int
         How many codes there may be, at least 4. Each takes 1.5 KiB.
@@ -51,8 +52,10 @@ class Packer:
             FIRST_MAP : FIRST_MAP + 256, NEXT_MAP : NEXT_MAP + 256, KIND_CODE, MASK_CODE, SKIP_CODE
         ]
         n_token_codes = max(1, (max_codes - 1) * 2 // 5)
-        token_codes, token_groups = _group(counts[tokens], n_token_codes)
-        value_codes, value_groups = _group(counts[values], max_codes - 1 - n_token_codes)
+        token_codes, token_groups = _group(counts[tokens].astype(np.float32), n_token_codes)
+        value_codes, value_groups = _group(
+            counts[values].astype(np.float32), max_codes - 1 - n_token_codes
+        )
         sums = np.concatenate([token_groups, value_groups, counts[COUNT_CODE][None]])
         lengths = np.array([code_lengths(each) for each in sums], np.uint8)
         self.model = np.zeros(TABLES_AT + len(sums) * TABLE_BYTES, np.uint8)
@@ -64,9 +67,10 @@ class Packer:
 
     def packed_bits(self, counts: Counts) -> int:
         """Bits that symbols take, seen so often each."""
-        lengths = (self.encode >> 8)[self.model[:N_CONTEXTS]].astype(np.int64)
+        lengths = (self.encode >> 8).astype(np.uint8)
         own, escape = lengths[:, :N_SYMBOLS], lengths[:, ESCAPED:]
-        return int((counts * np.where(own > 0, own, escape + _ESCAPED_BITS)).sum())
+        bits = np.where(own > 0, own, escape + np.uint8(_ESCAPED_BITS))
+        return int(np.einsum("ij,ij->", counts, bits[self.model[:N_CONTEXTS]], dtype=np.int64))
 
     @property
     def nbytes(self) -> int:
@@ -74,34 +78,32 @@ class Packer:
         return self.model.nbytes + self.encode.nbytes
 
 
-def _group(counts: Counts, n_groups: int) -> tuple[npt.NDArray[np.intp], Counts]:
+def _group(seen: Floats, n_groups: int) -> tuple[npt.NDArray[np.intp], Counts]:
     """Put contexts into groups that share a code: which one each is in, and the groups' counts.
 
     k-means with a code's length for distance, from the most frequent contexts on.
     """
-    totals = counts.sum(axis=1)
-    seen = counts.astype(np.float64)
+    totals = seen.sum(axis=1)
     seeds = np.argsort(-totals, kind="stable")[:n_groups]
-    sums = counts[seeds[totals[seeds] > 0]]
-    if not len(sums):
-        sums = np.zeros((1, N_SYMBOLS), np.int64)
-    groups = np.zeros(len(counts), np.intp)
+    sums = seen[seeds[(totals[seeds] > 0) | (seeds == seeds[0])]]
+    groups = np.zeros(len(seen), np.intp)
     for _ in range(_ROUNDS):
-        # half a count for what a group has not seen
-        bits = -np.log2((sums + 0.5) / (sums + 0.5).sum(axis=1, keepdims=True))
-        groups = np.argmin(seen @ bits.T, axis=1)
-        used, groups = np.unique(groups, return_inverse=True)
+        parts = sums + np.float32(0.5)  # half a count for what a group has not seen
+        bits = -np.log2(parts / parts.sum(axis=1, keepdims=True))
+        used, groups = np.unique(np.argmin(seen @ bits.T, axis=1), return_inverse=True)
         members = groups == np.arange(len(used))[:, None]
-        sums = np.rint(members.astype(np.float64) @ seen).astype(np.int64)
-    return groups, sums
+        sums = members.astype(np.float32) @ seen
+    # counts above 2**24 are not exact, and need not be
+    return groups, np.rint(sums).astype(np.int32)
 
 
-def code_lengths(counts: Counts) -> npt.NDArray[np.int64]:
+def code_lengths(counts: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:
     """Bits of a Huffman code for 256 symbols and the escape, 0 for those that are escaped.
 
     Rare symbols go under the escape: `CODE_BITS` is the longest code there is.
     """
     # not all 256: with the escape they would be too many for codes so short
+    counts = counts.astype(np.int64)
     least = np.sort(counts)[1 - (1 << CODE_BITS)]
     named = (counts << CODE_BITS > counts.sum()) & (counts > least)
     if not named.any():

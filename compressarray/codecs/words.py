@@ -43,7 +43,7 @@ from compressarray.codecs.memory import (
 )
 from compressarray.jit import inlined, kernel
 
-Int64s = npt.NDArray[np.int64]
+Words = npt.NDArray[np.uint64]
 
 # Where the changed bytes of a word take their new values from.
 LITERAL = 0  # the values, one byte each
@@ -130,10 +130,10 @@ def build_tables(keys: Any, words: Any, near: Any, decode_table: Any, encode_tab
         The first of the `N_NEAR` words that one byte names.
     decode_table : ndarray, (256, 4) uint64
         Overwritten: the mask, a byte for a bit; `_pack_step`; `_value_mask`; `_factor`.
-        Row 255, the escape's, holds what `place_dictionary` says, and ``near``.
+        Row 255, the escape's, is for `place_words`.
     encode_table : ndarray, (`encode_table_words`,) uint64
-        Overwritten: an open-addressing hash of ``key << 8 | token``, 32 bits each; what
-        `place_dictionary` says, ``near``, log2 of the slots that follow; 16 bits each of an
+        Overwritten: an open-addressing hash of ``key << 8 | token``, 32 bits each; where the
+        dictionary lies, ``near``, log2 of the slots that follow; 16 bits each of an
         open-addressing hash of the dictionary.
     """
     decode_table[:] = np.uint64(0)
@@ -154,6 +154,7 @@ def build_tables(keys: Any, words: Any, near: Any, decode_table: Any, encode_tab
             slot = (slot + 1) & (_HASH_SLOTS - 1)
         store32(hashes + (slot << 2), np.uint32((key << 8) | token))
     bits = _slot_bits(len(words))
+    encode_table[TOKEN_HASH_WORDS] = np.uint64(base_of(words))
     encode_table[TOKEN_HASH_WORDS + 1] = np.uint64(near)
     encode_table[TOKEN_HASH_WORDS + 2] = np.uint64(bits)
     slots = hashes + _WORDS_AT + 24
@@ -164,16 +165,6 @@ def build_tables(keys: Any, words: Any, near: Any, decode_table: Any, encode_tab
         while load16(slots + (slot << 1)) != 0:
             slot = (slot + 1) & ((1 << bits) - 1)
         store16(slots + (slot << 1), np.uint16(place + 1))
-
-
-@kernel
-def place_dictionary(words: Any, decode_tables: Any, encode_table: Any) -> None:
-    """Write into tables, ``(n, 256, 4)`` and one of the encoder, where the dictionary lies."""
-    for i in range(len(decode_tables)):
-        near = np.int64(decode_tables[i, ESCAPE, 2])
-        decode_tables[i, ESCAPE, 0] = np.uint64(base_of(words) + (near << 3))
-        decode_tables[i, ESCAPE, 1] = np.uint64(base_of(words))
-    encode_table[TOKEN_HASH_WORDS] = np.uint64(base_of(words))
 
 
 @kernel
@@ -188,6 +179,14 @@ def _slot_bits(n_words: Any) -> Any:
 @inlined
 def _word_slot(word: Any, bits: Any) -> Any:
     return np.int64((word * _WORD_MULTIPLIER) >> np.uint64(64 - bits))
+
+
+def place_words(decode_tables: Words, words: Words) -> None:
+    """Let decoding tables, ``(n, 256, 4)``, find their dictionary, which must stay where it is."""
+    address = words.__array_interface__["data"][0]
+    escapes = decode_tables[:, ESCAPE]
+    escapes[:, 0] = np.uint64(address) + np.uint64(8) * escapes[:, 2]
+    escapes[:, 1] = address
 
 
 def encode_table_words(n_words: int) -> int:
