@@ -218,8 +218,11 @@ def _choose_words(changes: Changes, known: Words, repeats: float) -> tuple[Words
     literal = changes.words != 0
     words, places = np.unique(changes.words[literal], return_inverse=True)
     n_values = _BITS[(changes.keys[literal] >> 3) & 0xFF]
-    # of the times that a word was seen, the first is no sign that it comes again
-    again = 1 - 1 / np.bincount(places, minlength=len(words))
+    # A word seen once may never come again. Good and Turing estimate how often such words do by
+    # how many were seen twice: "The population frequencies of species", Biometrika 40, 1953.
+    seen = np.bincount(places, minlength=len(words))
+    n_once, n_twice = np.count_nonzero(seen == 1), np.count_nonzero(seen == 2)
+    again = np.where(seen == 1, min(1.0, 2 * n_twice / max(n_once, 1)), 1.0)
     gain = again * np.bincount(places, n_values - 1, len(words))
     order = np.argsort(-gain, kind="stable")[:N_NEAR]
     order = order[gain[order] > 0]

@@ -29,7 +29,7 @@ LEARN_AFTER_GOPS = 16
 MAX_LEARN_PAUSE = 8
 MIN_CHANGES = 2000  # to learn from
 # Learning takes some hundred bytes for each change that it looks at.
-MOST_CHANGES = 1 << 17
+MOST_CHANGES = 1 << 18
 LEAST_CHANGES = 1 << 14
 BYTES_A_CHANGE = 16
 TABLE_GAIN, PACKED_TABLE_GAIN = 0.03, 0.1
@@ -501,7 +501,8 @@ class GopStore(Store):
         """Learn which changes get a token, and which words a place in the dictionary."""
         vocabulary = self._vocabulary
         assert vocabulary is not None
-        most = min(max(LEAST_CHANGES, self._arena.live_bytes // BYTES_A_CHANGE), MOST_CHANGES)
+        n_bytes = int(repeats * sum(map(len, streams)))
+        most = min(max(LEAST_CHANGES, n_bytes // BYTES_A_CHANGE), MOST_CHANGES)
         keys, words = np.empty(most, np.int64), np.empty(most, np.uint64)
         frames = np.empty((self._gop * self._stack, self._padded), np.uint8)
         n = n_read = 0
