@@ -500,6 +500,7 @@ def test_a_data_loader_reads(codec: str) -> None:
     pytest.importorskip("torch")
     run_script(LOADER, codec)
 
+
 def run_script(script: str, *arguments: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script), *arguments],
