@@ -653,6 +653,8 @@ class DiffFrameArray(NDArrayOperatorsMixin):
             raise CorruptFrameError(f"pickled codec is {codec!r}")
         if codec.foreign is None:
             codec = resolve(codec.name, codec.gop_length)
+        else:
+            codec = resolve(codec.foreign, None)
         self._open(
             part_of(state, "shape"),
             part_of(state, "dtype"),
