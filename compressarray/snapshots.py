@@ -44,8 +44,13 @@ def array_of(
     shape: tuple[int | None, ...],
     least: int | None = None,
     most: int | None = None,
+    *,
+    copy: bool = True,
 ) -> npt.NDArray[Any]:
-    """An array of a dtype and shape (None: any length), a copy, with values in bounds."""
+    """An array of a dtype and shape (None: any length) with values in bounds.
+
+    A copy, unless the caller copies what it takes: what a pickle brought may be another's memory.
+    """
     value = part_of(snapshot, name)
     wanted = np.dtype(dtype)
     if not isinstance(value, np.ndarray):
@@ -60,9 +65,9 @@ def array_of(
         raise CorruptFrameError(
             f"pickled {name} is {value.dtype} of shape {value.shape}, not {wanted} of {shape}"
         )
-    copied = np.array(value, order="C", subok=False)
-    if least is not None and copied.size and copied.min() < least:
-        raise CorruptFrameError(f"pickled {name} holds {copied.min()}, less than {least}")
-    if most is not None and copied.size and copied.max() > most:
-        raise CorruptFrameError(f"pickled {name} holds {copied.max()}, more than {most}")
-    return copied
+    array = np.array(value, copy=True if copy else None, order="C", subok=False)
+    if least is not None and array.size and array.min() < least:
+        raise CorruptFrameError(f"pickled {name} holds {array.min()}, less than {least}")
+    if most is not None and array.size and array.max() > most:
+        raise CorruptFrameError(f"pickled {name} holds {array.max()}, more than {most}")
+    return array

@@ -25,6 +25,7 @@ from compressarray.codecs.memory import base_of, copy_bytes, move_bytes, same_by
 from compressarray.errors import CorruptFrameError
 from compressarray.jit import inlined, kernel
 from compressarray.snapshots import Snapshot, array_of
+from compressarray.store.base import address_of
 
 PAGE_BYTES = mmap.PAGESIZE
 # Entries of four bytes on a page of 4 KiB, the smallest there is.
@@ -99,7 +100,7 @@ class Table:
         """Take the pages of a snapshot into an empty table; count each value up to ``most``."""
         pages = array_of(snapshot, "pages", np.int64, (None,), 0, len(self.touched) - 1)
         parts = [self.data[_page(page)] for page in pages.tolist()]
-        data = array_of(snapshot, "data", np.uint32, (sum(map(len, parts)),), 0, most)
+        data = array_of(snapshot, "data", np.uint32, (sum(map(len, parts)),), 0, most, copy=False)
         if (pages[1:] <= pages[:-1]).any():
             raise CorruptFrameError("the pages of a pickled index are not in order")
         start = 0
@@ -274,10 +275,13 @@ class Arena:
         """
         n = len(references) - 1
         sizes = array_of(snapshot, "sizes", np.uint32, (n,))
-        chunks = array_of(snapshot, "bytes", np.uint8, (int(sizes.sum(dtype=np.int64)),))
+        n_bytes = int(sizes.sum(dtype=np.int64))
+        chunks = array_of(snapshot, "bytes", np.uint8, (n_bytes,), copy=False)
         if n and not 1 <= references[1:].min() <= references[1:].max() <= MAX_REFERENCES:
             raise CorruptFrameError("a pickled chunk is named by nothing, or too often")
-        if n >= len(self.state.offset) or not restore(self.state, sizes, references, chunks):
+        if n >= len(self.state.offset) or not restore(
+            self.state, sizes, references, address_of(chunks)
+        ):
             raise CorruptFrameError(f"{n} pickled chunks do not fit into their array")
 
     def view(self, entry: int) -> npt.NDArray[np.uint8]:
@@ -551,10 +555,9 @@ def gather_chunks(state: Any, entries: Any, out: Any) -> None:
 
 
 @kernel
-def restore(state: Any, sizes: Any, references: Any, chunks: Any) -> Any:
-    """Fill an empty arena with chunks as entries 1 and on; return whether they fit."""
+def restore(state: Any, sizes: Any, references: Any, source: Any) -> Any:
+    """Fill an empty arena with chunks from an address; return whether they fit."""
     meta = state.meta
-    source = base_of(chunks)
     for i in range(len(sizes)):
         entry = i + 1
         size = np.int64(sizes[i])

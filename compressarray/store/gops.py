@@ -694,7 +694,7 @@ class GopStore(Store):
         most = len(state.backgrounds) - 1
         state.open_background[:] = array_of(snapshot, "open_background", np.int64, shape, 0, most)
         sizes = array_of(snapshot, "open_size", np.int64, shape, 0, MOST // state.open_gop.size)
-        streams = array_of(snapshot, "open_bytes", np.uint8, (int(sizes.sum()),))
+        streams = array_of(snapshot, "open_bytes", np.uint8, (int(sizes.sum()),), copy=False)
         while self._state.open_bytes.shape[1] < sizes.max() + 8:  # for words at the end
             self._grow_open()
         state = self._state
