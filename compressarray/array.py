@@ -14,9 +14,10 @@ import numpy.typing as npt
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 from compressarray.codecs import Codec, resolve
-from compressarray.errors import FrameEvictedError, StaleStreamError
+from compressarray.errors import CorruptFrameError, FrameEvictedError, StaleStreamError
 from compressarray.indexing import select
 from compressarray.ring import FIRST_PIN, Ring
+from compressarray.snapshots import Snapshot, array_of, int_of, part_of
 from compressarray.store import Int64s, Store, UInt8s, make_store
 
 AnyArray = npt.NDArray[Any]
@@ -43,6 +44,7 @@ class _Frames:
         stack_axis: int | None,
         codec: Codec,
         fill_value: Any,
+        snapshot: Snapshot | None = None,
     ) -> None:
         self.dtype = dtype
         self.frame_shape = shape[len(shape) - frame_ndim :]
@@ -50,6 +52,9 @@ class _Frames:
         self.fill_value = fill_value
         self.frame_bytes = prod(self.frame_shape) * dtype.itemsize
         self.is_empty = prod(shape) == 0 or dtype.itemsize == 0
+        if snapshot is not None:
+            self._restore(shape, stack_axis, snapshot)
+            return
         self._take_shape(shape, stack_axis)
         self.now = self._begin(0)
 
@@ -64,16 +69,62 @@ class _Frames:
         self.all_lanes = np.arange(self.n_lanes)
         self.stack = prod(self.stack_shape)
 
-    def of_shape(self, shape: tuple[int, ...]) -> _Frames:
-        """Copy these frames into an array of other leading axes, without frame indices.
+    def copied(self, shape: tuple[int, ...] | None = None) -> _Frames:
+        """Copy these frames; of another shape into an array without frame indices.
 
         The store keeps the layout that it has.
         """
         twin = copying.copy(self)
-        twin._take_shape(shape, None)
-        twin.now = _Stream(0, Ring(shape[0], twin.n_lanes), copying.deepcopy(self.store))
-        twin.is_native = False
+        twin.codec = copying.deepcopy(self.codec)
+        twin.all_lanes = self.all_lanes.copy()
+        number, ring, store = self.now
+        if shape is None:
+            twin.now = _Stream(number, copying.deepcopy(ring), copying.deepcopy(store))
+        else:
+            twin._take_shape(shape, None)
+            twin.is_native = False
+            twin.now = _Stream(0, Ring(shape[0], twin.n_lanes), copying.deepcopy(store))
         return twin
+
+    def snapshot(self, shape: tuple[int, ...] | None = None) -> Snapshot:
+        """What it takes to build these frames again; see `copied`."""
+        number, ring, store = self.now
+        native = self.is_native and shape is None
+        if shape is not None:
+            number, ring = 0, Ring(shape[0], prod(shape[1 : len(shape) - len(self.frame_shape)]))
+        return {
+            "shape": self.shape if shape is None else shape,
+            "dtype": self.dtype,
+            "frame_ndim": len(self.frame_shape),
+            "stack_axis": self.stack_axis if shape is None else None,
+            "codec": self.codec,
+            "fill_value": self.fill_value,
+            "stream": number,
+            "layout": None if native else (self._store_lead, self._store_axis),
+            "ring": ring.snapshot(),
+            "frames": store.snapshot(),
+        }
+
+    def _restore(self, shape: tuple[int, ...], stack_axis: int | None, snapshot: Snapshot) -> None:
+        """Take what a snapshot holds; nothing is allocated that is larger than what came."""
+        lead = shape[: len(shape) - len(self.frame_shape)]
+        lanes = prod(n for axis, n in enumerate(lead) if axis not in (0, stack_axis))
+        ring = Ring.from_snapshot(lead[0], lanes, part_of(snapshot, "ring"))
+        frames = part_of(snapshot, "frames")
+        fill = array_of(frames, "fill", np.uint8, (max(self.frame_bytes, 1),))
+        self._take_shape(shape, stack_axis)
+        given = part_of(snapshot, "layout")
+        self.is_native = given is None
+        if given is None:
+            self._store_lead, self._store_axis = self.lead_shape, stack_axis
+        else:
+            store_lead, axis = given
+            self._store_lead = _checked_shape(store_lead)
+            self._store_axis = _checked_stack_axis(axis, len(store_lead), len(store_lead))
+            if prod(self._store_lead) != prod(lead):
+                raise CorruptFrameError(f"pickled frames of {store_lead} are not those of {lead}")
+        number = int_of(snapshot, "stream", 0)
+        self.now = _Stream(number, ring, self._make_store(fill, frames))
 
     @property
     def stream(self) -> int:
@@ -95,17 +146,23 @@ class _Frames:
         # Whether rows, lanes and stacks are the store's own.
         self.is_native = True
         fill = np.full(self.frame_shape, self.fill_value, self.dtype)
+        flat = np.frombuffer(fill.tobytes() or bytes(1), np.uint8)
+        return _Stream(number, Ring(self.shape[0], self.n_lanes), self._make_store(flat, None))
+
+    def _make_store(self, fill: UInt8s, snapshot: Snapshot | None) -> Store:
+        lead, axis = self._store_lead, self._store_axis
+        lanes = prod(n for i, n in enumerate(lead) if i not in (0, axis))
         row = self.frame_shape[-1] if len(self.frame_shape) == 2 else prod(self.frame_shape[1:])
-        store = make_store(
-            0 if self.is_empty else self.shape[0],
-            max(self.n_lanes, 1),
-            max(self.stack, 1),
+        return make_store(
+            0 if self.is_empty else lead[0],
+            max(lanes, 1),
+            1 if axis is None else max(lead[axis], 1),
             max(self.frame_bytes, 1),
             row * self.dtype.itemsize,
-            np.frombuffer(fill.tobytes() or bytes(1), np.uint8),
+            fill,
             self.codec,
+            snapshot,
         )
-        return _Stream(number, Ring(self.shape[0], self.n_lanes), store)
 
     def clear(self) -> None:
         """Forget every frame but the pinned ones."""
@@ -263,6 +320,20 @@ class DiffFrameArray(NDArrayOperatorsMixin):
         stack_axis: int | Literal["auto"] | None = "auto",
         gop_length: int | None = None,
     ) -> None:
+        chosen = resolve(codec, gop_length)
+        self._open(shape, dtype, frame_ndim, chosen, fill_value, stack_axis, None)
+
+    def _open(
+        self,
+        shape: Any,
+        dtype: Any,
+        frame_ndim: Any,
+        chosen: Codec,
+        fill_value: Any,
+        stack_axis: Any,
+        snapshot: Snapshot | None,
+    ) -> None:
+        """Check the arguments, and begin with them; ``snapshot`` is what to restore."""
         lengths = _checked_shape(shape)
         plain_dtype = np.dtype(dtype)
         if plain_dtype.hasobject:
@@ -284,16 +355,13 @@ class DiffFrameArray(NDArrayOperatorsMixin):
         if plain_dtype.kind == "V" and plain_dtype.names is None and _is_int(fill_value):
             fill_value = np.zeros((), plain_dtype)[()] if fill_value == 0 else fill_value
         fill_value = _checked_fill(fill_value, plain_dtype)
-        chosen = resolve(codec, gop_length)
         if chosen.name == "sparse" and (plain_dtype != np.uint8 or ndim != 2):
             raise ValueError(
                 f"codec='sparse' codes uint8 frames of two axes, not {plain_dtype} frames of "
                 f"{ndim}; use codec='delta'"
             )
         axis = _checked_stack_axis(stack_axis, len(lengths), len(lengths) - ndim)
-        self._frames = _Frames(lengths, plain_dtype, ndim, axis, chosen, fill_value)
-        self._lead_shape = self._frames.lead_shape
-        self._is_view = False
+        self._be(_Frames(lengths, plain_dtype, ndim, axis, chosen, fill_value, snapshot))
 
     # -- attributes --------------------------------------------------------------------------
 
@@ -573,17 +641,33 @@ class DiffFrameArray(NDArrayOperatorsMixin):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> DiffFrameArray:
         twin = object.__new__(DiffFrameArray)
-        twin.__setstate__(copying.deepcopy(self.__getstate__(), memo))
+        twin._be(self._frames.copied(self.shape if self._is_view else None))
         return twin
 
     def __getstate__(self) -> dict[str, Any]:
-        if not self._is_view:
-            return {"frames": self._frames}
-        return {"frames": self._frames.of_shape(self.shape)}
+        return self._frames.snapshot(self.shape if self._is_view else None)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self._frames = state["frames"]
-        self._lead_shape = self._frames.lead_shape
+        codec = part_of(state, "codec")
+        if not isinstance(codec, Codec):
+            raise CorruptFrameError(f"pickled codec is {codec!r}")
+        if codec.foreign is None:
+            codec = resolve(codec.name, codec.gop_length)
+        else:
+            codec = resolve(codec.foreign, None)
+        self._open(
+            part_of(state, "shape"),
+            part_of(state, "dtype"),
+            part_of(state, "frame_ndim"),
+            codec,
+            part_of(state, "fill_value"),
+            part_of(state, "stack_axis"),
+            state,
+        )
+
+    def _be(self, frames: _Frames) -> None:
+        self._frames = frames
+        self._lead_shape = frames.lead_shape
         self._is_view = False
 
     # -- the ring ----------------------------------------------------------------------------

@@ -12,4 +12,4 @@ class StaleStreamError(IndexError):
 
 
 class CorruptFrameError(ValueError):
-    """A stored stream of bytes is not one that the encoder writes."""
+    """What is stored, or was pickled, is nothing that the library writes."""

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from compressarray.errors import CorruptFrameError
 from compressarray.jit import kernel
+from compressarray.snapshots import MOST, Snapshot, array_of, int_of
 
 Int64s = npt.NDArray[np.int64]
 
@@ -33,6 +35,31 @@ class Ring:
         # Grows whenever an index ends, before its frame does: who reads the same number before
         # finding places and after reading them has read what was asked for.
         self.n_changes = 0
+
+    def snapshot(self) -> Snapshot:
+        """Copy everything."""
+        return {
+            "counts": self.counts.copy(),
+            "oldest": self.oldest.copy(),
+            "retired": self._retired.view(np.uint8).copy(),
+            "n_changes": self.n_changes,
+        }
+
+    @classmethod
+    def from_snapshot(cls, n_slots: int, n_lanes: int, snapshot: Snapshot) -> Ring:
+        """Build the ring that a snapshot was taken of."""
+        most = (MOST - n_slots) // max(n_lanes, 1)
+        counts = array_of(snapshot, "counts", np.int64, (n_lanes,), 0, most)
+        oldest = array_of(snapshot, "oldest", np.int64, (n_lanes,), 0, most + n_slots)
+        retired = array_of(snapshot, "retired", np.uint8, (None,), 0, 1)
+        if (counts - oldest > n_slots).any() or len(retired) not in (0, n_slots * n_lanes):
+            raise CorruptFrameError(
+                f"pickled frame indices are not those of {n_slots} slots in {n_lanes} lanes"
+            )
+        ring = cls(n_slots, n_lanes)
+        ring.counts, ring.oldest, ring._retired = counts, oldest, retired.view(np.bool_)
+        ring.n_changes = int_of(snapshot, "n_changes", 0)
+        return ring
 
     def advance(self, lanes: Int64s, n_rows: int) -> tuple[Int64s, Int64s]:
         """Number ``n_rows`` new frames in each of some lanes, and evict what they replace.

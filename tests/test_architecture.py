@@ -25,19 +25,30 @@ ROOT = Path(__file__).resolve().parents[1]
 MAY_IMPORT = {
     "compressarray.errors": set(),
     "compressarray.jit": set(),
-    "compressarray.codecs": {"compressarray.errors", "compressarray.jit"},
+    "compressarray.snapshots": {"compressarray.errors"},
+    "compressarray.codecs": {
+        "compressarray.errors",
+        "compressarray.jit",
+        "compressarray.snapshots",
+    },
     "compressarray.indexing": {"compressarray.errors"},
-    "compressarray.ring": {"compressarray.errors", "compressarray.jit"},
+    "compressarray.ring": {
+        "compressarray.errors",
+        "compressarray.jit",
+        "compressarray.snapshots",
+    },
     "compressarray.store": {
         "compressarray.codecs",
         "compressarray.errors",
         "compressarray.jit",
+        "compressarray.snapshots",
     },
     "compressarray.array": {
         "compressarray.codecs",
         "compressarray.errors",
         "compressarray.indexing",
         "compressarray.ring",
+        "compressarray.snapshots",
         "compressarray.store",
     },
     "compressarray.replay": {

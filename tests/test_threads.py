@@ -418,6 +418,89 @@ def test_worker_processes_read(codec: str) -> None:
     run_script(POOL, codec)
 
 
+ENVIRONMENTS = """
+    import sys
+    from functools import partial
+    import gymnasium as gym
+    import numpy as np
+    from compressarray import DiffFrameArray
+    from tests.strategies import game
+    from wrappers.vector import IndexedFrameStack
+
+    content = game(200, (32, 32))
+    array = DiffFrameArray(content.shape, codec=sys.argv[1])
+    array[...] = content
+
+    class Replay(gym.Env):
+        # reads an array that its process was born with, and stores frames in one of its own
+        observation_space = gym.spaces.Box(0, 255, (32, 32), np.uint8)
+        action_space = gym.spaces.Discrete(2)
+
+        def __init__(self, start):
+            self.start, self.own = start, DiffFrameArray((8, 32, 32), codec=sys.argv[1])
+
+        def observe(self):
+            index = self.own.append(array[self.start + self.t])
+            return self.own.gather(index), {}
+
+        def reset(self, *, seed=None, options=None):
+            self.t = 0
+            return self.observe()
+
+        def step(self, action):
+            self.t += 1
+            observation, info = self.observe()
+            return observation, 0.0, False, False, info
+
+    if __name__ == "__main__":
+        starts = 0, 70
+        envs = gym.vector.AsyncVectorEnv([partial(Replay, s) for s in starts], context="fork")
+        envs = IndexedFrameStack(envs, 4, 64, codec=sys.argv[1])
+        obs, _ = envs.reset(seed=1)
+        for t in range(1, 100):
+            obs, *_ = envs.step(np.zeros(2, np.int64))
+            kept = np.maximum(np.arange(t - 3, t + 1), 0)
+            assert (envs.frames.gather(obs) == content[np.add.outer(starts, kept)]).all()
+        envs.close()
+        print("done")
+"""
+
+
+@pytest.mark.parametrize("codec", ["delta", "delta-zstd"])
+def test_environments_in_processes(codec: str) -> None:
+    """Workers that are forked after use read what they inherit, and the learner goes on."""
+    run_script(ENVIRONMENTS, codec)
+
+
+LOADER = """
+    import sys
+    import numpy as np
+    import torch
+    from compressarray import DiffFrameArray
+    from tests.strategies import game
+
+    content = game(90, (32, 32))
+    array = DiffFrameArray(content.shape, codec=sys.argv[1])
+    array[...] = content
+    array[5]
+
+    if __name__ == "__main__":
+        loader = torch.utils.data.DataLoader(
+            array, batch_size=8, num_workers=2, multiprocessing_context="fork"
+        )
+        for _ in range(2):
+            assert (torch.cat(list(loader)).numpy() == content).all()
+            array[7] = content[7] = 5  # between two epochs, whose workers are new
+        print("done")
+"""
+
+
+@pytest.mark.parametrize("codec", ["delta", "delta-zstd"])
+def test_a_data_loader_reads(codec: str) -> None:
+    pytest.importorskip("torch")
+    run_script(LOADER, codec)
+
+
 def run_script(script: str, *arguments: str) -> None:
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script), *arguments],

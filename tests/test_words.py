@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import pickle
+
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compressarray import DiffFrameArray
-from compressarray.codecs import entropy, learning, packing, words
-from compressarray.store import gop_layout, gop_packing, gop_reading, gop_writing
+from compressarray.codecs import checking, entropy, learning, packing, words
+from compressarray.store import (
+    gop_checking,
+    gop_layout,
+    gop_packing,
+    gop_reading,
+    gop_writing,
+)
 from tests.effort import examples
 
 GUARD = 64
@@ -220,9 +228,10 @@ def test_kernels_compute_in_integers_only() -> None:
         array = DiffFrameArray((40, 2, 16, 16), codec=codec, stack_axis=1)
         array[3:9] = np.random.default_rng(0).integers(0, 9, (6, 2, 16, 16)).astype(np.uint8)
         array[:, 0] = array[:, 1]
-        assert array[5].shape == (2, 16, 16)
+        assert pickle.loads(pickle.dumps(array))[5].shape == (2, 16, 16)
     checked = 0
-    for module in (words, entropy, learning, gop_layout, gop_packing, gop_reading, gop_writing):
+    codecs = checking, entropy, learning, words
+    for module in (*codecs, gop_checking, gop_layout, gop_packing, gop_reading, gop_writing):
         for name, function in vars(module).items():
             for signature in getattr(function, "signatures", ()):
                 assert "float" not in str(signature), f"{module.__name__}.{name}{signature}"

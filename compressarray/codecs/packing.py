@@ -15,6 +15,7 @@ from compressarray.codecs.entropy import (
     FIRST_MAP,
     KIND_CODE,
     MASK_CODE,
+    MAX_CODES,
     N_SYMBOLS,
     NEXT_MAP,
     SKIP_CODE,
@@ -24,7 +25,9 @@ from compressarray.codecs.entropy import (
     TOKEN_MAP,
     build_decoding,
 )
+from compressarray.errors import CorruptFrameError
 from compressarray.jit import kernel
+from compressarray.snapshots import Snapshot, array_of, int_of
 
 Counts = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
@@ -58,12 +61,44 @@ class Packer:
         )
         sums = np.concatenate([token_groups, value_groups, counts[COUNT_CODE][None]])
         lengths = np.array([code_lengths(each) for each in sums], np.uint8)
-        self.model = np.zeros(TABLES_AT + len(sums) * TABLE_BYTES, np.uint8)
-        self.model[tokens] = token_codes
-        self.model[values] = len(token_groups) + value_codes
-        self.model[COUNT_CODE] = len(sums) - 1
-        self.encode = np.zeros((len(sums), ENCODE_ENTRIES), np.uint16)
-        build_decoding(lengths, len(token_groups), self.model, self.encode)
+        codes = np.zeros(N_CONTEXTS, np.uint8)
+        codes[tokens] = token_codes
+        codes[values] = len(token_groups) + value_codes
+        codes[COUNT_CODE] = len(sums) - 1
+        self._build(lengths, codes, len(token_groups))
+
+    def _build(
+        self, lengths: npt.NDArray[np.uint8], codes: npt.NDArray[np.uint8], n_token_codes: int
+    ) -> None:
+        self._n_token_codes = n_token_codes
+        self.model = np.zeros(TABLES_AT + len(lengths) * TABLE_BYTES, np.uint8)
+        self.model[:N_CONTEXTS] = codes
+        self.encode = np.zeros((len(lengths), ENCODE_ENTRIES), np.uint16)
+        build_decoding(lengths, n_token_codes, self.model, self.encode)
+
+    def snapshot(self) -> Snapshot:
+        """What the tables are made from."""
+        return {
+            "lengths": (self.encode >> 8).astype(np.uint8),
+            "codes": self.model[:N_CONTEXTS].copy(),
+            "n_token_codes": self._n_token_codes,
+        }
+
+    @classmethod
+    def from_snapshot(cls, snapshot: Snapshot) -> Packer:
+        """Build the codes that a snapshot was taken of."""
+        lengths = array_of(snapshot, "lengths", np.uint8, (None, ENCODE_ENTRIES), 0, CODE_BITS)
+        n = len(lengths)
+        if not 1 <= n <= MAX_CODES:
+            raise CorruptFrameError(f"there cannot be {n} codes")
+        # Whatever the bits, a complete code names a symbol, and so every look at them moves on.
+        shares = np.where(lengths > 0, (1 << CODE_BITS) >> lengths.astype(np.int64), 0)
+        if (shares.sum(axis=1) != 1 << CODE_BITS).any() or not lengths[:, ESCAPED].all():
+            raise CorruptFrameError("a pickled code is not complete, or has no escape")
+        codes = array_of(snapshot, "codes", np.uint8, (N_CONTEXTS,), 0, n - 1)
+        packer = cls.__new__(cls)
+        packer._build(lengths, codes, int_of(snapshot, "n_token_codes", 0, n))
+        return packer
 
     def packed_bits(self, counts: Counts) -> int:
         """Bits that symbols take, seen so often each."""

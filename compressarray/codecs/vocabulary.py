@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import numpy.typing as npt
 
-from compressarray.codecs.learning import Changes, Learnt, learn, starting_tokens, written_bytes
+from compressarray.codecs.learning import (
+    Changes,
+    Int64s,
+    Learnt,
+    learn,
+    starting_tokens,
+    written_bytes,
+)
 from compressarray.codecs.words import (
     ESCAPE,
+    FAR_WORD,
+    MAX_SKIP,
     MAX_WORDS,
     N_NEAR,
     build_tables,
     encode_table_words,
     place_words,
 )
+from compressarray.errors import CorruptFrameError
+from compressarray.snapshots import Snapshot, array_of, int_of
 
 
 class Vocabulary:
@@ -35,15 +44,13 @@ class Vocabulary:
     def __init__(self, row_bytes: int, max_tables: int) -> None:
         self._max_tables = max_tables
         self._free: list[int] = []
-        self._tokens = starting_tokens(row_bytes)
         self._near = np.zeros(0, np.uint64)
         self._words = np.zeros(0, np.uint64)
         self._former: npt.NDArray[np.uint64] | None = None  # of the other tables
-        self._first_near = 0
         self.table = 0
         self.decode_tables: npt.NDArray[np.uint64] = np.zeros((1, 256, 4), np.uint64)
         self.encode_table: npt.NDArray[np.uint64] = np.zeros(0, np.uint64)
-        self._build()
+        self._build(starting_tokens(row_bytes), 0)
 
     def consider(self, changes: Changes, repeats: float, gain: float, anew: bool) -> Learnt | None:
         """Learn from changes, if it makes these smaller by a part of ``gain``.
@@ -55,7 +62,7 @@ class Vocabulary:
         known = self._words[: 0 if anew else None]
         if len(known) + N_NEAR > MAX_WORDS:
             return None
-        now = written_bytes(changes, self._tokens, self._near, self._words)
+        now = written_bytes(changes, self._tokens_of(self.table), self._near, self._words)
         learnt = learn(changes, known, repeats)
         return learnt if learnt.n_bytes <= (1 - gain) * now else None
 
@@ -68,8 +75,7 @@ class Vocabulary:
         near[: len(learnt.near)] = learnt.near
         known = self._words[: 0 if anew else None]
         self._former = self._words if anew else None
-        self._first_near = len(known)
-        self._tokens, self._near = learnt.tokens, learnt.near
+        self._near = learnt.near
         self._words = np.concatenate([known, near, learnt.far])
         if self._free:
             self.table = self._free.pop()
@@ -77,38 +83,73 @@ class Vocabulary:
             self.table = len(self.decode_tables)
             more = np.zeros((1, 256, 4), np.uint64)
             self.decode_tables = np.concatenate([self.decode_tables, more])
-        self._build()
+        self._build(learnt.tokens, len(known))
 
     def forget_others(self) -> None:
         """Free the tables but the newest: nothing that was written with them is left."""
-        self._free = [i for i in range(len(self.decode_tables)) if i != self.table]
         self._former = None
+        self.keep(np.zeros(len(self.decode_tables), np.bool_))
+        self.decode_tables[self._free] = 0
 
-    def _build(self) -> None:
+    def keep(self, used: npt.NDArray[np.bool_]) -> None:
+        """Free the tables but the newest that nothing was written with."""
+        self._free = [i for i in np.flatnonzero(~used).tolist() if i != self.table]
+
+    def _build(self, tokens: Int64s, first_near: int) -> None:
+        """Fill the newest decoding table and the encoder's, and place the dictionary."""
         self.encode_table = np.zeros(encode_table_words(len(self._words)), np.uint64)
-        build_tables(
-            self._tokens,
-            self._words,
-            self._first_near,
-            self.decode_tables[self.table],
-            self.encode_table,
-        )
-        others = self._words if self._former is None else self._former
-        place_words(self.decode_tables, others)
+        decode_table = self.decode_tables[self.table]
+        build_tables(tokens, self._words, first_near, decode_table, self.encode_table)
+        place_words(self.decode_tables, self._words if self._former is None else self._former)
         place_words(self.decode_tables[self.table : self.table + 1], self._words)
+
+    def _tokens_of(self, table: int) -> Int64s:
+        """The `token_key` of each token of a decoding table."""
+        entries = self.decode_tables[table, :ESCAPE]
+        entries = entries[entries[:, 1] > 0]
+        wide = entries[:, :1].copy().view(np.uint8)
+        masks = np.packbits(wide > 0, axis=1, bitorder="little")[:, 0].astype(np.int64)
+        steps = entries[:, 1].astype(np.int64)
+        skips = ((steps & 0xFFFFFFFF) >> 3) - 1
+        return skips << 11 | masks << 3 | steps >> 40
+
+    @property
+    def n_words(self) -> int:
+        """Words in the dictionary."""
+        return len(self._words)
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
         return self.decode_tables.nbytes + self.encode_table.nbytes + self._words.nbytes
 
-    def __getstate__(self) -> dict[str, Any]:
-        tables = self.decode_tables.copy()
-        tables[:, ESCAPE, :2] = 0  # addresses
-        state = {**self.__dict__, "decode_tables": tables}
-        del state["encode_table"]
-        return state
+    def snapshot(self) -> Snapshot:
+        """What the tables are made from."""
+        tokens = [self._tokens_of(table) for table in range(len(self.decode_tables))]
+        return {
+            "table": self.table,
+            "tokens": np.concatenate(tokens),
+            "n_tokens": np.array([len(each) for each in tokens]),
+            "first_near": self.decode_tables[:, ESCAPE, 2].astype(np.int64),
+            "n_near": len(self._near),
+            "words": self._words.copy(),
+        }
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._build()
+    def restore(self, snapshot: Snapshot) -> None:
+        """Become what a snapshot was taken of."""
+        n_tokens = array_of(snapshot, "n_tokens", np.int64, (None,), 0, ESCAPE)
+        tokens = array_of(snapshot, "tokens", np.int64, (int(n_tokens.sum()),), 0)
+        if (tokens >> 11 > MAX_SKIP).any() or ((tokens & 7) > FAR_WORD).any():
+            raise CorruptFrameError("a pickled table holds a token that does not exist")
+        self._words = array_of(snapshot, "words", np.uint64, (None,))
+        n, n_words = len(n_tokens), len(self._words)
+        if not 1 <= n <= self._max_tables or n_words > MAX_WORDS:
+            raise CorruptFrameError(f"{n} tables of tokens, or {n_words} words, are too many")
+        newest = int_of(snapshot, "table", 0, n - 1)
+        first_near = array_of(snapshot, "first_near", np.int64, (n,), 0, n_words).tolist()
+        n_near = int_of(snapshot, "n_near", 0, min(N_NEAR, n_words - first_near[newest]))
+        self._near = self._words[first_near[newest] :][:n_near].copy()
+        self.decode_tables = np.zeros((n, 256, 4), np.uint64)
+        each = np.split(tokens, np.cumsum(n_tokens)[:-1])
+        for self.table in [*range(n), newest]:
+            self._build(each[self.table], first_near[self.table])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from compressarray.codecs import Codec
+from compressarray.snapshots import Snapshot, array_of
 from compressarray.store.base import Int64s, Store, UInt8s
 from compressarray.store.frames import FrameStore
-from compressarray.store.gops import GopStore
+from compressarray.store.gops import GopStore, open_per_lane
 
 __all__ = ["Int64s", "Store", "UInt8s", "make_store"]
 
@@ -18,6 +21,7 @@ def make_store(
     row_bytes: int,
     fill: UInt8s,
     codec: Codec,
+    snapshot: Snapshot | None = None,
 ) -> Store:
     """Build the store that a codec needs.
 
@@ -31,6 +35,19 @@ def make_store(
         What a cell holds that was never written.
     codec : Codec
         Resolved.
+    snapshot : dict, optional
+        What to restore, from elsewhere.
+
+    Raises
+    ------
+    CorruptFrameError
+        If the snapshot is not one of such a store.
     """
+    if snapshot is not None and codec.groups:
+        # before as much is allocated
+        array_of(snapshot, "open_gop", np.int64, (n_lanes, open_per_lane(stack, codec)))
     kind = GopStore if codec.groups else FrameStore
-    return kind(n_rows, n_lanes, stack, frame_bytes, row_bytes, fill, codec)
+    store = kind(n_rows, n_lanes, stack, frame_bytes, row_bytes, fill, codec)
+    if snapshot is not None:
+        store.restore(snapshot, is_ours=False)
+    return store

@@ -22,7 +22,10 @@ import numpy as np
 import numpy.typing as npt
 
 from compressarray.codecs.memory import base_of, copy_bytes, move_bytes, same_bytes
+from compressarray.errors import CorruptFrameError
 from compressarray.jit import inlined, kernel
+from compressarray.snapshots import Snapshot, array_of
+from compressarray.store.base import address_of
 
 PAGE_BYTES = mmap.PAGESIZE
 # Entries of four bytes on a page of 4 KiB, the smallest there is.
@@ -87,26 +90,29 @@ class Table:
         pages = int(np.count_nonzero(self.touched))
         return min(self.data.nbytes, pages << (PAGE_SHIFT + 2)) + self.touched.nbytes
 
-    def snapshot(self) -> dict[str, Any]:
-        """Copy the touched pages."""
+    def snapshot(self, numbers: npt.NDArray[np.uint32]) -> Snapshot:
+        """Copy the touched pages, each value replaced by its number."""
         pages = np.flatnonzero(self.touched)
-        return {
-            "n": len(self.data),
-            "pages": pages,
-            "parts": [
-                self.data[page << PAGE_SHIFT : (page + 1) << PAGE_SHIFT].copy()
-                for page in pages.tolist()
-            ],
-        }
+        parts = [numbers[self.data[_page(page)]] for page in pages.tolist()]
+        return {"pages": pages, "data": np.concatenate([np.zeros(0, np.uint32), *parts])}
 
-    @classmethod
-    def from_snapshot(cls, snapshot: dict[str, Any]) -> Table:
-        """Build a table with the same pages."""
-        table = cls(snapshot["n"])
-        for page, part in zip(snapshot["pages"].tolist(), snapshot["parts"], strict=True):
-            table.data[page << PAGE_SHIFT : (page + 1) << PAGE_SHIFT] = part
-            table.touched[page] = 1
-        return table
+    def restore(self, snapshot: Snapshot, most: int) -> npt.NDArray[np.int64]:
+        """Take the pages of a snapshot into an empty table; count each value up to ``most``."""
+        pages = array_of(snapshot, "pages", np.int64, (None,), 0, len(self.touched) - 1)
+        parts = [self.data[_page(page)] for page in pages.tolist()]
+        data = array_of(snapshot, "data", np.uint32, (sum(map(len, parts)),), 0, most, copy=False)
+        if (pages[1:] <= pages[:-1]).any():
+            raise CorruptFrameError("the pages of a pickled index are not in order")
+        start = 0
+        for part in parts:
+            part[:] = data[start : start + len(part)]
+            start += len(part)
+        self.touched[pages] = 1
+        return np.bincount(data, minlength=most + 1)
+
+
+def _page(page: int) -> slice:
+    return slice(page << PAGE_SHIFT, (page + 1) << PAGE_SHIFT)
 
 
 def reserve(n: int, dtype: npt.DTypeLike) -> npt.NDArray[Any]:
@@ -248,23 +254,35 @@ class Arena:
         self.state.memory[start : start + chunk.nbytes] = chunk
         return entry
 
-    def snapshot(self) -> dict[str, Any]:
-        """Copy what is live, without the address space around it; `from_snapshot` undoes it."""
-        n = int(self.state.meta[N_ENTRIES])
-        chunks = [self.view(entry) for entry in np.flatnonzero(self.state.references[:n]).tolist()]
-        return {
-            "limits": self._limits,
-            "sizes": self.state.size[:n].copy(),
-            "references": self.state.references[:n].copy(),
-            "bytes": np.concatenate(chunks) if chunks else np.zeros(0, np.uint8),
-        }
+    def snapshot(self) -> tuple[Snapshot, npt.NDArray[np.uint32]]:
+        """Copy what is live, without the address space around it, numbered from 1 on.
 
-    @classmethod
-    def from_snapshot(cls, snapshot: dict[str, Any]) -> Arena:
-        """Build an arena with the same entries."""
-        arena = cls(*snapshot["limits"])
-        restore(arena.state, snapshot["sizes"], snapshot["references"], snapshot["bytes"])
-        return arena
+        Also return each entry's number, 0 for none.
+        """
+        n = int(self.state.meta[N_ENTRIES])
+        live = np.flatnonzero(self.state.references[:n])
+        numbers = np.zeros(n, np.uint32)
+        numbers[live] = np.arange(1, len(live) + 1)
+        sizes = self.state.size[live]
+        chunks = np.empty(int(sizes.sum(dtype=np.int64)), np.uint8)
+        gather_chunks(self.state, live, chunks)
+        return {"sizes": sizes, "bytes": chunks}, numbers
+
+    def restore(self, snapshot: Snapshot, references: npt.NDArray[np.int64]) -> None:
+        """Take the chunks of a snapshot into an empty arena.
+
+        ``references[i]`` counts what names the chunk that becomes entry ``i``.
+        """
+        n = len(references) - 1
+        sizes = array_of(snapshot, "sizes", np.uint32, (n,))
+        n_bytes = int(sizes.sum(dtype=np.int64))
+        chunks = array_of(snapshot, "bytes", np.uint8, (n_bytes,), copy=False)
+        if n and not 1 <= references[1:].min() <= references[1:].max() <= MAX_REFERENCES:
+            raise CorruptFrameError("a pickled chunk is named by nothing, or too often")
+        if n >= len(self.state.offset) or not restore(
+            self.state, sizes, references, address_of(chunks)
+        ):
+            raise CorruptFrameError(f"{n} pickled chunks do not fit into their array")
 
     def view(self, entry: int) -> npt.NDArray[np.uint8]:
         """The bytes of one chunk, a view that the next write may move."""
@@ -527,21 +545,26 @@ def compact(state: Any) -> None:
 
 
 @kernel
-def restore(state: Any, sizes: Any, references: Any, chunks: Any) -> None:
-    """Fill an empty arena with entries, numbered as they were."""
+def gather_chunks(state: Any, entries: Any, out: Any) -> None:
+    """Copy chunks to ``out``, one behind the other."""
+    target = base_of(out)
+    for entry in entries:
+        size = np.int64(state.size[entry])
+        copy_bytes(target, base_of(state.memory) + chunk_start(state, entry), size)
+        target += size
+
+
+@kernel
+def restore(state: Any, sizes: Any, references: Any, source: Any) -> Any:
+    """Fill an empty arena with chunks from an address; return whether they fit."""
     meta = state.meta
-    meta[N_ENTRIES] = len(sizes)
-    start = 0
-    for entry in range(1, len(sizes)):
-        state.references[entry] = references[entry]
-        size = np.int64(sizes[entry])
-        if references[entry] == 0:
-            state.offset[entry] = meta[FREE_ENTRY]
-            meta[FREE_ENTRY] = entry
-        elif _place(state, entry, size):
-            copy_bytes(
-                base_of(state.memory) + chunk_start(state, entry),
-                base_of(chunks) + start,
-                size,
-            )
-            start += size
+    for i in range(len(sizes)):
+        entry = i + 1
+        size = np.int64(sizes[i])
+        if not _place(state, entry, size):
+            return False
+        state.references[entry] = np.uint16(references[entry])
+        copy_bytes(base_of(state.memory) + chunk_start(state, entry), source, size)
+        source += size
+    meta[N_ENTRIES] = len(sizes) + 1
+    return True

@@ -12,8 +12,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from compressarray.codecs import Codec
 from compressarray.codecs.memory import base_of
+from compressarray.errors import CorruptFrameError
 from compressarray.jit import kernel
+from compressarray.snapshots import Snapshot, array_of, int_of
 from compressarray.store.locks import ReadWriteLock
 
 Int64s = npt.NDArray[np.int64]
@@ -38,20 +41,27 @@ class Store(ABC):
     refused before.
     """
 
-    def __init__(self, n_rows: int, n_lanes: int, stack: int, frame_bytes: int) -> None:
+    def __init__(
+        self,
+        n_rows: int,
+        n_lanes: int,
+        stack: int,
+        frame_bytes: int,
+        row_bytes: int,
+        codec: Codec,
+    ) -> None:
         self._n_rows = n_rows
         self._n_lanes = n_lanes
         self._stack = stack
         self._frame_bytes = frame_bytes
-        self._items = np.arange(n_lanes)  # of one row of all lanes
+        self._row_bytes = row_bytes
+        self._coding = codec
+        self._items = np.arange(0)  # of one row of all lanes, once there was one
         self._pins = np.zeros((0, frame_bytes), np.uint8)
-        self._open_lock()
-        self._frames_decoded = 0
-        self._gops_decoded = 0
-
-    def _open_lock(self) -> None:
         self._lock = ReadWriteLock()
         self._count_lock = threading.Lock()
+        self._frames_decoded = 0
+        self._gops_decoded = 0
 
     def read(self, cells: Int64s, out: npt.NDArray[Any]) -> None:
         """Decode cells into ``out``, C-contiguous, of ``len(cells)`` frames.
@@ -109,7 +119,11 @@ class Store(ABC):
         """Store stacks in rows of lanes, in the order given; ``frames`` are their bytes, flat."""
         n = len(rows)
         if n:
-            items = self._items if n == len(self._items) else np.arange(n)
+            items = self._items
+            if n != len(items):
+                items = np.arange(n)
+                if n == self._n_lanes:
+                    self._items = items
             with self._lock.writing:
                 self._write_rows(lanes, rows, items, _address(frames))
 
@@ -188,26 +202,57 @@ class Store(ABC):
     def _forget(self, first: Int64s, end: Int64s, counts: Int64s) -> None: ...
 
     @abstractmethod
+    def _fill_frame(self) -> UInt8s: ...
+
+    @abstractmethod
     def _bytes_by_part(self) -> dict[str, int]: ...
 
     @abstractmethod
     def _report(self) -> dict[str, int]: ...
 
-    def _parts(self) -> dict[str, Any]:
-        """What pickling and copying keep: attributes without locks, no larger than needed."""
-        parts = self.__dict__.copy()
-        del parts["_lock"], parts["_count_lock"]
-        return parts
+    # -- copying and pickling ----------------------------------------------------------------
 
-    def __getstate__(self) -> dict[str, Any]:
+    def snapshot(self) -> Snapshot:
+        """What a store of the same arguments needs to become this one."""
         with self._lock.reading:
-            return copy.deepcopy(self._parts())
+            return {
+                "fill": self._fill_frame().copy(),
+                "pins": self._pins.copy(),
+                "frames_decoded": self._frames_decoded,
+                "gops_decoded": self._gops_decoded,
+                **self._snapshot(),
+            }
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._open_lock()
+    def restore(self, snapshot: Snapshot, *, is_ours: bool) -> None:
+        """Become what a snapshot was taken of; this store is fresh.
+
+        What comes from elsewhere is checked so far that no read or write after that can reach
+        outside of the store's memory. Where ``is_ours``, records need no look.
+
+        Raises
+        ------
+        CorruptFrameError
+            If the snapshot is not one of a store of these arguments.
+        """
+        pins = array_of(snapshot, "pins", np.uint8, (None, self._frame_bytes))
+        if len(pins) % self._stack:
+            raise CorruptFrameError(f"{len(pins)} pinned frames make no stacks of {self._stack}")
+        self._pins = pins
+        self._frames_decoded = int_of(snapshot, "frames_decoded", 0)
+        self._gops_decoded = int_of(snapshot, "gops_decoded", 0)
+        self._restore(snapshot, is_ours)
+
+    @abstractmethod
+    def _snapshot(self) -> Snapshot: ...
+
+    @abstractmethod
+    def _restore(self, snapshot: Snapshot, is_ours: bool) -> None: ...
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Store:
-        twin = object.__new__(type(self))
-        twin.__setstate__(self.__getstate__())
+        kind: Any = type(self)
+        twin: Store = kind(
+            self._n_rows, self._n_lanes, self._stack, self._frame_bytes, self._row_bytes,
+            self._fill_frame(), copy.deepcopy(self._coding, memo),
+        )  # fmt: skip
+        twin.restore(self.snapshot(), is_ours=True)
         return twin

@@ -14,6 +14,7 @@ from compressarray.codecs import Codec
 from compressarray.codecs.memory import base_of, copy_bytes, load64, load_tail, same_bytes
 from compressarray.errors import CorruptFrameError
 from compressarray.jit import kernel
+from compressarray.snapshots import Snapshot, array_of, int_of, part_of
 from compressarray.store.arena import (
     MAX_REFERENCES,
     N_ENTRIES,
@@ -44,11 +45,11 @@ class FrameStore(Store):
         n_lanes: int,
         stack: int,
         frame_bytes: int,
-        row_bytes: int,  # noqa: ARG002 - a frame's inside matters to groups only
+        row_bytes: int,
         fill: UInt8s,
         codec: Codec,
     ) -> None:
-        super().__init__(n_rows, n_lanes, stack, frame_bytes)
+        super().__init__(n_rows, n_lanes, stack, frame_bytes, row_bytes, codec)
         n_cells = n_rows * n_lanes * stack
         self._codec = codec.foreign
         self._name = codec.name
@@ -61,11 +62,8 @@ class FrameStore(Store):
         copies = 1 if self._codec is None else 2
         self._arena = Arena(copies * n_cells * frame_bytes, copies * n_cells)
         self._recent = np.zeros(min(RECENT, 1 << max(n_cells - 1, 1).bit_length()), np.uint32)
-        self._fill = fill.copy()
+        self._fill: UInt8s = fill.copy()
         self._n_encoded = 0
-
-    def _open_lock(self) -> None:
-        super()._open_lock()
         self._transaction = threading.RLock()
 
     def _read(self, cells: Int64s, out: UInt8s) -> None:
@@ -222,23 +220,31 @@ class FrameStore(Store):
             self._undo.clear()
             self._arena.tidy()
 
-    def _parts(self) -> dict[str, Any]:
-        parts = super()._parts()
-        del parts["_transaction"]
+    def _snapshot(self) -> Snapshot:
+        chunks, numbers = self._arena.snapshot()
         return {
-            **parts,
-            "_arena": self._arena.snapshot(),
-            "_cells": self._cells.snapshot(),
+            "chunks": chunks,
+            "cells": self._cells.snapshot(numbers),
+            "recent": numbers[self._recent],
+            "n_encoded": self._n_encoded,
+            "n_evicted": self._n_evicted,
         }
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(
-            {
-                **state,
-                "_arena": Arena.from_snapshot(state["_arena"]),
-                "_cells": Table.from_snapshot(state["_cells"]),
-            }
-        )
+    def _restore(self, snapshot: Snapshot, is_ours: bool) -> None:  # noqa: ARG002
+        chunks = part_of(snapshot, "chunks")
+        # A frame that its codec does not make smaller lies there as it is.
+        sizes = array_of(chunks, "sizes", np.uint32, (None,), 0, self._frame_bytes)
+        if self._codec is None and (sizes != self._frame_bytes).any():
+            raise CorruptFrameError(f"a pickled raw frame has not {self._frame_bytes} bytes")
+        cells = part_of(snapshot, "cells")
+        self._arena.restore(chunks, self._cells.restore(cells, len(sizes)))
+        recent = array_of(snapshot, "recent", np.uint32, self._recent.shape, 0, len(sizes))
+        self._recent = recent
+        self._n_encoded = int_of(snapshot, "n_encoded", 0)
+        self._n_evicted = int_of(snapshot, "n_evicted", 0)
+
+    def _fill_frame(self) -> UInt8s:
+        return self._fill
 
     def _bytes_by_part(self) -> dict[str, int]:
         return {

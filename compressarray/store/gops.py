@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -10,11 +10,14 @@ from compressarray.codecs import Codec
 from compressarray.codecs.learning import Changes
 from compressarray.codecs.packing import N_CONTEXTS, Packer
 from compressarray.codecs.vocabulary import Vocabulary
+from compressarray.errors import CorruptFrameError
+from compressarray.snapshots import MOST, Snapshot, array_of, int_of, part_of
 from compressarray.store import gop_layout as layout
 from compressarray.store import gop_reading as reading
 from compressarray.store import gop_writing as writing
 from compressarray.store.arena import PAGE_SHIFT, Arena, Table
 from compressarray.store.base import Int64s, Store, UInt8s, address_of
+from compressarray.store.gop_checking import check_streams
 from compressarray.store.gop_layout import GopState
 from compressarray.store.gop_learning import collect_changes
 from compressarray.store.gop_packing import count_stream, pack_stream, unpack_stream
@@ -43,6 +46,8 @@ MIN_CODES, MAX_CODES = 16, 64
 CODES_GAIN = 0.02
 MAX_BACKGROUNDS = 255
 GUARD_BYTES = 64
+# Counts that a copy goes on from.
+_COUNTS = [layout.VOTES, layout.CREDIT, layout.N_CLOSED, layout.N_EVICTED, layout.N_ENCODED]
 
 
 class _Work(NamedTuple):
@@ -57,6 +62,18 @@ class _Work(NamedTuple):
         """The first bytes of the closed stream."""
         start = self.stream - self.scratch.address
         return self.scratch.memory[start : start + size]
+
+
+def _gop_length(stack: int, codec: Codec) -> int:
+    gop = codec.gop_length
+    while gop > 1 and gop * stack >= layout.NO_FRAME:
+        gop //= 2
+    return gop
+
+
+def open_per_lane(stack: int, codec: Codec) -> int:
+    """How many groups of a lane may be open at once."""
+    return -(-(stack - 1) // _gop_length(stack, codec)) + 1
 
 
 class GopStore(Store):
@@ -77,11 +94,8 @@ class GopStore(Store):
         fill: UInt8s,
         codec: Codec,
     ) -> None:
-        super().__init__(n_rows, n_lanes, stack, frame_bytes)
-        gop = codec.gop_length
-        while gop > 1 and gop * stack >= layout.NO_FRAME:
-            gop //= 2
-        self._gop = gop
+        super().__init__(n_rows, n_lanes, stack, frame_bytes, row_bytes, codec)
+        gop = self._gop = _gop_length(stack, codec)
         self._n_gops = -(-(n_rows + stack - 1) // gop)
         self._padded = (frame_bytes + 7) // 8 * 8 + 8
         self._packs = codec.name == "delta-zstd"
@@ -96,7 +110,7 @@ class GopStore(Store):
         meta[layout.FRAME_BYTES] = frame_bytes
         meta[layout.ROW_BYTES] = row_bytes
         meta[layout.RECORD_KIND] = layout.SPARSE if codec.name == "sparse" else layout.DELTA
-        meta[layout.OPEN_PER_LANE] = (stack - 1 + gop - 1) // gop + 1
+        meta[layout.OPEN_PER_LANE] = per_lane = open_per_lane(stack, codec)
         meta[layout.PACKS] = self._packs
         # tokens, values and a record of one frame, then a closed stream
         self._coding_bytes = (
@@ -123,12 +137,12 @@ class GopStore(Store):
             meta=meta,
             gop_chunk=self._gops.data,
             gop_touched=self._gops.touched,
-            open_gop=np.full((n_lanes, int(meta[layout.OPEN_PER_LANE])), layout.CLOSED),
-            open_next=np.zeros((n_lanes, int(meta[layout.OPEN_PER_LANE])), np.int64),
-            open_frames=np.zeros((n_lanes, int(meta[layout.OPEN_PER_LANE])), np.int64),
-            open_size=np.zeros((n_lanes, int(meta[layout.OPEN_PER_LANE])), np.int64),
-            open_flags=np.zeros((n_lanes, int(meta[layout.OPEN_PER_LANE])), np.int64),
-            open_background=np.zeros((n_lanes, int(meta[layout.OPEN_PER_LANE])), np.int64),
+            open_gop=np.full((n_lanes, per_lane), layout.CLOSED),
+            open_next=np.zeros((n_lanes, per_lane), np.int64),
+            open_frames=np.zeros((n_lanes, per_lane), np.int64),
+            open_size=np.zeros((n_lanes, per_lane), np.int64),
+            open_flags=np.zeros((n_lanes, per_lane), np.int64),
+            open_background=np.zeros((n_lanes, per_lane), np.int64),
             open_map=np.zeros((0, 0, 0), np.uint16),
             open_bytes=np.zeros((0, 0), np.uint8),
             head=np.zeros((0, 0, 0), np.uint8),
@@ -391,29 +405,40 @@ class GopStore(Store):
         state = self._state
         if len(state.head) and state.meta[layout.VOTES] == self._ready_at_votes:
             return
-        changes: dict[str, Any] = {}
-        if state.head.shape[0] == 0:
-            per_lane = state.open_gop.shape[1]
-            changes["head"] = np.zeros((self._n_lanes, self._stack, self._padded), np.uint8)
-            changes["open_bytes"] = np.zeros((self._n_lanes * per_lane, 256), np.uint8)
-            mapped = self._gop * self._stack if self._stack > 1 else 0
-            changes["open_map"] = np.zeros((self._n_lanes, per_lane, mapped), np.uint16)
+        if len(state.head) == 0:
+            self._open()
+            state = self._state
             state.head_row[:] = layout.STALE
             if state.meta[layout.RECORD_KIND] == layout.DELTA:
-                changes["candidate"] = np.zeros((2, self._padded), np.uint8)
                 state.meta[layout.VOTES] = 0
         if state.meta[layout.RECORD_KIND] == layout.DELTA:
             n = len(state.backgrounds)
             in_use = state.background_uses > 0
             in_use[[0, int(state.meta[layout.BACKGROUND])]] = True
             if in_use.all() and n < MAX_BACKGROUNDS:
-                changes["backgrounds"] = np.concatenate(
-                    [state.backgrounds, np.zeros((1, self._padded), np.uint8)]
+                fresh = np.zeros((1, self._padded), np.uint8)
+                self._take(
+                    state._replace(
+                        backgrounds=np.concatenate([state.backgrounds, fresh]),
+                        background_uses=np.append(state.background_uses, 0),
+                    )
                 )
-                changes["background_uses"] = np.append(state.background_uses, 0)
         self._ready_at_votes = int(state.meta[layout.VOTES])
-        if changes:
-            self._take(state._replace(**changes))
+
+    def _open(self) -> None:
+        """Have room for open streams, heads and a candidate."""
+        state = self._state
+        per_lane = state.open_gop.shape[1]
+        mapped = self._gop * self._stack if self._stack > 1 else 0
+        votes = self._padded if state.meta[layout.RECORD_KIND] == layout.DELTA else 0
+        self._take(
+            state._replace(
+                head=np.zeros((self._n_lanes, self._stack, self._padded), np.uint8),
+                open_bytes=np.zeros((self._n_lanes * per_lane, 256), np.uint8),
+                open_map=np.zeros((self._n_lanes, per_lane, mapped), np.uint16),
+                candidate=np.zeros((2, votes), np.uint8),
+            )
+        )
 
     def _grow_open(self) -> None:
         old = self._state.open_bytes
@@ -532,10 +557,8 @@ class GopStore(Store):
         counts = np.zeros((N_CONTEXTS, 256), np.int32)
         for stream in streams:
             count_stream(self._state, address_of(stream), counts)
-        new, old = (
-            Packer(counts, min(max(MIN_CODES, n_bytes // BYTES_A_CODE), MAX_CODES)),
-            self._packer,
-        )
+        n_codes = min(max(MIN_CODES, n_bytes // BYTES_A_CODE), MAX_CODES)
+        new, old = Packer(counts, n_codes), self._packer
         if old is not None:
             saved = old.packed_bits(counts) - new.packed_bits(counts)
             if saved < CODES_GAIN * old.packed_bits(counts):
@@ -553,6 +576,9 @@ class GopStore(Store):
         return np.concatenate(held)
 
     # -- accounting --------------------------------------------------------------------------
+
+    def _fill_frame(self) -> UInt8s:
+        return self._state.backgrounds[0, : self._frame_bytes]
 
     def _bytes_by_part(self) -> dict[str, int]:
         state = self._state
@@ -581,36 +607,134 @@ class GopStore(Store):
             "frames_encoded": int(meta[layout.N_ENCODED]),
         }
 
-    # -- pickling ----------------------------------------------------------------------------
+    # -- copying and pickling ----------------------------------------------------------------
 
-    def _parts(self) -> dict[str, Any]:
-        state = self._state._asdict()
-        for name in ("gop_chunk", "gop_touched", "decode_tables", "encode_table"):
-            del state[name]
-        parts = super()._parts()
-        del parts["_view"], parts["_write_view"]
+    def _snapshot(self) -> Snapshot:
+        state, meta, n_bytes = self._state, self._state.meta, self._frame_bytes
+        chunks, numbers = self._arena.snapshot()
+        is_open = state.open_gop != layout.CLOSED
+        mapped = is_open & (state.open_flags & layout.MAP_FLAG != 0)
+        sizes = np.where(is_open, state.open_size, 0)
+        streams = [
+            stream[:size]
+            for stream, size in zip(state.open_bytes, sizes.ravel().tolist(), strict=False)
+        ]
+        vocabulary, packer = self._vocabulary, self._packer
         return {
-            **parts,
-            "_arena": self._arena.snapshot(),
-            "_gops": self._gops.snapshot(),
-            "_state": state,
+            "counts": meta[_COUNTS].copy(),
+            "learn_at": self._learn_at,
+            "learn_pause": self._learn_pause,
+            "ready_at_votes": self._ready_at_votes,
+            "tidied_at": self._tidied_at,
+            "vocabulary": None if vocabulary is None else vocabulary.snapshot(),
+            "packer": None if packer is None else packer.snapshot(),
+            "backgrounds": state.backgrounds[1:, :n_bytes].copy(),
+            "background": int(meta[layout.BACKGROUND]),
+            "candidate": state.candidate[:, :n_bytes].copy(),
+            "chunks": chunks,
+            "gops": self._gops.snapshot(numbers),
+            "last_chunk": int(numbers[meta[layout.LAST_CHUNK]]),
+            "is_ready": len(state.head) > 0,
+            "head_row": state.head_row.copy(),
+            "open_gop": state.open_gop.copy(),
+            "open_next": state.open_next.copy(),
+            "open_frames": state.open_frames.copy(),
+            "open_size": sizes,
+            "open_background": state.open_background.copy(),
+            "open_mapped": mapped.view(np.uint8),
+            "open_maps": state.open_map[mapped] if mapped.any() else np.zeros((0, 0), np.uint16),
+            "open_bytes": np.concatenate([np.zeros(0, np.uint8), *streams]),
         }
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        gops = Table.from_snapshot(state["_gops"])
-        none = np.zeros((0, 256, 4), np.uint64), np.zeros(0, np.uint64)
-        fields = {
-            **state["_state"],
-            "gop_chunk": gops.data,
-            "gop_touched": gops.touched,
-            "decode_tables": none[0],
-            "encode_table": none[1],
-        }
-        super().__setstate__(
-            {
-                **state,
-                "_arena": Arena.from_snapshot(state["_arena"]),
-                "_gops": gops,
-            }
+    def _restore(self, snapshot: Snapshot, is_ours: bool) -> None:
+        state = self._state
+        meta, n_bytes = state.meta, self._frame_bytes
+        meta[_COUNTS] = array_of(snapshot, "counts", np.int64, (len(_COUNTS),), 0, MOST)
+        self._learn_at = int_of(snapshot, "learn_at", 0)
+        self._learn_pause = int_of(snapshot, "learn_pause", 1, MAX_LEARN_PAUSE)
+        self._ready_at_votes = int_of(snapshot, "ready_at_votes", -1)
+        self._tidied_at = int_of(snapshot, "tidied_at", 0)
+        n_dictionary = 0
+        if self._vocabulary is not None:
+            self._vocabulary.restore(part_of(snapshot, "vocabulary"))
+            n_dictionary = self._vocabulary.n_words
+            meta[layout.TABLE] = self._vocabulary.table
+        if self._packs and part_of(snapshot, "packer") is not None:
+            self._packer = self._next_packer = Packer.from_snapshot(snapshot["packer"])
+        more = array_of(snapshot, "backgrounds", np.uint8, (None, n_bytes))
+        n = 1 + len(more)
+        meta[layout.BACKGROUND] = int_of(snapshot, "background", 0, n - 1)
+        if n > MAX_BACKGROUNDS:
+            raise CorruptFrameError(f"there cannot be {n} backgrounds")
+        backgrounds = np.zeros((n, self._padded), np.uint8)
+        backgrounds[0] = state.backgrounds[0]
+        backgrounds[1:, :n_bytes] = more
+        n_chunks = len(array_of(part_of(snapshot, "chunks"), "sizes", np.uint32, (None,)))
+        meta[layout.LAST_CHUNK] = int_of(snapshot, "last_chunk", 0, n_chunks)
+        references = self._gops.restore(part_of(snapshot, "gops"), n_chunks)
+        self._arena.restore(snapshot["chunks"], references)
+        self._take(state._replace(backgrounds=backgrounds, background_uses=np.zeros(n, np.int64)))
+        head_row = self._restore_open(snapshot)
+        model = 0 if self._packer is None else address_of(self._packer.model)
+        used = check_streams(
+            self._state, self._arena.state, model, n_dictionary, records_too=not is_ours
         )
-        self._take(GopState(**fields))
+        if self._vocabulary is not None:
+            self._vocabulary.keep(used)
+        self._restore_heads(head_row)
+
+    def _restore_open(self, snapshot: Snapshot) -> Int64s:
+        """Take the open streams as they come; return which row each lane's head is of."""
+        state = self._state
+        shape = state.open_gop.shape
+        head_row = array_of(
+            snapshot, "head_row", np.int64, shape[:1], layout.STALE, self._n_rows - 1
+        )
+        if not part_of(snapshot, "is_ready"):
+            return np.full(self._n_lanes, layout.STALE)
+        self._open()
+        state = self._state
+        if len(state.candidate[0]):
+            candidate = array_of(snapshot, "candidate", np.uint8, (2, self._frame_bytes))
+            state.candidate[:, : self._frame_bytes] = candidate
+        state.open_gop[:] = array_of(snapshot, "open_gop", np.int64, shape)
+        state.open_next[:] = array_of(snapshot, "open_next", np.int64, shape)
+        state.open_frames[:] = array_of(snapshot, "open_frames", np.int64, shape)
+        most = len(state.backgrounds) - 1
+        state.open_background[:] = array_of(snapshot, "open_background", np.int64, shape, 0, most)
+        sizes = array_of(snapshot, "open_size", np.int64, shape, 0, MOST // state.open_gop.size)
+        streams = array_of(snapshot, "open_bytes", np.uint8, (int(sizes.sum()),), copy=False)
+        while self._state.open_bytes.shape[1] < sizes.max() + 8:  # for words at the end
+            self._grow_open()
+        state = self._state
+        start = 0
+        for row, size in zip(state.open_bytes, sizes.ravel().tolist(), strict=True):
+            row[:size] = streams[start : start + size]
+            start += size
+        state.open_size[:] = sizes
+        # only the newest table can be written with
+        mapped = array_of(snapshot, "open_mapped", np.uint8, shape, 0, 1).view(np.bool_)
+        state.open_flags[:] = int(state.meta[layout.TABLE]) << layout.TABLE_SHIFT
+        state.open_flags[mapped] |= layout.MAP_FLAG
+        if mapped.any():
+            wanted = int(mapped.sum()), state.open_map.shape[2]
+            if not wanted[1]:
+                raise CorruptFrameError("a pickled open stream has a map and no stacks")
+            state.open_map[mapped] = array_of(snapshot, "open_maps", np.uint16, wanted)
+        return head_row
+
+    def _restore_heads(self, head_row: Int64s) -> None:
+        """Decode the newest frames of each lane, which the next ones are coded against."""
+        lanes = np.flatnonzero(head_row != layout.STALE)
+        if not len(lanes):
+            return
+        rows = head_row[lanes][:, None]
+        if (rows < 0).any():
+            raise CorruptFrameError(f"pickled heads are of row {rows.min()}")
+        k = np.arange(self._stack)
+        cells = (rows * self._n_lanes + lanes[:, None]) * self._stack + k
+        frames = np.empty((*cells.shape, self._frame_bytes), np.uint8)
+        reading.read_cells(self._view, cells.ravel(), self._pins, frames.reshape(-1))
+        diagonals = (rows + k) % self._stack
+        self._state.head[lanes[:, None], diagonals, : self._frame_bytes] = frames
+        self._state.head_row[:] = head_row

@@ -1,0 +1,156 @@
+"""Whether bytes are records that the decoder may be given, for it checks nothing itself.
+
+What `check_record` passes changes words of its frame only and reads nothing but the frame, the
+background, the dictionary and the record, whatever the frame before holds. Packed records are
+unpacked first, into room for the longest that their bits can give, and then looked at.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from compressarray.codecs.entropy import MAX_SKIP_BYTES
+from compressarray.codecs.memory import load8, load16, load32, load64
+from compressarray.codecs.sparse import HEADER_BYTES, RAW_TAG, coordinate_bytes
+from compressarray.codecs.words import (
+    ABOVE,
+    ENTRY_BYTES,
+    ESCAPE,
+    FAR_WORD,
+    LEFT,
+    MIN_ROW_BYTES,
+    N_VALUES_AT,
+    NEAR_WORD,
+    count_values,
+    get_varint,
+)
+from compressarray.jit import inlined, kernel
+
+# What is answered in place of an address.
+SHORT, TOO_LONG, NO_COUNT, NO_TOKEN, NO_KIND, OUTSIDE, NO_SOURCE, NO_WORD = range(-8, 0)
+REASONS = {
+    SHORT: "a record goes on behind the end of its stream",
+    TOO_LONG: "a record is longer than its frame",
+    NO_COUNT: "a record has more tokens than its frame has words",
+    NO_TOKEN: "a record names a token that its table does not have",
+    NO_KIND: "a record holds a kind of change that does not exist",
+    OUTSIDE: "a record changes what lies outside of its frame",
+    NO_SOURCE: "a record copies from outside of its frame",
+    NO_WORD: "a record names a word that the dictionary does not have",
+}
+# Bytes that one word's share of a packed record takes at most, and of a plain record once
+# unpacked: an escape's parts and eight values, each behind an escape of its code.
+PACKED_BYTES_A_WORD, PLAIN_BYTES_A_WORD = 40, 16
+UNPACKING_ROOM = 128  # and besides
+
+
+@inlined
+def _checked_varint(address: Any, end: Any) -> Any:
+    """Read a number as `get_varint` does, or -1 where none ends soon enough."""
+    most = min(end - address, MAX_SKIP_BYTES)
+    length = 0
+    while length < most and np.int64(load8(address + length)) >= 0x80:
+        length += 1
+    value = np.int64(-1)
+    if length < most:
+        value, address = get_varint(address)
+    return value, address
+
+
+@kernel
+def check_record(record: Any, end: Any, n_bytes: Any, row_bytes: Any, decode_table: Any,
+                 n_dictionary: Any) -> Any:  # fmt: skip
+    """The address after a delta record, or which of `REASONS` there is against it.
+
+    Parameters
+    ----------
+    record, end : address
+        The record lies between them, if it is one.
+    decode_table : address
+        One from `build_tables`.
+    n_dictionary : int
+        Words in the dictionary.
+    """
+    n_words = (n_bytes + 7) >> 3
+    n_tokens, tokens = _checked_varint(record, end)
+    if n_tokens < 0:
+        return SHORT
+    if n_tokens > n_words:
+        if n_tokens > n_words + 1:
+            return NO_COUNT
+        return tokens + n_bytes if n_bytes <= end - tokens else SHORT
+    if n_tokens > end - tokens:
+        return SHORT
+    first_near = np.int64(load64(decode_table + ESCAPE * ENTRY_BYTES + 16))
+    v = tokens + n_tokens
+    word = np.int64(-1)
+    for i in range(n_tokens):
+        token = np.int64(load8(tokens + i))
+        if token == ESCAPE:
+            if end - v < 2:
+                return SHORT
+            kind, mask = np.int64(load8(v)), np.int64(load8(v + 1))
+            if kind > FAR_WORD:
+                return NO_KIND
+            skip, v = _checked_varint(v + 2, end)
+            if skip < 0:
+                return SHORT
+            step = skip + 1
+            n_values = np.int64(count_values(mask, kind))
+        else:
+            entry = decode_table + token * ENTRY_BYTES
+            step = np.int64(load32(entry + 8)) >> 3
+            if step == 0:
+                return NO_TOKEN
+            n_values = np.int64(load8(entry + N_VALUES_AT))
+            kind = np.int64(load8(entry + 13))
+        word += step
+        if word >= n_words:
+            return OUTSIDE
+        if n_values > end - v:
+            return SHORT
+        if kind == LEFT and word == 0:
+            return NO_SOURCE
+        if kind == ABOVE and (row_bytes < MIN_ROW_BYTES or word << 3 < row_bytes):
+            return NO_SOURCE
+        if kind == NEAR_WORD and first_near + np.int64(load8(v)) >= n_dictionary:
+            return NO_WORD
+        if kind == FAR_WORD and np.int64(load16(v)) >= n_dictionary:
+            return NO_WORD
+        v += n_values
+    return v if n_tokens == 0 or v - tokens < n_bytes else TOO_LONG
+
+
+@kernel
+def check_sparse(record: Any, end: Any, is_first: Any, n_bytes: Any, row_bytes: Any) -> Any:
+    """The address after a sparse record, or which of `REASONS` there is against it."""
+    if end - record < 1:
+        return SHORT
+    tag = np.int64(load8(record))
+    if tag == RAW_TAG:
+        return record + 1 + n_bytes if n_bytes < end - record else SHORT
+    if tag != 0:
+        return NO_KIND
+    if is_first:
+        return NO_SOURCE
+    if end - record < HEADER_BYTES:
+        return SHORT
+    changed = np.int64(load32(record + 1))
+    width = coordinate_bytes(n_bytes, row_bytes)
+    if changed * (2 * width + 2) > n_bytes:
+        return TOO_LONG
+    rows = record + HEADER_BYTES
+    columns = rows + changed * width
+    after = columns + changed * (width + 2)
+    if after > end:
+        return SHORT
+    for n in range(changed):
+        if width == 1:
+            i = np.int64(load8(rows + n)) * row_bytes + np.int64(load8(columns + n))
+        else:
+            i = np.int64(load16(rows + 2 * n)) * row_bytes + np.int64(load16(columns + 2 * n))
+        if i >= n_bytes:
+            return OUTSIDE
+    return after

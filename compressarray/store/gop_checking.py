@@ -1,0 +1,259 @@
+"""Kernels that look at streams which came from elsewhere, before anything decodes them.
+
+A stream that passes can be read, unpacked, rebuilt and learnt from without a look or a write
+outside of the store's memory and of the scratch that is meant for it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from compressarray.codecs import checking
+from compressarray.codecs.checking import (
+    PACKED_BYTES_A_WORD,
+    PLAIN_BYTES_A_WORD,
+    SHORT,
+    UNPACKING_ROOM,
+    check_record,
+    check_sparse,
+)
+from compressarray.codecs.entropy import unpack_record
+from compressarray.codecs.memory import base_of, copy_bytes
+from compressarray.errors import CorruptFrameError
+from compressarray.jit import kernel
+from compressarray.store.arena import N_ENTRIES, ArenaState, chunk_start
+from compressarray.store.gop_layout import (
+    CLOSED,
+    DELTA,
+    FRAME_BYTES,
+    GOP,
+    HEADER_BYTES,
+    MAP_FLAG,
+    N_LANES,
+    N_OPEN,
+    NO_FRAME,
+    OPEN_PER_LANE,
+    PACKED_FLAG,
+    RECORD_KIND,
+    ROW_BYTES,
+    SPARSE,
+    STACK,
+    TABLE_MASK,
+    TABLE_SHIFT,
+    GopState,
+    first_row,
+    keyframe,
+    last_row,
+    open_stream_at,
+    read_header,
+    tables_at,
+)
+
+FINE = 0
+(
+    NO_HEADER,
+    NO_FLAGS,
+    NO_BACKGROUND,
+    NO_TABLE,
+    MANY_FRAMES,
+    NO_TURN,
+    LOOSE_END,
+    NOT_OPEN,
+    NO_NUMBER,
+) = range(-17, -8)
+REASONS = checking.REASONS | {
+    NO_HEADER: "it has no room for its header",
+    NO_FLAGS: "it has flags that do not exist",
+    NO_BACKGROUND: "it names a background that does not exist",
+    NO_TABLE: "it names a table of tokens, or codes, that do not exist",
+    MANY_FRAMES: "it has other frames than belong to its cells",
+    NO_TURN: "its earlier frames do not begin where it says",
+    LOOSE_END: "bytes follow its last record",
+    NOT_OPEN: "an open stream cannot be of that group and those rows",
+    NO_NUMBER: "a cell names a frame that the stream does not have",
+}
+
+
+def check_streams(
+    state: GopState, arena: ArenaState, model: int, n_dictionary: int, *, records_too: bool
+) -> npt.NDArray[np.bool_]:
+    """Check every stream of a restored store, and count the backgrounds that they use.
+
+    Parameters
+    ----------
+    state : GopState
+        Its ``background_uses`` and its number of open streams are zero before.
+    arena : ArenaState
+    model : int
+        Address of the model that chunks are packed with, or 0.
+    n_dictionary : int
+        Words in the dictionary.
+    records_too : bool
+        Or only headers, of what this process has encoded.
+
+    Returns
+    -------
+    ndarray, (tables of tokens,) bool
+        Which ones are in use.
+
+    Raises
+    ------
+    CorruptFrameError
+    """
+    used = np.zeros(len(state.decode_tables), np.bool_)
+    entry, reason = _check_chunks(state, arena, model, n_dictionary, records_too, used)
+    if reason != FINE:
+        raise CorruptFrameError(f"pickled chunk {entry} is corrupt: {REASONS[reason]}")
+    for lane, place in np.argwhere(state.open_gop != CLOSED).tolist():
+        reason = _check_open(state, lane, place, n_dictionary, records_too)
+        if reason != FINE:
+            raise CorruptFrameError(
+                f"the pickled open stream of lane {lane} is corrupt: {REASONS[reason]}"
+            )
+    return used
+
+
+@kernel
+def _check_chunks(state: Any, arena: Any, model: Any, n_dictionary: Any, records_too: Any,
+                  used: Any) -> Any:  # fmt: skip
+    """Check chunk after chunk; return the last entry looked at, and what there is against it."""
+    n_entries = arena.meta[N_ENTRIES]
+    longest = np.int64(0)
+    for entry in range(1, n_entries):
+        longest = max(longest, np.int64(arena.size[entry]))
+    n_words = (state.meta[FRAME_BYTES] + 7) >> 3
+    room = longest + PACKED_BYTES_A_WORD * n_words + 2 * PLAIN_BYTES_A_WORD * n_words
+    scratch = np.empty(room + 3 * UNPACKING_ROOM if model else 0, np.uint8)
+    for entry in range(1, n_entries):
+        chunk = base_of(arena.memory) + chunk_start(arena, entry)
+        size = np.int64(arena.size[entry])
+        reason = _check_chunk(
+            state, chunk, size, model, n_dictionary, records_too, used, scratch, longest
+        )
+        if reason != FINE:
+            return entry, reason
+    return np.int64(0), np.int64(FINE)
+
+
+@kernel
+def _check_chunk(state: Any, chunk: Any, size: Any, model: Any, n_dictionary: Any,
+                 records_too: Any, used: Any, scratch: Any, longest: Any) -> Any:  # fmt: skip
+    meta = state.meta
+    kind, n_cells = meta[RECORD_KIND], meta[GOP] * meta[STACK]
+    if size < HEADER_BYTES:
+        return NO_HEADER
+    flags, chosen, n_frames, turn = read_header(chunk)
+    if flags & ~(MAP_FLAG | TABLE_MASK << TABLE_SHIFT | PACKED_FLAG):
+        return NO_FLAGS
+    if chosen >= state.backgrounds.shape[0]:
+        return NO_BACKGROUND
+    table = (flags >> TABLE_SHIFT) & TABLE_MASK
+    if kind == DELTA:
+        if table >= len(used):
+            return NO_TABLE
+        used[table] = True
+    elif table > 0:
+        return NO_TABLE
+    packed = flags & PACKED_FLAG != 0
+    if packed and (kind != DELTA or model == 0):
+        return NO_TABLE
+    if n_frames > n_cells:
+        return MANY_FRAMES
+    records = HEADER_BYTES
+    if flags & MAP_FLAG:
+        records += 2 * n_cells
+    if records > size:
+        return NO_HEADER
+    state.background_uses[chosen] += 1
+    if not records_too:
+        return FINE
+    n_later = n_frames - keyframe(kind, n_frames)
+    tables = tables_at(state, flags)
+    if packed:
+        return _check_packed(
+            state, chunk + records, size - records, n_frames, n_later, turn, tables, model,
+            n_dictionary, base_of(scratch), longest,
+        )  # fmt: skip
+    return _check_records(
+        state, chunk + records, chunk + size, n_frames, n_later, turn, tables, n_dictionary
+    )
+
+
+@kernel
+def _check_records(state: Any, first: Any, end: Any, n_frames: Any, n_later: Any, turn: Any,
+                   tables: Any, n_dictionary: Any) -> Any:  # fmt: skip
+    meta = state.meta
+    n_bytes, row_bytes = meta[FRAME_BYTES], meta[ROW_BYTES]
+    record = first
+    for i in range(n_frames):
+        if i == n_later and record - first != turn:
+            return NO_TURN
+        if meta[RECORD_KIND] == SPARSE:
+            record = check_sparse(record, end, i == 0, n_bytes, row_bytes)
+        else:
+            record = check_record(record, end, n_bytes, row_bytes, tables, n_dictionary)
+        if record < 0:
+            return record
+    return FINE if record == end else LOOSE_END
+
+
+@kernel
+def _check_packed(state: Any, packed: Any, size: Any, n_frames: Any, n_later: Any, turn: Any,
+                  tables: Any, model: Any, n_dictionary: Any, scratch: Any,
+                  longest: Any) -> Any:  # fmt: skip
+    """Unpack with so much room around everything that no bits can lead out of it, and look."""
+    n_bytes, row_bytes = state.meta[FRAME_BYTES], state.meta[ROW_BYTES]
+    n_words = (n_bytes + 7) >> 3
+    copy_bytes(scratch, packed, size)
+    room = PLAIN_BYTES_A_WORD * n_words + UNPACKING_ROOM
+    record = scratch + longest + PACKED_BYTES_A_WORD * n_words + UNPACKING_ROOM
+    pos = np.int64(0)
+    for i in range(n_frames):
+        if i == n_later and pos != turn:
+            return NO_TURN
+        pos = unpack_record(scratch, pos, n_bytes, tables, model, record, record + room)
+        if pos > size << 3:
+            return SHORT
+        end = check_record(record, record + room, n_bytes, row_bytes, tables, n_dictionary)
+        if end < 0:
+            return end
+    return FINE if (pos + 7) >> 3 == size else LOOSE_END
+
+
+@kernel
+def _check_open(state: Any, lane: Any, place: Any, n_dictionary: Any, records_too: Any) -> Any:
+    meta = state.meta
+    stack, gop_length = meta[STACK], meta[GOP]
+    gop, until = state.open_gop[lane, place], state.open_next[lane, place]
+    n_frames, flags = state.open_frames[lane, place], state.open_flags[lane, place]
+    n_gops = len(state.gop_chunk) // meta[N_LANES]
+    if gop < 0 or gop >= n_gops or gop % meta[OPEN_PER_LANE] != place:
+        return NOT_OPEN
+    if until <= first_row(state, gop) or until > last_row(state, gop) + 1:
+        return NOT_OPEN
+    first = gop * gop_length
+    if flags & MAP_FLAG:
+        # at most a frame a cell
+        n_cells = np.int64(0)
+        for k in range(stack):
+            n_cells += max(0, min(until + k, first + gop_length) - max(k, first))
+        if n_frames < 0 or n_frames > n_cells:
+            return MANY_FRAMES
+        for i in range(gop_length * stack):
+            number = np.int64(state.open_map[lane, place, i])
+            if number >= n_frames and number != NO_FRAME:
+                return NO_NUMBER
+    elif n_frames != min(until + stack - 1 - first, gop_length):
+        return MANY_FRAMES
+    meta[N_OPEN] += 1
+    state.background_uses[state.open_background[lane, place]] += 1
+    if not records_too:
+        return FINE
+    records = open_stream_at(state, lane, place)
+    end = records + state.open_size[lane, place]
+    return _check_records(
+        state, records, end, n_frames, n_frames, 0, tables_at(state, flags), n_dictionary
+    )
