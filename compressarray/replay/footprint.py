@@ -11,8 +11,8 @@ from pathlib import Path
 _STORED_PART = {
     "raw": 6024 / 7056,
     "sparse": 2409 / 7056,
-    "delta": 148 / 7056,
-    "delta-zstd": 87 / 7056,
+    "delta": 119 / 7056,
+    "delta-zstd": 75 / 7056,
 }
 _STORED_PART_ALONE = 533 / 7056
 
