@@ -393,3 +393,18 @@ def test_a_pickle_in_memory_of_others() -> None:
         twin.append(frame)
     assert_same(twin.gather(np.arange(20, 60)), content[20:])
     assert frozen == [bytes(buffer) for buffer in buffers]
+
+
+def test_a_pickle_in_the_middle_of_a_transaction() -> None:
+    """What an assignment replaces is kept until it is done, and is no part of a pickle."""
+    pytest.importorskip("numcodecs")
+    content = game(12, (16, 20))
+    array = DiffFrameArray((12, 16, 20), codec="zstd")
+    array[...] = content
+    with array._frames.transaction():
+        array[2:5] = content[7:10] ^ 1
+        twin = pickle.loads(pickle.dumps(array))
+        held = np.asarray(array)
+    assert_same(np.asarray(twin), held)
+    twin[2:5] = content[2:5]
+    assert_same(np.asarray(twin), content)

@@ -45,7 +45,9 @@ def make_store(
     """
     if snapshot is not None and codec.groups:
         # before as much is allocated
-        array_of(snapshot, "open_gop", np.int64, (n_lanes, open_per_lane(stack, codec)))
+        array_of(
+            snapshot, "open_gop", np.int64, (n_lanes, open_per_lane(stack, frame_bytes, codec))
+        )
     kind = GopStore if codec.groups else FrameStore
     store = kind(n_rows, n_lanes, stack, frame_bytes, row_bytes, fill, codec)
     if snapshot is not None:

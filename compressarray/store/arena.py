@@ -90,17 +90,17 @@ class Table:
         pages = int(np.count_nonzero(self.touched))
         return min(self.data.nbytes, pages << (PAGE_SHIFT + 2)) + self.touched.nbytes
 
-    def snapshot(self, numbers: npt.NDArray[np.uint32]) -> Snapshot:
-        """Copy the touched pages, each value replaced by its number."""
+    def snapshot(self) -> Snapshot:
+        """Copy the touched pages."""
         pages = np.flatnonzero(self.touched)
-        parts = [numbers[self.data[_page(page)]] for page in pages.tolist()]
+        parts = [self.data[_page(page)] for page in pages.tolist()]
         return {"pages": pages, "data": np.concatenate([np.zeros(0, np.uint32), *parts])}
 
     def restore(self, snapshot: Snapshot, most: int) -> npt.NDArray[np.int64]:
         """Take the pages of a snapshot into an empty table; count each value up to ``most``."""
         pages = array_of(snapshot, "pages", np.int64, (None,), 0, len(self.touched) - 1)
         parts = [self.data[_page(page)] for page in pages.tolist()]
-        data = array_of(snapshot, "data", np.uint32, (sum(map(len, parts)),), 0, most, copy=False)
+        data = array_of(snapshot, "data", np.uint32, (sum(map(len, parts)),), 0, most)
         if (pages[1:] <= pages[:-1]).any():
             raise CorruptFrameError("the pages of a pickled index are not in order")
         start = 0
@@ -254,27 +254,27 @@ class Arena:
         self.state.memory[start : start + chunk.nbytes] = chunk
         return entry
 
-    def snapshot(self) -> tuple[Snapshot, npt.NDArray[np.uint32]]:
-        """Copy what is live, without the address space around it, numbered from 1 on.
+    def snapshot(self, table: Table) -> tuple[Snapshot, npt.NDArray[np.uint32]]:
+        """Copy a table of entries, and the chunks that it names, numbered from 1 on.
 
-        Also return each entry's number, 0 for none.
+        Also return each entry's number, 0 for those that it does not name.
         """
+        index = table.snapshot()
         n = int(self.state.meta[N_ENTRIES])
-        live = np.flatnonzero(self.state.references[:n])
+        named = np.bincount(index["data"], minlength=n)
+        live = 1 + np.flatnonzero(named[1:])
         numbers = np.zeros(n, np.uint32)
         numbers[live] = np.arange(1, len(live) + 1)
         sizes = self.state.size[live]
         chunks = np.empty(int(sizes.sum(dtype=np.int64)), np.uint8)
         gather_chunks(self.state, live, chunks)
-        return {"sizes": sizes, "bytes": chunks}, numbers
+        return {**index, "data": numbers[index["data"]], "sizes": sizes, "bytes": chunks}, numbers
 
-    def restore(self, snapshot: Snapshot, references: npt.NDArray[np.int64]) -> None:
-        """Take the chunks of a snapshot into an empty arena.
-
-        ``references[i]`` counts what names the chunk that becomes entry ``i``.
-        """
-        n = len(references) - 1
-        sizes = array_of(snapshot, "sizes", np.uint32, (n,))
+    def restore(self, snapshot: Snapshot, table: Table) -> None:
+        """Take the chunks of a snapshot into an empty arena, and what names them into a table."""
+        sizes = array_of(snapshot, "sizes", np.uint32, (None,))
+        n = len(sizes)
+        references = table.restore(snapshot, n)
         n_bytes = int(sizes.sum(dtype=np.int64))
         chunks = array_of(snapshot, "bytes", np.uint8, (n_bytes,), copy=False)
         if n and not 1 <= references[1:].min() <= references[1:].max() <= MAX_REFERENCES:

@@ -221,10 +221,9 @@ class FrameStore(Store):
             self._arena.tidy()
 
     def _snapshot(self) -> Snapshot:
-        chunks, numbers = self._arena.snapshot()
+        chunks, numbers = self._arena.snapshot(self._cells)
         return {
             "chunks": chunks,
-            "cells": self._cells.snapshot(numbers),
             "recent": numbers[self._recent],
             "n_encoded": self._n_encoded,
             "n_evicted": self._n_evicted,
@@ -236,8 +235,7 @@ class FrameStore(Store):
         sizes = array_of(chunks, "sizes", np.uint32, (None,), 0, self._frame_bytes)
         if self._codec is None and (sizes != self._frame_bytes).any():
             raise CorruptFrameError(f"a pickled raw frame has not {self._frame_bytes} bytes")
-        cells = part_of(snapshot, "cells")
-        self._arena.restore(chunks, self._cells.restore(cells, len(sizes)))
+        self._arena.restore(chunks, self._cells)
         recent = array_of(snapshot, "recent", np.uint32, self._recent.shape, 0, len(sizes))
         self._recent = recent
         self._n_encoded = int_of(snapshot, "n_encoded", 0)

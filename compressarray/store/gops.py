@@ -15,7 +15,7 @@ from compressarray.snapshots import MOST, Snapshot, array_of, int_of, part_of
 from compressarray.store import gop_layout as layout
 from compressarray.store import gop_reading as reading
 from compressarray.store import gop_writing as writing
-from compressarray.store.arena import PAGE_SHIFT, Arena, Table
+from compressarray.store.arena import N_ENTRIES, PAGE_SHIFT, Arena, Table
 from compressarray.store.base import Int64s, Store, UInt8s, address_of
 from compressarray.store.gop_checking import check_streams
 from compressarray.store.gop_layout import GopState
@@ -45,6 +45,8 @@ BYTES_A_CODE = 32 * 1024
 MIN_CODES, MAX_CODES = 16, 64
 CODES_GAIN = 0.02
 MAX_BACKGROUNDS = 255
+MAX_GOP_BYTES = 1 << 28
+MAX_PACKED_BYTES = 1 << 26  # of a frame, so that three bytes count its words
 GUARD_BYTES = 64
 # Counts that a copy goes on from.
 _COUNTS = [layout.VOTES, layout.CREDIT, layout.N_CLOSED, layout.N_EVICTED, layout.N_ENCODED]
@@ -64,16 +66,19 @@ class _Work(NamedTuple):
         return self.scratch.memory[start : start + size]
 
 
-def _gop_length(stack: int, codec: Codec) -> int:
+def _gop_length(stack: int, frame_bytes: int, codec: Codec) -> int:
+    """As asked for, but no more frames than can be numbered, or bytes than ``turn`` can count."""
     gop = codec.gop_length
-    while gop > 1 and gop * stack >= layout.NO_FRAME:
+    while gop > 1 and (
+        gop * stack >= layout.NO_FRAME or gop * stack * frame_bytes >= MAX_GOP_BYTES
+    ):
         gop //= 2
     return gop
 
 
-def open_per_lane(stack: int, codec: Codec) -> int:
+def open_per_lane(stack: int, frame_bytes: int, codec: Codec) -> int:
     """How many groups of a lane may be open at once."""
-    return -(-(stack - 1) // _gop_length(stack, codec)) + 1
+    return -(-(stack - 1) // _gop_length(stack, frame_bytes, codec)) + 1
 
 
 class GopStore(Store):
@@ -95,10 +100,10 @@ class GopStore(Store):
         codec: Codec,
     ) -> None:
         super().__init__(n_rows, n_lanes, stack, frame_bytes, row_bytes, codec)
-        gop = self._gop = _gop_length(stack, codec)
+        gop = self._gop = _gop_length(stack, frame_bytes, codec)
         self._n_gops = -(-(n_rows + stack - 1) // gop)
         self._padded = (frame_bytes + 7) // 8 * 8 + 8
-        self._packs = codec.name == "delta-zstd"
+        self._packs = codec.name == "delta-zstd" and frame_bytes <= MAX_PACKED_BYTES
         # The codes of what is held, and of what is written: others only while all is packed anew.
         self._packer: Packer | None = None
         self._next_packer: Packer | None = None
@@ -110,7 +115,7 @@ class GopStore(Store):
         meta[layout.FRAME_BYTES] = frame_bytes
         meta[layout.ROW_BYTES] = row_bytes
         meta[layout.RECORD_KIND] = layout.SPARSE if codec.name == "sparse" else layout.DELTA
-        meta[layout.OPEN_PER_LANE] = per_lane = open_per_lane(stack, codec)
+        meta[layout.OPEN_PER_LANE] = per_lane = open_per_lane(stack, frame_bytes, codec)
         meta[layout.PACKS] = self._packs
         # tokens, values and a record of one frame, then a closed stream
         self._coding_bytes = (
@@ -611,7 +616,7 @@ class GopStore(Store):
 
     def _snapshot(self) -> Snapshot:
         state, meta, n_bytes = self._state, self._state.meta, self._frame_bytes
-        chunks, numbers = self._arena.snapshot()
+        chunks, numbers = self._arena.snapshot(self._gops)
         is_open = state.open_gop != layout.CLOSED
         mapped = is_open & (state.open_flags & layout.MAP_FLAG != 0)
         sizes = np.where(is_open, state.open_size, 0)
@@ -632,7 +637,6 @@ class GopStore(Store):
             "background": int(meta[layout.BACKGROUND]),
             "candidate": state.candidate[:, :n_bytes].copy(),
             "chunks": chunks,
-            "gops": self._gops.snapshot(numbers),
             "last_chunk": int(numbers[meta[layout.LAST_CHUNK]]),
             "is_ready": len(state.head) > 0,
             "head_row": state.head_row.copy(),
@@ -669,10 +673,9 @@ class GopStore(Store):
         backgrounds = np.zeros((n, self._padded), np.uint8)
         backgrounds[0] = state.backgrounds[0]
         backgrounds[1:, :n_bytes] = more
-        n_chunks = len(array_of(part_of(snapshot, "chunks"), "sizes", np.uint32, (None,)))
-        meta[layout.LAST_CHUNK] = int_of(snapshot, "last_chunk", 0, n_chunks)
-        references = self._gops.restore(part_of(snapshot, "gops"), n_chunks)
-        self._arena.restore(snapshot["chunks"], references)
+        self._arena.restore(part_of(snapshot, "chunks"), self._gops)
+        n_entries = int(self._arena.state.meta[N_ENTRIES])
+        meta[layout.LAST_CHUNK] = int_of(snapshot, "last_chunk", 0, n_entries - 1)
         self._take(state._replace(backgrounds=backgrounds, background_uses=np.zeros(n, np.int64)))
         head_row = self._restore_open(snapshot)
         model = 0 if self._packer is None else address_of(self._packer.model)
