@@ -13,6 +13,15 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
+from compressarray.checks import (
+    checked_fill,
+    checked_indices,
+    checked_lanes,
+    checked_out,
+    checked_shape,
+    checked_stack_axis,
+    is_int,
+)
 from compressarray.codecs import Codec, resolve
 from compressarray.errors import CorruptFrameError, FrameEvictedError, StaleStreamError
 from compressarray.indexing import select
@@ -119,8 +128,8 @@ class _Frames:
             self._store_lead, self._store_axis = self.lead_shape, stack_axis
         else:
             store_lead, axis = given
-            self._store_lead = _checked_shape(store_lead)
-            self._store_axis = _checked_stack_axis(axis, len(store_lead), len(store_lead))
+            self._store_lead = checked_shape(store_lead)
+            self._store_axis = checked_stack_axis(axis, len(store_lead), len(store_lead))
             if prod(self._store_lead) != prod(lead):
                 raise CorruptFrameError(f"pickled frames of {store_lead} are not those of {lead}")
         number = int_of(snapshot, "stream", 0)
@@ -334,7 +343,7 @@ class DiffFrameArray(NDArrayOperatorsMixin):
         snapshot: Snapshot | None,
     ) -> None:
         """Check the arguments, and begin with them; ``snapshot`` is what to restore."""
-        lengths = _checked_shape(shape)
+        lengths = checked_shape(shape)
         plain_dtype = np.dtype(dtype)
         if plain_dtype.hasobject:
             raise TypeError(
@@ -344,7 +353,7 @@ class DiffFrameArray(NDArrayOperatorsMixin):
         if plain_dtype.itemsize == 0 and plain_dtype.kind in "SU":
             # as numpy makes empty strings room for one character
             plain_dtype = np.empty((), plain_dtype).dtype
-        if not _is_int(frame_ndim):
+        if not is_int(frame_ndim):
             raise TypeError(f"frame_ndim={frame_ndim!r} must be a whole number")
         ndim = operator.index(frame_ndim)
         if not 0 <= ndim < len(lengths):
@@ -352,15 +361,15 @@ class DiffFrameArray(NDArrayOperatorsMixin):
                 f"frame_ndim={frame_ndim} must be from 0 to {len(lengths) - 1} in shape "
                 f"{lengths}: the first axis is time"
             )
-        if plain_dtype.kind == "V" and plain_dtype.names is None and _is_int(fill_value):
+        if plain_dtype.kind == "V" and plain_dtype.names is None and is_int(fill_value):
             fill_value = np.zeros((), plain_dtype)[()] if fill_value == 0 else fill_value
-        fill_value = _checked_fill(fill_value, plain_dtype)
+        fill_value = checked_fill(fill_value, plain_dtype)
         if chosen.name == "sparse" and (plain_dtype != np.uint8 or ndim != 2):
             raise ValueError(
                 f"codec='sparse' codes uint8 frames of two axes, not {plain_dtype} frames of "
                 f"{ndim}; use codec='delta'"
             )
-        axis = _checked_stack_axis(stack_axis, len(lengths), len(lengths) - ndim)
+        axis = checked_stack_axis(stack_axis, len(lengths), len(lengths) - ndim)
         self._be(_Frames(lengths, plain_dtype, ndim, axis, chosen, fill_value, snapshot))
 
     # -- attributes --------------------------------------------------------------------------
@@ -616,7 +625,7 @@ class DiffFrameArray(NDArrayOperatorsMixin):
         ValueError
             If the sizes differ, or the frame's axes would change.
         """
-        lengths = shape[0] if len(shape) == 1 and not _is_int(shape[0]) else shape
+        lengths = shape[0] if len(shape) == 1 and not is_int(shape[0]) else shape
         frame_shape = self._frames.frame_shape
         # numpy works out -1 and refuses what does not fit, on an array of no bytes
         wanted = np.broadcast_to(np.empty((), "V0"), self.shape)
@@ -706,7 +715,7 @@ class DiffFrameArray(NDArrayOperatorsMixin):
             index_shape = shared.lane_shape
             row_shape = shared.shape[1:]
         else:
-            numbers = _checked_lanes(lanes, shared.n_lanes)
+            numbers = checked_lanes(lanes, shared.n_lanes)
             index_shape = (len(numbers),)
             row_shape = index_shape + shared.stack_shape + shared.frame_shape
         several = values.ndim == len(row_shape) + 1
@@ -765,11 +774,11 @@ class DiffFrameArray(NDArrayOperatorsMixin):
                 f"stream {stream} has ended; the array is in stream {now.number}. Indices of "
                 "an earlier stream name other frames now: drop them"
             )
-        wanted = _checked_indices(indices)
+        wanted = checked_indices(indices)
         entry_shape = shared.stack_shape + shared.frame_shape
         shape = wanted.shape + entry_shape
         result = (
-            np.empty(shape, shared.dtype) if out is None else _checked_out(out, shape, self.dtype)
+            np.empty(shape, shared.dtype) if out is None else checked_out(out, shape, self.dtype)
         )
         flat = wanted.reshape(-1)
         n_changes = now.ring.n_changes
@@ -927,14 +936,6 @@ def _plain_key(key: Any) -> Any:
     return _dense(key)
 
 
-def _is_int(value: Any) -> bool:
-    try:
-        operator.index(value)
-    except TypeError:
-        return False
-    return True
-
-
 def _reshaped(dummy: AnyArray, shape: tuple[int, ...]) -> tuple[int, ...]:
     known = prod(n for n in shape if n != -1)
     if shape.count(-1) == 1 and known and dummy.size % known == 0:
@@ -942,102 +943,3 @@ def _reshaped(dummy: AnyArray, shape: tuple[int, ...]) -> tuple[int, ...]:
     if min(shape, default=0) < 0 or prod(shape) != dummy.size:
         raise ValueError(f"cannot reshape array of shape {dummy.shape} into shape {shape}")
     return shape
-
-
-# -- checks ----------------------------------------------------------------------------------
-
-
-def _checked_shape(shape: Any) -> tuple[int, ...]:
-    lengths = (shape,) if _is_int(shape) else tuple(shape)
-    try:
-        numbers = tuple(operator.index(length) for length in lengths)
-    except TypeError:
-        raise TypeError(f"shape={shape!r} must hold whole numbers") from None
-    if not numbers:
-        raise ValueError("shape=() has no axis for time; give at least one")
-    if min(numbers) < 0:
-        raise ValueError(f"shape={numbers} has a negative length; lengths count from 0")
-    return numbers
-
-
-def _checked_fill(fill_value: Any, dtype: np.dtype[Any]) -> Any:
-    try:
-        with np.errstate(invalid="raise"):
-            if np.ndim(fill_value):
-                raise ValueError("it has axes")
-            if fill_value is None:
-                raise TypeError("it is None")
-            np.full((), fill_value, dtype)
-            if isinstance(fill_value, float) and dtype.kind in "iu" and not np.isfinite(fill_value):
-                raise ValueError("it is not finite")
-    except (TypeError, ValueError, OverflowError, FloatingPointError) as error:
-        raise ValueError(
-            f"fill_value={fill_value!r} is no value of dtype {dtype} ({error}); give a scalar that "
-            "is"
-        ) from None
-    return fill_value
-
-
-def _checked_stack_axis(stack_axis: Any, ndim: int, n_lead: int) -> int | None:
-    if isinstance(stack_axis, str) and stack_axis == "auto":
-        return n_lead - 1 if n_lead >= 3 else None
-    if stack_axis is None:
-        return None
-    try:
-        axis = operator.index(stack_axis)
-    except TypeError:
-        raise TypeError(f"stack_axis={stack_axis!r} must be an axis, None or 'auto'") from None
-    axis += ndim if axis < 0 else 0
-    if not 1 <= axis < n_lead:
-        raise ValueError(
-            f"stack_axis={stack_axis} must be one of the axes between time and frame, "
-            f"{list(range(1, n_lead))}, or None"
-        )
-    return axis
-
-
-def _checked_lanes(lanes: npt.ArrayLike, n_lanes: int) -> Int64s:
-    given = np.asarray(lanes)
-    if given.ndim != 1:
-        raise ValueError(f"lanes={lanes!r} must be one sequence of lane numbers")
-    if given.size and given.dtype.kind not in "iu":
-        raise TypeError(f"lanes={lanes!r} must be integers, not {given.dtype}")
-    numbers = given.astype(np.int64)
-    outside = numbers[(numbers < 0) | (numbers >= n_lanes)]
-    if len(outside):
-        raise IndexError(f"lane {outside[0]} does not exist; lanes are 0 to {n_lanes - 1}")
-    if len(np.unique(numbers)) < len(numbers):
-        raise ValueError(f"lanes={lanes!r} names a lane twice; give several rows instead")
-    return numbers
-
-
-def _checked_indices(indices: npt.ArrayLike) -> Int64s:
-    given = np.asarray(indices)
-    if given.dtype == np.int64 and given.flags.c_contiguous:
-        return given
-    if given.size == 0 and not isinstance(indices, np.ndarray):
-        given = given.astype(np.int64)  # as numpy takes a[[]]
-    if given.dtype.kind not in "iu":
-        raise IndexError(f"frame indices must be integers, not {given.dtype}")
-    if given.dtype == np.uint64 and given.size and given.max() > FIRST_PIN:
-        raise FrameEvictedError(f"frame {given.max()} is above every index, {FIRST_PIN}")
-    return np.ascontiguousarray(given, np.int64).reshape(given.shape)
-
-
-def _checked_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> AnyArray:
-    target = out if isinstance(out, np.ndarray) else _as_ndarray(out)
-    if target.dtype != dtype:
-        raise TypeError(f"out holds {target.dtype}; it must hold the array's dtype {dtype}")
-    if target.shape != shape:
-        raise ValueError(f"out has shape {target.shape}; these indices need {shape}")
-    if not target.flags.c_contiguous:
-        raise ValueError("out must be C-contiguous; gather into a contiguous one and copy")
-    if not target.flags.writeable:
-        raise ValueError("out is read-only")
-    return target
-
-
-def _as_ndarray(out: Any) -> AnyArray:
-    if hasattr(out, "numpy") and hasattr(out, "device"):
-        return np.asarray(out.detach().numpy())
-    raise TypeError(f"out={type(out).__name__} must be an ndarray or a CPU tensor")

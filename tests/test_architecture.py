@@ -43,7 +43,9 @@ MAY_IMPORT = {
         "compressarray.jit",
         "compressarray.snapshots",
     },
+    "compressarray.checks": {"compressarray.errors", "compressarray.ring"},
     "compressarray.array": {
+        "compressarray.checks",
         "compressarray.codecs",
         "compressarray.errors",
         "compressarray.indexing",
