@@ -121,15 +121,47 @@ def _group(seen: Floats, n_groups: int) -> tuple[npt.NDArray[np.intp], Counts]:
     totals = seen.sum(axis=1)
     seeds = np.argsort(-totals, kind="stable")[:n_groups]
     sums = seen[seeds[(totals[seeds] > 0) | (seeds == seeds[0])]]
-    groups = np.zeros(len(seen), np.intp)
+    groups = np.zeros(len(seen), np.int64)
     for _ in range(_ROUNDS):
         parts = sums + np.float32(0.5)  # half a count for what a group has not seen
         bits = -np.log2(parts / parts.sum(axis=1, keepdims=True))
-        used, groups = np.unique(np.argmin(seen @ bits.T, axis=1), return_inverse=True)
-        members = groups == np.arange(len(used))[:, None]
-        sums = members.astype(np.float32) @ seen
+        find_nearest(seen, np.ascontiguousarray(bits.T), groups)
+        used, groups = np.unique(groups, return_inverse=True)
+        sums = np.zeros((len(used), N_SYMBOLS), np.float32)
+        add_up(seen, groups, sums)
     # counts above 2**24 are not exact, and need not be
     return groups, np.rint(sums).astype(np.int32)
+
+
+@kernel
+def find_nearest(seen: Any, bits: Any, groups: Any) -> None:
+    """Fill ``groups`` with the number of the code that writes each context in the fewest bits.
+
+    A product of matrices, but for its zeros and for the megabytes that a BLAS keeps.
+
+    Parameters
+    ----------
+    seen : ndarray, (n, 256) float32
+    bits : ndarray, (256, m) float32
+    groups : ndarray, (n,) int64
+    """
+    cost = np.empty(bits.shape[1], np.float32)
+    for context in range(len(seen)):
+        cost[:] = 0
+        for symbol in range(N_SYMBOLS):
+            n = seen[context, symbol]
+            if n > 0:
+                for group in range(len(cost)):
+                    cost[group] += n * bits[symbol, group]
+        groups[context] = np.argmin(cost)
+
+
+@kernel
+def add_up(seen: Any, groups: Any, sums: Any) -> None:
+    """Add the counts of each context to those of its group."""
+    for context in range(len(seen)):
+        for symbol in range(N_SYMBOLS):
+            sums[groups[context], symbol] += seen[context, symbol]
 
 
 def code_lengths(counts: npt.NDArray[np.integer[Any]]) -> npt.NDArray[np.int64]:

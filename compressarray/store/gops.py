@@ -21,7 +21,7 @@ from compressarray.store.gop_checking import check_streams
 from compressarray.store.gop_layout import GopState
 from compressarray.store.gop_learning import collect_changes
 from compressarray.store.gop_packing import count_stream, pack_stream, unpack_stream
-from compressarray.store.scratch import Scratch, borrow, give_back
+from compressarray.store.scratch import Scratch, borrow, give_back, trim
 
 # What is held is looked at each time as many groups have been closed as there are, and half as
 # many as ever were, and up to MAX_LEARN_PAUSE times later while nothing is learnt: new tokens and
@@ -520,6 +520,7 @@ class GopStore(Store):
         closed = int(meta[layout.N_CLOSED])
         pause = max(LEARN_AFTER_GOPS, len(held), closed // 2)
         self._learn_at = closed + pause * self._learn_pause
+        trim()
 
     def _encoded(self, index: int, work: _Work) -> UInt8s:
         """A closed group as the newest table encodes it; scratch, good until the next one."""
