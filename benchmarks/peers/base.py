@@ -56,6 +56,10 @@ class System:
     def __init__(self, capacity: int, n_actions: int) -> None:
         raise NotImplementedError
 
+    def warm_up(self) -> None:
+        """Load what a full ring runs and a small one may not."""
+        return
+
     def add(self, step: Step) -> None:
         raise NotImplementedError
 

@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 
 from benchmarks.peers.base import FRAMES, STACK, Drawn, Step, System, numbers
-from compressarray import ReplayBuffer
+from compressarray import DiffFrameArray, ReplayBuffer
 
 
 class Delta(System):
@@ -31,6 +31,15 @@ class Delta(System):
         )
         self.kept: dict[tuple[int, int], Any] = {}
         self.threads = ThreadPoolExecutor(2)
+
+    def warm_up(self) -> None:
+        """Give an array enough to learn from."""
+        array = DiffFrameArray((1024, *FRAMES.shape), codec=self.codec)
+        frame = np.zeros(FRAMES.shape, np.uint8)
+        rng = np.random.default_rng(0)
+        for _ in range(2 * len(array)):
+            frame[20:40, 20:60] = rng.integers(0, 256, (20, 40))
+            array.gather(array.append(frame))
 
     def add(self, step: Step) -> None:
         self.buffer.add(

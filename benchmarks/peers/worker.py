@@ -91,6 +91,7 @@ class Worker:
     def _warm_up(self) -> None:
         """Import, compile, and touch what is there but once."""
         system = self.kind(WARM_UP, self.play.n_actions)
+        system.warm_up()
         for step in steps(self.play, 0, min(WARM_UP + WARM_UP // 4, len(self.play))):
             system.add(step)
         for way in system.ways().values():
