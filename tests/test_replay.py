@@ -1060,7 +1060,7 @@ def test_a_warning_where_the_dense_equivalent_would_not_fit(
     monkeypatch.setattr(buffer_module, "memory_bytes", lambda: 16 * 10**9)
     message = (
         r"a dense buffer of 1,000,000 transitions would take 56.5 GB, and there are 16.0 GB of "
-        r"memory; this one is expected to take 0.16 GB"
+        r"memory; this one is expected to take 0.13 GB"
     )
     with pytest.warns(UserWarning, match=message) as warned:
         ReplayBuffer(1_000_000, space, Discrete(6))
