@@ -58,7 +58,7 @@ _NEXT, _KNOWN = 255, 254  # the one for the value before; none, its byte is ther
 _KNOWN_WORD = np.uint64(0xFEFEFEFEFEFEFEFE)
 MAX_SKIP_BYTES = 5
 MAX_CODES = 250
-LONG_COUNT = 255  # tokens or more: sixteen bits follow
+LONG_COUNT = 255  # tokens or more: their number follows in 24 bits
 
 
 @kernel

@@ -36,7 +36,7 @@ Words = npt.NDArray[np.uint64]
 
 MAX_CHOICES = 4096  # changes that a table is chosen for; rarer ones would not get a token
 # A far word is held, found through two bytes of a hash that is at most two thirds full, and has
-# to earn that twice, for what is seen may not come again.
+# to earn that four times, for what is seen may not come again.
 FAR_WORD_BYTES = 4 * (8 + 4)
 _BITS = np.array([bin(mask).count("1") for mask in range(256)])
 _N_VALUES = {LITERAL: 0, UNIFORM: 1, BACKGROUND: 0, LEFT: 0, ABOVE: 0, NEAR_WORD: 1, FAR_WORD: 2}
