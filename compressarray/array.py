@@ -23,6 +23,7 @@ from compressarray.checks import (
     is_int,
 )
 from compressarray.codecs import Codec, resolve
+from compressarray.codecs.words import MAX_PIXEL_BYTES
 from compressarray.errors import CorruptFrameError, FrameEvictedError, StaleStreamError
 from compressarray.indexing import select
 from compressarray.ring import FIRST_PIN, Ring
@@ -162,12 +163,16 @@ class _Frames:
         lead, axis = self._store_lead, self._store_axis
         lanes = prod(n for i, n in enumerate(lead) if i not in (0, axis))
         row = self.frame_shape[-1] if len(self.frame_shape) == 2 else prod(self.frame_shape[1:])
+        pixel = prod(self.frame_shape[2:]) * self.dtype.itemsize
+        if pixel > MAX_PIXEL_BYTES:  # channels come first
+            pixel = self.dtype.itemsize
         return make_store(
             0 if self.is_empty else lead[0],
             max(lanes, 1),
             1 if axis is None else max(lead[axis], 1),
             max(self.frame_bytes, 1),
             row * self.dtype.itemsize,
+            min(max(pixel, 1), MAX_PIXEL_BYTES),
             fill,
             self.codec,
             snapshot,

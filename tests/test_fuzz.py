@@ -72,10 +72,12 @@ def guards(data: np.ndarray) -> np.ndarray:
     return np.concatenate([room[:GUARD], room[-GUARD:]])
 
 
-def tables(tokens: np.ndarray, dictionary: np.ndarray, near: int) -> tuple[np.ndarray, np.ndarray]:
+def tables(
+    tokens: np.ndarray, dictionary: np.ndarray, near: int, pixel_bytes: int
+) -> tuple[np.ndarray, np.ndarray]:
     decode = np.zeros((1, 256, 4), np.uint64)
     encode = np.zeros(words.encode_table_words(len(dictionary)), np.uint64)
-    words.build_tables(tokens, dictionary, near, decode[0], encode)
+    words.build_tables(tokens, dictionary, near, pixel_bytes, decode[0], encode)
     words.place_words(decode, dictionary)
     return decode, encode
 
@@ -85,20 +87,24 @@ def tables(tokens: np.ndarray, dictionary: np.ndarray, near: int) -> tuple[np.nd
     n_bytes=st.integers(1, 120) | st.sampled_from([1024]),
     row_bytes=st.sampled_from([0, 1, 7, 8, 9, 32]),
     n_words=st.sampled_from([0, 3, 300]),
+    pixel_bytes=st.sampled_from([0, 1, 3, 8]),
     seed=st.integers(0, 2**32 - 1),
 )
-def test_spoilt_delta_records(n_bytes: int, row_bytes: int, n_words: int, seed: int) -> None:
+def test_spoilt_delta_records(
+    n_bytes: int, row_bytes: int, n_words: int, pixel_bytes: int, seed: int
+) -> None:
     rng = np.random.default_rng(seed)
     n_tokens = int(rng.integers(0, 256))
-    skips, kinds = rng.geometric(0.3, n_tokens) - 1, rng.integers(0, 7, n_tokens)
+    skips, kinds = rng.geometric(0.3, n_tokens) - 1, rng.integers(0, 10, n_tokens)
     masks = rng.choice([0, 1, 15, 200, 255], n_tokens)
-    tokens = (np.minimum(skips, 4095) << 11) | (masks << 3) | kinds
+    tokens = (np.minimum(skips, 4095) << words.SKIP_SHIFT) | (masks << words.MASK_SHIFT) | kinds
     dictionary = rng.integers(0, 2**64, n_words, dtype=np.uint64)
     near = int(rng.integers(0, n_words + 1))
     old, background = (bytes_of(rng, n_bytes, 3, 0.5) for _ in range(2))
     new = np.where(rng.random(n_bytes) < 0.2, bytes_of(rng, n_bytes, 3, 1), old)
     padded = np.resize(background, -(-n_bytes // 8) * 8)
-    whole = Coder(n_bytes, row_bytes, tokens, dictionary, near).encode(new, old, background)[:-8]
+    whole = Coder(n_bytes, row_bytes, tokens, dictionary, near, pixel_bytes)
+    whole = whole.encode(new, old, background)[:-8]
     for attempt in range(12):
         if attempt == 0:
             record = whole
@@ -111,7 +117,7 @@ def test_spoilt_delta_records(n_bytes: int, row_bytes: int, n_words: int, seed: 
         for guard in (0x00, 0xA7):
             held, behind = amid(old, guard), amid(padded, guard)
             coded, known = amid(record, guard), amid(dictionary, guard)
-            decode, _ = tables(tokens, known, near)
+            decode, _ = tables(tokens, known, near, pixel_bytes)
             start, table = coded.ctypes.data, decode.ctypes.data
             end = checking.check_record(
                 start, start + len(record), n_bytes, row_bytes, table, n_words

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -36,15 +37,17 @@ class Coder:
         tokens: np.ndarray,
         dictionary: np.ndarray | None = None,
         first_near: int = 0,
+        pixel_bytes: int = 0,
     ) -> None:
         self.n_bytes, self.row_bytes = n_bytes, row_bytes
+        self.room = words.record_bytes(n_bytes, pixel_bytes) + 8
         self.dictionary = np.zeros(0, np.uint64) if dictionary is None else dictionary
         tables = np.zeros((1, 256, 4), np.uint64)
         self.decode_table = tables[0]
         n_dictionary = len(self.dictionary)
         self.encode_table = np.zeros(words.encode_table_words(n_dictionary), np.uint64)
         words.build_tables(
-            tokens, self.dictionary, first_near, self.decode_table, self.encode_table
+            tokens, self.dictionary, first_near, pixel_bytes, self.decode_table, self.encode_table
         )
         words.place_words(tables, self.dictionary)
         n_words = -(-n_bytes // 8)
@@ -52,7 +55,7 @@ class Coder:
         self.n_words = n_words
 
     def encode(self, new: np.ndarray, old: np.ndarray, background: np.ndarray) -> np.ndarray:
-        out = np.full(self.n_bytes + 8 + GUARD, 0x5A, np.uint8)
+        out = np.full(self.room + GUARD, 0x5A, np.uint8)
         state, new, background = padded(old), padded(new), padded(background)
         coding = self.scratch.ctypes.data
         end = words.encode_record(
@@ -61,8 +64,8 @@ class Coder:
             out.ctypes.data,
         )  # fmt: skip
         n = end - out.ctypes.data
-        assert n <= self.n_bytes + 8
-        assert np.all(out[self.n_bytes + 8 :] == 0x5A)
+        assert n <= self.room
+        assert np.all(out[self.room :] == 0x5A)
         assert np.array_equal(state, new), "the coder's state is the new frame"
         return out[: n + 8].copy()  # a decoder may look eight bytes further
 
@@ -76,6 +79,15 @@ class Coder:
         assert np.all(state[self.n_bytes :] == 0xA5)
         return state[: self.n_bytes]
 
+    def is_raw(self, record: np.ndarray) -> bool:
+        n_tokens, shift = 0, 0
+        for byte in record.tolist():
+            n_tokens |= (byte & 0x7F) << shift
+            shift += 7
+            if byte < 0x80:
+                break
+        return n_tokens > self.n_words
+
     def pack(self, records: list[np.ndarray]) -> None:
         """Records go through codes learnt from them, and come back one by one."""
         counts = np.zeros((packing.N_CONTEXTS, 256), np.int32)
@@ -84,7 +96,10 @@ class Coder:
                 record.ctypes.data, 1, self.n_bytes, self.decode_table.ctypes.data, counts
             )
             assert end == record.ctypes.data + len(record) - 8
-        for counted in (counts, np.zeros_like(counts)):  # and through codes that name nothing
+        # and through codes learnt when there were no residuals, and codes that name nothing
+        early = counts.copy()
+        early[entropy.FIRST_RESIDUAL_MAP :] = 0
+        for counted in (counts, early, np.zeros_like(counts)):
             packer = packing.Packer(counted, 8)
             model, encode = packer.model.ctypes.data, packer.encode.ctypes.data
             packed = np.full(sum(2 * len(record) + 8 for record in records) + 64, 0xFF, np.uint8)
@@ -98,11 +113,11 @@ class Coder:
                 ends.append(pos)
             if counted is counts:
                 n_long = int(counts[entropy.COUNT_CODE, entropy.LONG_COUNT])
-                raw = any(len(record) - 8 > self.n_bytes for record in records)
+                raw = any(self.is_raw(record) for record in records)
                 assert raw or packer.packed_bits(counts) + 24 * n_long == pos
             pos = 0
             for record, expected in zip(records, ends, strict=True):
-                out, codes = np.full((2, self.n_bytes + 32), 0x5A, np.uint8)
+                out, codes = np.full((2, self.room + 24), 0x5A, np.uint8)
                 pos = entropy.unpack_record(
                     packed.ctypes.data, pos, self.n_bytes, self.decode_table.ctypes.data, model,
                     out.ctypes.data, codes.ctypes.data,
@@ -112,16 +127,21 @@ class Coder:
 
 
 def changes_of(
-    new: np.ndarray, old: np.ndarray, background: np.ndarray, row_bytes: int
+    new: np.ndarray,
+    old: np.ndarray,
+    background: np.ndarray,
+    row_bytes: int,
+    pixel_bytes: int = 0,
 ) -> learning.Changes:
     n_bytes = len(new)
     keys, found = np.zeros(n_bytes, np.int64), np.zeros(n_bytes, np.uint64)
+    residuals = np.zeros(n_bytes, np.uint8)
     new, old, background = padded(new), padded(old), padded(background)
     n = learning.read_changes(
-        old.ctypes.data, new.ctypes.data, background.ctypes.data, n_bytes, row_bytes, keys,
-        found, 0,
+        old.ctypes.data, new.ctypes.data, background.ctypes.data, n_bytes, row_bytes,
+        pixel_bytes, keys, found, residuals, 0,
     )  # fmt: skip
-    return learning.Changes(keys[:n], found[:n])
+    return learning.Changes(keys[:n], found[:n], residuals[:n])
 
 
 def bytes_of(rng: np.random.Generator, n: int, n_values: int, part: float) -> np.ndarray:
@@ -132,12 +152,18 @@ def bytes_of(rng: np.random.Generator, n: int, n_values: int, part: float) -> np
 @given(
     n_bytes=st.integers(1, 200) | st.sampled_from([1024, 7056]),
     row_bytes=st.sampled_from([0, 1, 7, 8, 9, 32, 84]),
+    pixel_bytes=st.integers(0, 8),
     seed=st.integers(0, 2**32 - 1),
     n_values=st.sampled_from([2, 3, 256]),
     parts=st.tuples(*[st.sampled_from([0.0, 0.02, 0.2, 0.7, 1.0])] * 3),
 )
 def test_records_round_trip(
-    n_bytes: int, row_bytes: int, seed: int, n_values: int, parts: tuple[float, float, float]
+    n_bytes: int,
+    row_bytes: int,
+    pixel_bytes: int,
+    seed: int,
+    n_values: int,
+    parts: tuple[float, float, float],
 ) -> None:
     """With the tokens to begin with, with none at all, and with those learnt from the record."""
     rng = np.random.default_rng(seed)
@@ -145,13 +171,15 @@ def test_records_round_trip(
     new = np.where(rng.random(n_bytes) < parts[2], bytes_of(rng, n_bytes, n_values, 0.5), old)
     if rng.random() < 0.5:  # what moved on shows the background
         new = np.where(rng.random(n_bytes) < 0.1, background, new)
+    if rng.random() < 0.5:  # colours that run into each other
+        new = new + np.cumsum(rng.integers(-2, 3, n_bytes)) * (rng.random() < 0.5)
     new = new.astype(np.uint8)
     tokens = learning.starting_tokens(row_bytes)
     none = np.zeros(0, np.uint64)
-    coder = Coder(n_bytes, row_bytes, tokens)
+    coder = Coder(n_bytes, row_bytes, tokens, pixel_bytes=pixel_bytes)
     first = coder.encode(new, old, background)
     assert np.array_equal(coder.decode(first, old, background), new)
-    changes = changes_of(new, old, background, row_bytes)
+    changes = changes_of(new, old, background, row_bytes, pixel_bytes)
     if len(changes.keys):
         known = rng.choice(changes.words, len(changes.words) // 2)
         learnt = learning.learn(changes, known[known != 0], 100.0)
@@ -159,14 +187,14 @@ def test_records_round_trip(
         near[: len(learnt.near)] = learnt.near
         dictionary = np.concatenate([known[known != 0], near, learnt.far])
         first_near = int(np.count_nonzero(known))
-        taught = Coder(n_bytes, row_bytes, learnt.tokens, dictionary, first_near)
+        taught = Coder(n_bytes, row_bytes, learnt.tokens, dictionary, first_near, pixel_bytes)
         record = taught.encode(new, old, background)
         assert np.array_equal(taught.decode(record, old, background), new)
         taught.pack([record, record])
         coder.pack([first])
         now = learning.written_bytes(changes, tokens, none, none)
         assert learnt.n_bytes <= now
-    bare = Coder(n_bytes, row_bytes, np.zeros(0, np.int64))
+    bare = Coder(n_bytes, row_bytes, np.zeros(0, np.int64), pixel_bytes=pixel_bytes)
     record = bare.encode(new, old, background)
     assert np.array_equal(bare.decode(record, old, background), new)
     bare.pack([record])
@@ -176,7 +204,10 @@ def test_chosen_tokens_write_a_record_in_fewer_bytes() -> None:
     """More than 255 different changes: a table of whole ones and of parts is the smaller."""
     rng = np.random.default_rng(0)
     skips, masks = rng.integers(0, 30, 4000), rng.integers(1, 40, 4000)
-    keys, counts = np.unique((skips << 11) | (masks << 3) | words.LITERAL, return_counts=True)
+    keys, counts = np.unique(
+        (skips << words.SKIP_SHIFT) | (masks << words.MASK_SHIFT) | words.LITERAL,
+        return_counts=True,
+    )
     assert len(keys) > 4 * 255
     tokens = learning.choose_tokens(keys, counts)
     assert len(tokens) <= 255
@@ -189,7 +220,9 @@ def test_chosen_tokens_write_a_record_in_fewer_bytes() -> None:
 
 def test_a_change_may_take_two_tokens() -> None:
     """One that skips and one that changes, where no token does both."""
-    parts = np.array([(9 << 11) | words.LITERAL, (0x0F << 3) | words.LITERAL], np.int64)
+    parts = np.array(
+        [words.token_key(9, 0, words.LITERAL), words.token_key(0, 0x0F, words.LITERAL)], np.int64
+    )
     coder = Coder(1024, 32, parts)
     old = np.zeros(1024, np.uint8)
     new = old.copy()
@@ -199,7 +232,7 @@ def test_a_change_may_take_two_tokens() -> None:
     assert np.array_equal(coder.decode(record, old, background), new)
     assert record[0] == 2
     keys = changes_of(new, old, background, 32).keys
-    assert keys.tolist() == [(10 << 11) | (0x0F << 3) | words.LITERAL]
+    assert keys.tolist() == [words.token_key(10, 0x0F, words.LITERAL)]
 
 
 def test_words_that_come_again_are_named() -> None:
@@ -210,7 +243,7 @@ def test_words_that_come_again_are_named() -> None:
     new = old.copy()
     new[:64:2] = rng.choice(sprites[:200], 32)
     new[1:64:2] = rng.choice(sprites[256:], 32)
-    tokens = np.array([(0xFF << 3) | kind for kind in words.KINDS], np.int64)
+    tokens = np.array([words.token_key(0, 0xFF, kind) for kind in words.KINDS], np.int64)
     old, new = old.view(np.uint8), new.view(np.uint8)
     sizes = []
     for dictionary in (None, sprites):
@@ -220,6 +253,38 @@ def test_words_that_come_again_are_named() -> None:
         coder.pack([record])
         sizes.append(len(record) - 8)
     assert sizes == [1 + 64 + 8 * 64, 1 + 64 + 32 + 2 * 32]
+
+
+@pytest.mark.parametrize("pixel_bytes", range(1, 9))
+def test_residuals_are_what_is_left_of_a_neighbour(pixel_bytes: int) -> None:
+    """Against loops over bytes: the frame before, the row above, the pixel to the left."""
+    rng = np.random.default_rng(pixel_bytes)
+    row_bytes, n_bytes = 48, 48 * 6
+    background = np.full(n_bytes, 7, np.uint8)
+    noise = rng.integers(0, 256, n_bytes, dtype=np.uint8)
+    small = rng.integers(0, 3, n_bytes, dtype=np.uint8)
+    left, above = noise.copy(), noise.copy()
+    for i in range(8, n_bytes):
+        left[i] = (int(left[i - pixel_bytes]) + int(small[i])) % 256
+    for i in range(row_bytes, n_bytes):
+        above[i] = (int(above[i - row_bytes]) + int(small[i])) % 256
+    old = rng.integers(0, 256, n_bytes, dtype=np.uint8)
+    for kind, new, first in (
+        (words.LEFT_RESIDUAL, left, 1),
+        (words.ABOVE_RESIDUAL, above, row_bytes // 8),
+        (words.OLD_RESIDUAL, old + small + np.uint8(1), 0),
+    ):
+        keys = [words.token_key(0, 0xFF, words.LITERAL), words.token_key(0, 0xFF, kind)]
+        coder = Coder(n_bytes, row_bytes, np.array(keys), pixel_bytes=pixel_bytes)
+        record = coder.encode(new, old, background)
+        assert np.array_equal(coder.decode(record, old, background), new)
+        n_tokens = n_bytes // 8
+        assert record[0] == n_tokens
+        assert record[1 : 1 + n_tokens].tolist() == [0] * first + [1] * (n_tokens - first)
+        values = record[1 + n_tokens + 8 * first : -8]
+        expected = small[8 * first :] + np.uint8(kind == words.OLD_RESIDUAL)
+        assert np.array_equal(values, expected)
+        coder.pack([record, record])
 
 
 def test_kernels_compute_in_integers_only() -> None:

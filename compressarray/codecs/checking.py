@@ -16,15 +16,22 @@ from compressarray.codecs.memory import load8, load16, load32, load64
 from compressarray.codecs.sparse import HEADER_BYTES, RAW_TAG, coordinate_bytes
 from compressarray.codecs.words import (
     ABOVE,
+    ABOVE_RESIDUAL,
     ENTRY_BYTES,
     ESCAPE,
     FAR_WORD,
+    KIND_AT,
     LEFT,
+    LEFT_RESIDUAL,
     MIN_ROW_BYTES,
     N_VALUES_AT,
     NEAR_WORD,
+    OLD_RESIDUAL,
+    RESIDUAL,
     count_values,
     get_varint,
+    pixel_bytes_of,
+    record_bytes,
 )
 from compressarray.jit import inlined, kernel
 
@@ -84,6 +91,7 @@ def check_record(record: Any, end: Any, n_bytes: Any, row_bytes: Any, decode_tab
     if n_tokens > end - tokens:
         return SHORT
     first_near = np.int64(load64(decode_table + ESCAPE * ENTRY_BYTES + 16))
+    pixel_bytes = pixel_bytes_of(decode_table)
     v = tokens + n_tokens
     word = np.int64(-1)
     for i in range(n_tokens):
@@ -92,7 +100,7 @@ def check_record(record: Any, end: Any, n_bytes: Any, row_bytes: Any, decode_tab
             if end - v < 2:
                 return SHORT
             kind, mask = np.int64(load8(v)), np.int64(load8(v + 1))
-            if kind > FAR_WORD:
+            if kind > OLD_RESIDUAL:
                 return NO_KIND
             skip, v = _checked_varint(v + 2, end)
             if skip < 0:
@@ -105,22 +113,26 @@ def check_record(record: Any, end: Any, n_bytes: Any, row_bytes: Any, decode_tab
             if step == 0:
                 return NO_TOKEN
             n_values = np.int64(load8(entry + N_VALUES_AT))
-            kind = np.int64(load8(entry + 13))
+            kind = np.int64(load8(entry + KIND_AT))
         word += step
         if word >= n_words:
             return OUTSIDE
         if n_values > end - v:
             return SHORT
-        if kind == LEFT and word == 0:
+        if kind >= RESIDUAL and pixel_bytes == 0:
+            return NO_KIND
+        if kind >= RESIDUAL and word >= n_bytes >> 3:
             return NO_SOURCE
-        if kind == ABOVE and (row_bytes < MIN_ROW_BYTES or word << 3 < row_bytes):
+        if kind in (LEFT, LEFT_RESIDUAL) and word == 0:
+            return NO_SOURCE
+        if kind in (ABOVE, ABOVE_RESIDUAL) and (row_bytes < MIN_ROW_BYTES or word << 3 < row_bytes):
             return NO_SOURCE
         if kind == NEAR_WORD and first_near + np.int64(load8(v)) >= n_dictionary:
             return NO_WORD
         if kind == FAR_WORD and np.int64(load16(v)) >= n_dictionary:
             return NO_WORD
         v += n_values
-    return v if n_tokens == 0 or v - tokens < n_bytes else TOO_LONG
+    return v if n_tokens == 0 or v - tokens < record_bytes(n_bytes, pixel_bytes) else TOO_LONG
 
 
 @kernel

@@ -2,9 +2,10 @@
 
 A packed record is a run of bits that goes on where the one before it ended: its number of tokens,
 then each token, in a code chosen by the token before it, then each value, in a code chosen by its
-token or, behind a token's first value, by the value before. Contexts that look alike share a
-code. What a code does not name is its escape and eight bits as they are. An escaped token's kind,
-mask and skip follow it at once, in codes of their own.
+token or, behind a token's first value, by the value before. Residuals have codes of their own: the
+first one's is chosen by its kind. Contexts that look alike share a code. What a code does not name
+is its escape and eight bits as they are. An escaped token's kind, mask and skip follow it at once,
+in codes of their own.
 
 Nothing but the codes is common to two records, so that a read unpacks only those that it needs.
 """
@@ -29,7 +30,10 @@ from compressarray.codecs.memory import (
 from compressarray.codecs.words import (
     ENTRY_BYTES,
     ESCAPE,
+    KIND_AT,
     N_VALUES_AT,
+    RESIDUAL,
+    RESIDUALS,
     count_values,
     get_varint,
     put_varint,
@@ -42,12 +46,16 @@ ESCAPED = 256  # the escape's place behind the symbols of an encoding table
 ENCODE_ENTRIES = 257
 # A model for decoding, in bytes: the number of the code for a token behind each token, for the
 # first value of each token, for a value behind each value; for a record's first token, its number
-# of tokens, and an escaped token's parts; decoding tables. An entry is the symbol (8 bits), the
-# bits of its code (4), whether it is the escape (4), and the number of the code for what comes
+# of tokens, and an escaped token's parts; for the first residual of each kind, and one behind each
+# residual; the first number of residuals' codes; decoding tables. An entry is the symbol (8 bits),
+# the bits of its code (4), whether it is the escape (4), and the number of the code for what comes
 # behind it (16).
 TOKEN_MAP, FIRST_MAP, NEXT_MAP = 0, 256, 512
-START_CODE, COUNT_CODE, KIND_CODE, MASK_CODE, SKIP_CODE = range(768, 773)
-TABLES_AT = 1024
+START_CODE, COUNT_CODE, KIND_CODE, MASK_CODE, SKIP_CODE, FIRST_RESIDUAL_MAP = range(768, 774)
+RESIDUAL_MAP = FIRST_RESIDUAL_MAP + len(RESIDUALS)
+N_CONTEXTS = RESIDUAL_MAP + 256
+RESIDUAL_CODES_AT = N_CONTEXTS
+TABLES_AT = 1088
 _TABLE_SHIFT = CODE_BITS + 2
 TABLE_BYTES = 1 << _TABLE_SHIFT
 _AT_ONCE = 57 // CODE_BITS  # symbols
@@ -72,7 +80,7 @@ def build_decoding(lengths: Any, n_token_codes: Any, model: Any, encode: Any) ->
     n_token_codes : int
         The first ones are for tokens, the others for values.
     model : ndarray, uint8
-        Its tables are overwritten.
+        Its tables are overwritten; the rest says which code each context has.
     encode : ndarray, (n_codes, 257) uint16
         Overwritten: ``code | bits << 8``, 0 for none.
     """
@@ -92,7 +100,11 @@ def build_decoding(lengths: Any, n_token_codes: Any, model: Any, encode: Any) ->
                 if symbol == ESCAPED:
                     entry |= _IS_ESCAPE
                 else:
-                    following = TOKEN_MAP if c < n_token_codes else NEXT_MAP
+                    following = NEXT_MAP
+                    if c < n_token_codes:
+                        following = TOKEN_MAP
+                    elif c >= model[RESIDUAL_CODES_AT]:
+                        following = RESIDUAL_MAP
                     entry |= np.int64(model[following + symbol]) << 16
                 for above in range(1 << (CODE_BITS - bits)):
                     at = turned | (above << bits)
@@ -124,6 +136,12 @@ def _put_symbol(out: Any, pos: Any, encode: Any, code: Any, symbol: Any) -> Any:
         bits = entry >> 8
         pos = _put_bits(out, pos, (entry & 0xFF) | (np.int64(symbol) << bits), bits + 8)
     return pos
+
+
+@inlined
+def _first_context(token: Any, kind: Any) -> Any:
+    """The context of the first value of a token of a kind."""
+    return FIRST_RESIDUAL_MAP + kind - RESIDUAL if kind >= RESIDUAL else FIRST_MAP + token
 
 
 @kernel
@@ -191,11 +209,13 @@ def pack_record(record: Any, n_bytes: Any, decode_table: Any, model: Any, encode
             n_values = count_values(mask, kind)
         else:
             n_values = np.int64(load8(decode_table + token * ENTRY_BYTES + N_VALUES_AT))
-        code = np.int64(load8(model + FIRST_MAP + token))
+            kind = np.int64(load8(decode_table + token * ENTRY_BYTES + KIND_AT))
+        code = np.int64(load8(model + _first_context(token, kind)))
+        following = RESIDUAL_MAP if kind >= RESIDUAL else NEXT_MAP
         for _ in range(n_values):
             before = np.int64(load8(v))
             pos = _put_symbol(out, pos, encode, code, before)
-            code = np.int64(load8(model + NEXT_MAP + before))
+            code = np.int64(load8(model + following + before))
             v += 1
     return v, pos
 
@@ -272,6 +292,7 @@ def unpack_record(packed: Any, pos: Any, n_bytes: Any, decode_table: Any, model:
                 window = _bits_at(packed, pos)
             store8(out + i, np.uint8(token))
             n_more = np.int64(load8(decode_table + token * ENTRY_BYTES + N_VALUES_AT))
+            kind = np.int64(load8(decode_table + token * ENTRY_BYTES + KIND_AT))
             if token == ESCAPE:
                 kind, pos = _take_symbol(packed, pos, model, KIND_CODE)
                 mask, pos = _take_symbol(packed, pos, model, MASK_CODE)
@@ -289,18 +310,19 @@ def unpack_record(packed: Any, pos: Any, n_bytes: Any, decode_table: Any, model:
                     n_bytes_of_skip += 1
                 window = _bits_at(packed, pos)
             # the first value's code, and behind it _NEXT, whether there are so many values or none
-            first = np.uint64(load8(model + FIRST_MAP + token))
+            first = np.uint64(load8(model + _first_context(token, kind)))
             store64(codes + n_values, first | ~np.uint64(0xFF))
             n_values += n_more
     table = tables
+    residual_codes = tables + (np.int64(load8(model + RESIDUAL_CODES_AT)) << _TABLE_SHIFT)
     for start in range(0, n_values, _AT_ONCE):
         window = _bits_at(packed, pos)
         for i in range(start, min(start + _AT_ONCE, n_values)):
             code = np.int64(load8(codes + i))
             if code == _KNOWN:
                 continue
-            own = tables + (code << _TABLE_SHIFT)
-            entry = np.int64(load32((table if code == _NEXT else own) + _entry_at(window)))
+            own = table if code == _NEXT else tables + (code << _TABLE_SHIFT)
+            entry = np.int64(load32(own + _entry_at(window)))
             bits = (entry >> 8) & 0xF
             value = entry & 0xFF
             table = tables + ((entry >> 16) << _TABLE_SHIFT)
@@ -309,7 +331,8 @@ def unpack_record(packed: Any, pos: Any, n_bytes: Any, decode_table: Any, model:
             if entry & _IS_ESCAPE:
                 window = _bits_at(packed, pos)
                 value = np.int64(window & np.uint64(0xFF))
-                table = tables + (np.int64(load8(model + NEXT_MAP + value)) << _TABLE_SHIFT)
+                following = RESIDUAL_MAP if own >= residual_codes else NEXT_MAP
+                table = tables + (np.int64(load8(model + following + value)) << _TABLE_SHIFT)
                 pos += 8
                 window = _bits_at(packed, pos)
             store8(values + i, np.uint8(value))
@@ -325,9 +348,10 @@ def count_symbols(record: Any, n_records: Any, n_bytes: Any, decode_table: Any, 
 
     Parameters
     ----------
-    counts : ndarray, (773, 256) int32
+    counts : ndarray, (`N_CONTEXTS`, 256) int32
         Added to: by the token before, by the value's token, by the value before, first tokens,
-        numbers of tokens, escaped tokens' kinds, masks and skips.
+        numbers of tokens, escaped tokens' kinds, masks and skips, residuals by their kind, by the
+        residual before.
     """
     n_words = (n_bytes + 7) >> 3
     for _ in range(n_records):
@@ -357,11 +381,13 @@ def count_symbols(record: Any, n_records: Any, n_bytes: Any, decode_table: Any, 
                 n_values = count_values(mask, kind)
             else:
                 n_values = np.int64(load8(decode_table + token * ENTRY_BYTES + N_VALUES_AT))
-            inner = FIRST_MAP + token
+                kind = np.int64(load8(decode_table + token * ENTRY_BYTES + KIND_AT))
+            inner = _first_context(token, kind)
+            following = RESIDUAL_MAP if kind >= RESIDUAL else NEXT_MAP
             for _ in range(n_values):
                 value = np.int64(load8(v))
                 counts[inner, value] += 1
-                inner = NEXT_MAP + value
+                inner = following + value
                 v += 1
         record = v
     return record

@@ -18,20 +18,26 @@ from compressarray.codecs.words import (
     ESCAPE,
     ESCAPED_BYTES,
     FAR_WORD,
+    KIND_MASK,
     LEFT,
     LITERAL,
+    MASK_SHIFT,
     MAX_CHANGE,
     MAX_SKIP,
     MAX_WORDS,
     N_NEAR,
     NEAR_WORD,
+    RESIDUALS,
+    SKIP_SHIFT,
     UNIFORM,
+    choose_residual,
     classify,
     token_key,
 )
 from compressarray.jit import kernel
 
 Int64s = npt.NDArray[np.int64]
+UInt8s = npt.NDArray[np.uint8]
 Words = npt.NDArray[np.uint64]
 
 MAX_CHOICES = 4096  # changes that a table is chosen for; rarer ones would not get a token
@@ -39,7 +45,7 @@ MAX_CHOICES = 4096  # changes that a table is chosen for; rarer ones would not g
 # to earn that four times, for what is seen may not come again.
 FAR_WORD_BYTES = 4 * (8 + 4)
 _BITS = np.array([bin(mask).count("1") for mask in range(256)])
-_N_VALUES = {LITERAL: 0, UNIFORM: 1, BACKGROUND: 0, LEFT: 0, ABOVE: 0, NEAR_WORD: 1, FAR_WORD: 2}
+_N_VALUES = {UNIFORM: 1, NEAR_WORD: 1, FAR_WORD: 2, **dict.fromkeys(RESIDUALS, 8)}
 
 
 class Changes(NamedTuple):
@@ -47,6 +53,7 @@ class Changes(NamedTuple):
 
     keys: Int64s  # (n,)
     words: Words  # (n,): 0 where the values are not literal
+    residuals: UInt8s  # (n,): the kind of residuals that writes it instead, or 0
 
 
 class Learnt(NamedTuple):
@@ -59,11 +66,13 @@ class Learnt(NamedTuple):
 
 
 @kernel
-def read_changes(old: Any, new: Any, background: Any, n_bytes: Any, row_bytes: Any, keys: Any,
-                 words: Any, n: Any) -> Any:  # fmt: skip
+def read_changes(old: Any, new: Any, background: Any, n_bytes: Any, row_bytes: Any,
+                 pixel_bytes: Any, keys: Any, words: Any, residuals: Any,
+                 n: Any) -> Any:  # fmt: skip
     """Add what changes from one frame to another, at addresses, to `Changes` from ``n`` on.
 
-    Returns how many there are now, at most ``len(keys)``.
+    ``pixel_bytes`` is 0 where there are to be no residuals. Returns how many changes there are
+    now, at most ``len(keys)``.
     """
     whole = n_bytes >> 3
     tail = n_bytes & 7
@@ -86,7 +95,14 @@ def read_changes(old: Any, new: Any, background: Any, n_bytes: Any, row_bytes: A
         last = w
         if skip <= MAX_SKIP and n < len(keys):
             keys[n] = token_key(skip, mask, kind)
-            words[n] = fresh if kind == LITERAL and w < whole else np.uint64(0)
+            words[n] = np.uint64(0)
+            residuals[n] = 0
+            if kind == LITERAL and w < whole:
+                words[n] = fresh
+                if pixel_bytes > 0:
+                    residuals[n], _ = choose_residual(
+                        fresh, before, new, p, row_bytes, pixel_bytes, mask
+                    )
             n += 1
     return n
 
@@ -110,11 +126,13 @@ def starting_tokens(row_bytes: int) -> Int64s:
                 mask_weight = 0.3 if first == 0 and last == 7 else 0.04 if joined else 0.015
                 for kind, kind_weight in kinds.items():
                     if skip >= 0 and not (kind == LITERAL and first == last):
-                        key = (skip << 11) | (mask << 3) | kind
+                        key = (skip << SKIP_SHIFT) | (mask << MASK_SHIFT) | kind
                         weights[key] = skip_weight * mask_weight * kind_weight
     # three in four whole, then the parts of all others: skips up to five rows
     whole = sorted(weights, key=lambda key: -weights[key])[:192]
-    skip_only = [(skip << 11) | LITERAL for skip in range(min(5 * down, ESCAPE - len(whole)))]
+    skip_only = [
+        (skip << SKIP_SHIFT) | LITERAL for skip in range(min(5 * down, ESCAPE - len(whole)))
+    ]
     return np.array([*whole, *skip_only], np.int64)
 
 
@@ -167,7 +185,7 @@ def _change_only(keys: Int64s) -> Int64s:
 
 def _skip_only(keys: Int64s) -> Int64s:
     """What moves on by the skip of each key; of those that skip nothing, no key."""
-    return (((keys >> 11) - 1) << 11) | LITERAL
+    return (((keys >> SKIP_SHIFT) - 1) << SKIP_SHIFT) | LITERAL
 
 
 def learn(changes: Changes, known: Words, repeats: float) -> Learnt:
@@ -195,8 +213,8 @@ def written_bytes(changes: Changes, tokens: Int64s, near: Words, words: Words) -
 
 def changes_bytes(tokens: Int64s, keys: Int64s, counts: Int64s) -> int:
     """Bytes of different changes, seen so often each, with their values."""
-    kinds = keys & 7
-    values = np.where(kinds == LITERAL, _BITS[(keys >> 3) & 0xFF], 0)
+    kinds = keys & KIND_MASK
+    values = np.where(kinds == LITERAL, _BITS[(keys >> MASK_SHIFT) & 0xFF], 0)
     for kind, n in _N_VALUES.items():
         values[kinds == kind] += n
     return token_bytes(tokens, keys, counts) + int((counts * values).sum())
@@ -204,20 +222,21 @@ def changes_bytes(tokens: Int64s, keys: Int64s, counts: Int64s) -> int:
 
 def with_words(changes: Changes, near: Words, words: Words) -> Int64s:
     """The keys of changes where these words can be named."""
-    keys: Int64s = changes.keys.copy()
-    n_values = _BITS[(keys >> 3) & 0xFF]
+    n_values = _BITS[(changes.keys >> MASK_SHIFT) & 0xFF]
+    whole = (changes.keys | MAX_CHANGE) - KIND_MASK
+    keys: Int64s = np.where(changes.residuals > 0, whole + changes.residuals, changes.keys)
     for held, kind, n in ((words, FAR_WORD, 2), (near, NEAR_WORD, 1)):
         ranked = np.sort(held)
         if len(ranked):
             named = _found(changes.words, ranked) & (changes.words != 0) & (n_values > n)
-            keys[named] = (changes.keys[named] | MAX_CHANGE) - 7 + kind
+            keys[named] = whole[named] + kind
     return keys
 
 
 def _choose_words(changes: Changes, known: Words, repeats: float) -> tuple[Words, Words]:
     literal = changes.words != 0
     words, places = np.unique(changes.words[literal], return_inverse=True)
-    n_values = _BITS[(changes.keys[literal] >> 3) & 0xFF]
+    n_values = _BITS[(changes.keys[literal] >> MASK_SHIFT) & 0xFF]
     # A word seen once may never come again. Good and Turing estimate how often such words do by
     # how many were seen twice: "The population frequencies of species", Biometrika 40, 1953.
     seen = np.bincount(places, minlength=len(words))

@@ -242,6 +242,28 @@ def repeat_byte(byte: Any) -> Any:
 
 
 @inlined
+def add_bytes(first: Any, second: Any) -> Any:
+    """The sums of the bytes of two words, modulo 256."""
+    return ((first & _LOW_7) + (second & _LOW_7)) ^ ((first ^ second) & _HIGH_1)
+
+
+@inlined
+def subtract_bytes(first: Any, second: Any) -> Any:
+    """What is left of the bytes of a word without those of another, modulo 256."""
+    return ((first | _HIGH_1) - (second & _LOW_7)) ^ ((first ^ ~second) & _HIGH_1)
+
+
+@inlined
+def sum_bytes(word: Any, distance: Any) -> Any:
+    """To each byte those added that lie ``distance`` (1 to 8) bytes before it, twice that, ..."""
+    shift = distance << 3
+    while shift < 64:
+        word = add_bytes(word, word << np.uint64(shift))
+        shift <<= 1
+    return word
+
+
+@inlined
 def load_tail(address: Any, n_bytes: Any) -> Any:
     """The ``n_bytes`` (under 8) at ``address`` as the low end of a word, reading no further."""
     word = np.uint64(0)

@@ -13,11 +13,14 @@ from compressarray.codecs.entropy import (
     ENCODE_ENTRIES,
     ESCAPED,
     FIRST_MAP,
+    FIRST_RESIDUAL_MAP,
     KIND_CODE,
     MASK_CODE,
     MAX_CODES,
+    N_CONTEXTS,
     N_SYMBOLS,
     NEXT_MAP,
+    RESIDUAL_CODES_AT,
     SKIP_CODE,
     START_CODE,
     TABLE_BYTES,
@@ -32,10 +35,16 @@ from compressarray.snapshots import Snapshot, array_of, int_of
 Counts = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
 
-N_CONTEXTS = 773
 _ROUNDS = 6  # of grouping contexts; more gain less than a thousandth
 # A symbol without a code of its own costs the escape and eight bits.
 _ESCAPED_BITS = 8
+# Contexts by what they are for: codes for the one are never used for the other.
+_TOKENS = np.r_[TOKEN_MAP : TOKEN_MAP + 256, START_CODE]
+_VALUES = np.r_[
+    FIRST_MAP : FIRST_MAP + 256, NEXT_MAP : NEXT_MAP + 256, KIND_CODE, MASK_CODE, SKIP_CODE
+]
+_RESIDUALS = np.r_[FIRST_RESIDUAL_MAP:N_CONTEXTS]
+_COUNT = np.r_[COUNT_CODE : COUNT_CODE + 1]
 
 
 class Packer:
@@ -43,36 +52,46 @@ class Packer:
 
     Parameters
     ----------
-    counts : ndarray, (773, 256) int32
+    counts : ndarray, (`N_CONTEXTS`, 256) int32
         From `entropy.count_symbols`.
     max_codes : int
         How many codes there may be, at least 4. Each takes 1.5 KiB.
     """
 
     def __init__(self, counts: Counts, max_codes: int) -> None:
-        tokens = np.r_[TOKEN_MAP : TOKEN_MAP + 256, START_CODE]
-        values = np.r_[
-            FIRST_MAP : FIRST_MAP + 256, NEXT_MAP : NEXT_MAP + 256, KIND_CODE, MASK_CODE, SKIP_CODE
-        ]
         n_token_codes = max(1, (max_codes - 1) * 2 // 5)
-        token_codes, token_groups = _group(counts[tokens].astype(np.float32), n_token_codes)
-        value_codes, value_groups = _group(
-            counts[values].astype(np.float32), max_codes - 1 - n_token_codes
-        )
-        sums = np.concatenate([token_groups, value_groups, counts[COUNT_CODE][None]])
-        lengths = np.array([code_lengths(each) for each in sums], np.uint8)
+        n_value_codes = max_codes - 1 - n_token_codes
+        n_values, n_residuals = (counts[contexts].sum() for contexts in (_VALUES, _RESIDUALS))
+        share = n_residuals / max(1, n_values + n_residuals)
+        # at least one each, for what is yet to come
+        n_residual_codes = min(max(1, round(share * n_value_codes)), n_value_codes - 1)
         codes = np.zeros(N_CONTEXTS, np.uint8)
-        codes[tokens] = token_codes
-        codes[values] = len(token_groups) + value_codes
-        codes[COUNT_CODE] = len(sums) - 1
-        self._build(lengths, codes, len(token_groups))
+        sums: list[Counts] = []
+        firsts = []
+        for contexts, n_codes in (
+            (_TOKENS, n_token_codes),
+            (_VALUES, n_value_codes - n_residual_codes),
+            (_RESIDUALS, n_residual_codes),
+            (_COUNT, 1),
+        ):
+            groups, group_sums = _group(counts[contexts].astype(np.float32), n_codes)
+            firsts.append(len(sums))
+            codes[contexts] = len(sums) + groups
+            sums.extend(group_sums)
+        lengths = np.array([code_lengths(each) for each in sums], np.uint8)
+        self._build(lengths, codes, *firsts[1:3])
 
     def _build(
-        self, lengths: npt.NDArray[np.uint8], codes: npt.NDArray[np.uint8], n_token_codes: int
+        self,
+        lengths: npt.NDArray[np.uint8],
+        codes: npt.NDArray[np.uint8],
+        n_token_codes: int,
+        first_residual: int,
     ) -> None:
-        self._n_token_codes = n_token_codes
+        self._n_token_codes, self._first_residual = n_token_codes, first_residual
         self.model = np.zeros(TABLES_AT + len(lengths) * TABLE_BYTES, np.uint8)
         self.model[:N_CONTEXTS] = codes
+        self.model[RESIDUAL_CODES_AT] = first_residual
         self.encode = np.zeros((len(lengths), ENCODE_ENTRIES), np.uint16)
         build_decoding(lengths, n_token_codes, self.model, self.encode)
 
@@ -82,6 +101,7 @@ class Packer:
             "lengths": (self.encode >> 8).astype(np.uint8),
             "codes": self.model[:N_CONTEXTS].copy(),
             "n_token_codes": self._n_token_codes,
+            "first_residual": self._first_residual,
         }
 
     @classmethod
@@ -97,7 +117,17 @@ class Packer:
             raise CorruptFrameError("a pickled code is not complete, or has no escape")
         codes = array_of(snapshot, "codes", np.uint8, (N_CONTEXTS,), 0, n - 1)
         packer = cls.__new__(cls)
-        packer._build(lengths, codes, int_of(snapshot, "n_token_codes", 0, n))
+        n_token_codes = int_of(snapshot, "n_token_codes", 1, n)
+        first_residual = int_of(snapshot, "first_residual", n_token_codes, n)
+        # Which code follows depends on what a code is for: the two sides must agree on that.
+        for contexts, first, end in (
+            (_TOKENS, 0, n_token_codes),
+            (_VALUES, n_token_codes, first_residual),
+            (_RESIDUALS, first_residual, n),
+        ):
+            if not ((first <= codes[contexts]) & (codes[contexts] < end)).all():
+                raise CorruptFrameError("a pickled code is used for what it is not for")
+        packer._build(lengths, codes, n_token_codes, first_residual)
         return packer
 
     def packed_bits(self, counts: Counts) -> int:

@@ -16,9 +16,13 @@ from compressarray.codecs.learning import (
 from compressarray.codecs.words import (
     ESCAPE,
     FAR_WORD,
+    KIND_MASK,
+    MASK_SHIFT,
     MAX_SKIP,
     MAX_WORDS,
     N_NEAR,
+    OLD_RESIDUAL,
+    SKIP_SHIFT,
     build_tables,
     encode_table_words,
     place_words,
@@ -39,9 +43,12 @@ class Vocabulary:
         Bytes of a frame's row; the tokens to begin with depend on it.
     max_tables : int
         How many decoding tables there may be.
+    pixel_bytes : int
+        Distance to the pixel to the left, for residuals; 0 for none.
     """
 
-    def __init__(self, row_bytes: int, max_tables: int) -> None:
+    def __init__(self, row_bytes: int, max_tables: int, pixel_bytes: int) -> None:
+        self.pixel_bytes = pixel_bytes
         self._max_tables = max_tables
         self._free: list[int] = []
         self._near = np.zeros(0, np.uint64)
@@ -99,7 +106,9 @@ class Vocabulary:
         """Fill the newest decoding table and the encoder's, and place the dictionary."""
         self.encode_table = np.zeros(encode_table_words(len(self._words)), np.uint64)
         decode_table = self.decode_tables[self.table]
-        build_tables(tokens, self._words, first_near, decode_table, self.encode_table)
+        build_tables(
+            tokens, self._words, first_near, self.pixel_bytes, decode_table, self.encode_table
+        )
         place_words(self.decode_tables, self._words if self._former is None else self._former)
         place_words(self.decode_tables[self.table : self.table + 1], self._words)
 
@@ -111,7 +120,7 @@ class Vocabulary:
         masks = np.packbits(wide > 0, axis=1, bitorder="little")[:, 0].astype(np.int64)
         steps = entries[:, 1].astype(np.int64)
         skips = ((steps & 0xFFFFFFFF) >> 3) - 1
-        return skips << 11 | masks << 3 | steps >> 40
+        return skips << SKIP_SHIFT | masks << MASK_SHIFT | steps >> 40
 
     @property
     def n_words(self) -> int:
@@ -139,7 +148,9 @@ class Vocabulary:
         """Become what a snapshot was taken of."""
         n_tokens = array_of(snapshot, "n_tokens", np.int64, (None,), 0, ESCAPE)
         tokens = array_of(snapshot, "tokens", np.int64, (int(n_tokens.sum()),), 0)
-        if (tokens >> 11 > MAX_SKIP).any() or ((tokens & 7) > FAR_WORD).any():
+        kinds = tokens & KIND_MASK
+        most = OLD_RESIDUAL if self.pixel_bytes else FAR_WORD
+        if (tokens >> SKIP_SHIFT > MAX_SKIP).any() or (kinds > most).any():
             raise CorruptFrameError("a pickled table holds a token that does not exist")
         self._words = array_of(snapshot, "words", np.uint64, (None,))
         n, n_words = len(n_tokens), len(self._words)

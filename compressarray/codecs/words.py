@@ -5,6 +5,8 @@ names, through a table of 255 entries, how many unchanged words to skip, which b
 word change, and where their new values come from (`KINDS`); a change that the table does not
 name may take two, one that skips and one that changes, and token 255 gives the same three in the
 values. Words that come again and again lie in a dictionary, and their values are a place in it.
+Where records are to be packed, values may also be residuals: what is left of all bytes of a word
+when those of a neighbour are taken away, small numbers that a code of few bits names.
 Tokens apart from values is what makes decoding fast: where the next token lies does not depend
 on the one before, so a processor works on several at once.
 
@@ -20,6 +22,7 @@ import numpy.typing as npt
 
 from compressarray.codecs.memory import (
     STACK_WORDS,
+    add_bytes,
     base_of,
     changed_bytes,
     copy_bytes,
@@ -39,6 +42,8 @@ from compressarray.codecs.memory import (
     store32,
     store64,
     store_tail,
+    subtract_bytes,
+    sum_bytes,
     widen_mask,
 )
 from compressarray.jit import inlined, kernel
@@ -53,25 +58,39 @@ LEFT = 3  # the word before, as decoded: a fill goes on
 ABOVE = 4  # one row up, as decoded: a sprite's upright edge
 NEAR_WORD = 5  # the dictionary: one byte counts from a place that the table names
 FAR_WORD = 6  # the dictionary: two bytes count from its beginning
+# And of whole words, the values added byte by byte, modulo 256, to
+LEFT_RESIDUAL = 7  # the pixel to the left, as decoded
+ABOVE_RESIDUAL = 8  # the bytes one row up, as decoded
+OLD_RESIDUAL = 9  # the bytes of the frame before
 KINDS = (LITERAL, UNIFORM, BACKGROUND, LEFT, ABOVE, NEAR_WORD, FAR_WORD)
-_N_VALUES = 0x02_01_00_00_00_01_00  # bytes of values of each kind, of LITERAL a byte each
+RESIDUALS = (LEFT_RESIDUAL, ABOVE_RESIDUAL, OLD_RESIDUAL)
+RESIDUAL = LEFT_RESIDUAL  # the first of them
+_N_VALUES = 0x08_02_01_00_00_00_01_00  # bytes of values of each kind, of LITERAL a byte each
+# Bits that the code for a literal byte takes, and at least those of eight residuals.
+LITERAL_BITS, RESIDUAL_BITS = 6, 7
+MAX_PIXEL_BYTES = 8  # that the pixel to the left may have
 N_NEAR = 256
 MAX_WORDS = 65535  # of a dictionary: a slot of the encoder's table holds 0 or a place plus one
 
 ESCAPE = 255
 ENTRY_BYTES = 32  # of a decoding table
-N_VALUES_AT = 12  # in an entry
+N_VALUES_AT, KIND_AT = 12, 13  # in an entry
+_SPECIAL = 15  # the escape's, which so takes the branch of residuals, that others never take
 ESCAPED_BYTES = 4  # the escape, kind, mask, and mostly one byte of skip
 MAX_SKIP = 4095  # of a token in a table; an escape skips any number
-MAX_CHANGE = 0x7FF  # of a `token_key` that skips nothing
+MAX_CHANGE = 0xFFF  # of a `token_key` that skips nothing
+SKIP_SHIFT, MASK_SHIFT, KIND_MASK = 12, 4, 0xF  # in a `token_key`
 _HASH_SLOTS = 1024  # of the encoder's table: 255 entries, so most look-ups take one probe
 _EMPTY = 0xFFFFFFFF
 _HASH_MULTIPLIER = 2654435761  # Knuth, TAOCP 6.4: 2**32 over the golden ratio
 _WORD_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # and 2**64 over it
 # An encoder's table, in words: the tokens' hash; where the dictionary lies, which of its words is
-# the first near one, and log2 of the slots of its hash; that hash.
+# the first near one, and log2 of the slots of its hash; bytes of a pixel, 0 for no residuals; that
+# hash.
 TOKEN_HASH_WORDS = _HASH_SLOTS // 2
 _WORDS_AT = 8 * TOKEN_HASH_WORDS
+_PIXEL_AT = _WORDS_AT + 24
+_SLOTS_AT = _WORDS_AT + 32
 
 _SOURCE_BYTES = 24
 # ``row_bytes`` below 8 would let ABOVE overlap the word that it predicts.
@@ -86,13 +105,13 @@ def _slot(key: Any) -> Any:
 @inlined
 def token_key(skip: Any, mask: Any, kind: Any) -> Any:
     """One integer for a (skip, mask, kind): what a token stands for."""
-    return (np.int64(skip) << 11) | (np.int64(mask) << 3) | np.int64(kind)
+    return (np.int64(skip) << SKIP_SHIFT) | (np.int64(mask) << MASK_SHIFT) | np.int64(kind)
 
 
 @inlined
 def count_values(mask: Any, kind: Any) -> Any:
     """Bytes of values that a change of a kind takes."""
-    n = (_N_VALUES >> (np.int64(kind) << 3)) & 0xFF
+    n = (_N_VALUES >> (np.int64(min(kind, RESIDUAL)) << 3)) & 0xFF
     return count_bits(np.uint64(mask)) if kind == LITERAL else n
 
 
@@ -118,7 +137,8 @@ def _factor(kind: Any) -> Any:
 
 
 @kernel
-def build_tables(keys: Any, words: Any, near: Any, decode_table: Any, encode_table: Any) -> None:
+def build_tables(keys: Any, words: Any, near: Any, pixel_bytes: Any, decode_table: Any,
+                 encode_table: Any) -> None:  # fmt: skip
     """Fill both tables from the `token_key` of up to 255 tokens, and a dictionary.
 
     Parameters
@@ -128,6 +148,8 @@ def build_tables(keys: Any, words: Any, near: Any, decode_table: Any, encode_tab
         The dictionary, at most `MAX_WORDS`.
     near : int
         The first of the `N_NEAR` words that one byte names.
+    pixel_bytes : int
+        Distance to the pixel to the left, up to `MAX_PIXEL_BYTES`; 0 for no residuals.
     decode_table : ndarray, (256, 4) uint64
         Overwritten: the mask, a byte for a bit; `_pack_step`; `_value_mask`; `_factor`.
         Row 255, the escape's, is for `place_words`.
@@ -137,13 +159,16 @@ def build_tables(keys: Any, words: Any, near: Any, decode_table: Any, encode_tab
         open-addressing hash of the dictionary.
     """
     decode_table[:] = np.uint64(0)
+    decode_table[ESCAPE, 1] = np.uint64((pixel_bytes << 48) | (_SPECIAL << 40))
     decode_table[ESCAPE, 2] = np.uint64(near)
     encode_table[:TOKEN_HASH_WORDS] = ~np.uint64(0)
     encode_table[TOKEN_HASH_WORDS:] = np.uint64(0)
     hashes = base_of(encode_table)
     for token in range(min(len(keys), ESCAPE)):
         key = keys[token]
-        skip, mask, kind = key >> 11, (key >> 3) & 0xFF, key & 7
+        skip, mask, kind = key >> SKIP_SHIFT, (key >> MASK_SHIFT) & 0xFF, key & KIND_MASK
+        if kind >= RESIDUAL:
+            mask = 0xFF
         wide = widen_mask(np.uint64(mask))
         decode_table[token, 0] = wide
         decode_table[token, 1] = np.uint64(_pack_step(skip, np.uint64(mask), kind))
@@ -157,7 +182,8 @@ def build_tables(keys: Any, words: Any, near: Any, decode_table: Any, encode_tab
     encode_table[TOKEN_HASH_WORDS] = np.uint64(base_of(words))
     encode_table[TOKEN_HASH_WORDS + 1] = np.uint64(near)
     encode_table[TOKEN_HASH_WORDS + 2] = np.uint64(bits)
-    slots = hashes + _WORDS_AT + 24
+    encode_table[TOKEN_HASH_WORDS + 3] = np.uint64(pixel_bytes)
+    slots = hashes + _SLOTS_AT
     # near ones first: of equal words the encoder is to find those
     for i in range(len(words)):
         place = (near + i) % len(words)
@@ -186,13 +212,13 @@ def place_words(decode_tables: Words, words: Words) -> None:
     address = words.__array_interface__["data"][0]
     escapes = decode_tables[:, ESCAPE]
     escapes[:, 0] = np.uint64(address) + np.uint64(8) * escapes[:, 2]
-    escapes[:, 1] = address
+    escapes[:, 3] = address
 
 
 def encode_table_words(n_words: int) -> int:
     """Words of an encoder's table for a dictionary of ``n_words``."""
     slots = 1 << _slot_bits(n_words) if n_words else 0
-    return TOKEN_HASH_WORDS + 3 + -(-slots // 4)
+    return TOKEN_HASH_WORDS + 4 + -(-slots // 4)
 
 
 @inlined
@@ -260,7 +286,7 @@ def _find_word(encode_table: Any, word: Any) -> Any:
     place = np.int64(-1)
     if bits > 0:
         words = np.int64(load64(encode_table + _WORDS_AT))
-        slots = encode_table + _WORDS_AT + 24
+        slots = encode_table + _SLOTS_AT
         slot = _word_slot(word, bits)
         entry = np.int64(load16(slots + (slot << 1)))
         while entry != 0:
@@ -303,6 +329,56 @@ def classify(
     kind = BACKGROUND if fits else kind
     source = behind if fits else source
     return kind, source
+
+
+@inlined
+def choose_residual(fresh: Any, old: Any, new: Any, p: Any, row_bytes: Any, pixel_bytes: Any,
+                    mask: Any) -> Any:  # fmt: skip
+    """The kind that writes a whole word in the fewest bits, and its values: residual or literal.
+
+    Parameters
+    ----------
+    fresh, old : uint64
+        The word at byte ``p`` of the frame at ``new``, and of the frame before.
+    pixel_bytes : int
+        At least 1.
+    mask : uint64
+        Which of its bytes changed, a bit for a byte.
+    """
+    kind, values = np.int64(LITERAL), np.uint64(0)
+    least = LITERAL_BITS * count_bits(mask)
+    residual = subtract_bytes(fresh, old)
+    bits = _residual_bits(residual)
+    if bits < least:
+        kind, values, least = np.int64(OLD_RESIDUAL), residual, bits
+    if p >= row_bytes >= MIN_ROW_BYTES:
+        residual = subtract_bytes(fresh, load64(new + p - row_bytes))
+        bits = _residual_bits(residual)
+        if bits < least:
+            kind, values, least = np.int64(ABOVE_RESIDUAL), residual, bits
+    if p > 0:
+        residual = subtract_bytes(fresh, load64(new + p - pixel_bytes))
+        bits = _residual_bits(residual)
+        if bits < least:
+            kind, values, least = np.int64(LEFT_RESIDUAL), residual, bits
+    return kind, values
+
+
+@inlined
+def _residual_bits(residual: Any) -> Any:
+    """About as many bits as a code takes for eight residuals: their lengths and one each."""
+    negative = (residual >> np.uint64(7)) & repeat_byte(np.uint64(1))
+    size = residual ^ (negative * np.uint64(0xFF))
+    size |= (size >> np.uint64(1)) & repeat_byte(np.uint64(0x3F))
+    size |= (size >> np.uint64(2)) & repeat_byte(np.uint64(0x1F))
+    size |= (size >> np.uint64(4)) & repeat_byte(np.uint64(0x07))
+    return RESIDUAL_BITS + count_bits(size) + count_bits(nonzero_bytes(residual))
+
+
+@inlined
+def record_bytes(n_bytes: Any, pixel_bytes: Any) -> Any:
+    """Bytes of tokens and values from which on a record is a raw one."""
+    return n_bytes + (n_bytes >> 2 if pixel_bytes else 0)
 
 
 @inlined
@@ -364,7 +440,8 @@ def encode_record(
     tokens, values : address
         Scratch of one byte, respectively 16 bytes, for each word of a frame.
     out : address
-        Room for ``n_bytes + 8`` bytes, where the list of changed words waits meanwhile.
+        Room for a frame, or `record_bytes`, and 8 more; the list of changed words waits there
+        meanwhile.
 
     Returns
     -------
@@ -375,6 +452,7 @@ def encode_record(
     whole = n_bytes >> 3
     tail = n_bytes & 7
     n_changes = _list_changes(new, state, n_bytes, out)
+    pixel_bytes = np.int64(load64(encode_table + _PIXEL_AT))
     n_tokens = 0
     v = values
     last = np.int64(-1)
@@ -386,10 +464,12 @@ def encode_record(
         if w < whole:
             fresh = load64(new + p)
             behind = load64(background + p)
+            old = load64(state + p)
             store64(state + p, fresh)
         else:
             fresh = load_tail(new + p, tail)
             behind = load_tail(background + p, tail)
+            old = fresh
             store_tail(state + p, fresh, tail)
         wide = widen_mask(mask)
         kind, source = classify(fresh, wide, behind, new, p, row_bytes, values)
@@ -406,13 +486,19 @@ def encode_record(
                 kind = FAR_WORD
                 packed = np.uint64(found)
                 source = fresh
+        if kind == LITERAL and w < whole and pixel_bytes > 0:
+            predicted, residual = choose_residual(fresh, old, new, p, row_bytes, pixel_bytes, mask)
+            if predicted != LITERAL:
+                kind = predicted
+                packed = residual
+                source = fresh
         # bytes that stay the same may be written too: the fewer masks, the better a table names
         # them
         mask = np.uint64(0xFF) if (kind != LITERAL) & (fresh == source) & (w < whole) else mask
         skip = w - last - 1
         last = w
         token, before = _find_tokens(encode_table, skip, mask, kind)
-        if token == ESCAPE and w < whole:
+        if token == ESCAPE and w < whole and kind < RESIDUAL:
             # as values of these or more bytes, if that is no longer than the escape
             n_escaped = ESCAPED_BYTES + count_values(mask, kind)
             wider = changed
@@ -438,7 +524,7 @@ def encode_record(
         store64(v, packed)  # of which as many bytes count as the kind has values
         v += count_values(mask, kind)
     n_values = v - values
-    if n_tokens + n_values >= n_bytes:
+    if n_tokens + n_values >= record_bytes(n_bytes, pixel_bytes):
         out = put_varint(out, n_words + 1)
         copy_bytes(out, new, n_bytes)
         return out + n_bytes
@@ -449,33 +535,55 @@ def encode_record(
 
 
 @inlined
-def _take_token(token: Any, v: Any, decode_table: Any) -> Any:
+def pixel_bytes_of(decode_table: Any) -> Any:
+    """Distance to the pixel to the left, in a table at an address."""
+    return np.int64(load16(decode_table + ESCAPE * ENTRY_BYTES + 14))
+
+
+@inlined
+def _take_token(token: Any, p: Any, v: Any, row_bytes: Any, decode_table: Any) -> Any:
     """Look one token up.
 
-    Returns the step to its word, the mask, the values under it, the kind that says what to copy
-    under it, the eight bytes at the values, and the address after these.
+    Returns the address of its word, the mask, the values under it, the kind that says what to
+    copy under it, the eight bytes at the values, and the address after these.
     """
     entry = decode_table + token * ENTRY_BYTES
     wide = load64(entry)
-    step = np.int64(load32(entry + 8))
+    p += np.int64(load32(entry + 8))
     n_values = np.int64(load8(entry + N_VALUES_AT))
-    kind = np.int64(load8(entry + 13))
-    value_mask = load64(entry + 16)
-    factor = load64(entry + 24)
-    if token == ESCAPE:
-        kind = np.int64(load8(v))
-        mask = np.uint64(load8(v + 1))
-        skip, v = get_varint(v + 2)
-        wide = widen_mask(mask)
-        step = (skip << 3) + 8
-        n_values = count_values(mask, kind)
-        value_mask = _value_mask(kind)
-        factor = _factor(kind)
-    # Without a branch on the kind: kinds follow each other too irregularly for a predictor,
+    kind = np.int64(load8(entry + KIND_AT))
+    # Without a branch on the other kinds: they follow each other too irregularly for a predictor,
     # and a miss costs more than computing both what is copied and what is not.
     given = load64(v)
-    values = spread_bytes((given & value_mask) * factor, wide)
-    return step, wide, values, kind, given, v + n_values
+    values = spread_bytes((given & load64(entry + 16)) * load64(entry + 24), wide)
+    if kind >= RESIDUAL:
+        pixel_bytes = pixel_bytes_of(decode_table)
+        if token == ESCAPE:
+            kind = np.int64(load8(v))
+            mask = np.uint64(load8(v + 1))
+            skip, v = get_varint(v + 2)
+            given = load64(v)
+            wide = widen_mask(mask)
+            p += (skip << 3) + 8
+            n_values = count_values(mask, kind)
+            values = spread_bytes((given & _value_mask(kind)) * _factor(kind), wide)
+        if kind >= RESIDUAL:
+            values = _add_residual(given, kind, p, row_bytes, pixel_bytes)
+            wide = ~np.uint64(0)
+            kind = np.int64(LITERAL)
+    return p, wide, values, kind, given, v + n_values
+
+
+@inlined
+def _add_residual(residual: Any, kind: Any, p: Any, row_bytes: Any, pixel_bytes: Any) -> Any:
+    """The word at ``p``, of which the frame before is there."""
+    if kind == LEFT_RESIDUAL:
+        # the first bytes count from decoded ones, the others from bytes of this very word
+        begin = load64(p - pixel_bytes) & (~np.uint64(0) >> np.uint64(64 - 8 * pixel_bytes))
+        word = sum_bytes(add_bytes(residual, begin), pixel_bytes)
+    else:
+        word = add_bytes(residual, load64(p if kind == OLD_RESIDUAL else p - row_bytes))
+    return word
 
 
 @kernel
@@ -547,7 +655,7 @@ def apply_record(
     _put_source(sources, LEFT, -8, -1, 0)
     _put_source(sources, ABOVE, -row_bytes, -1, 0)
     _put_source(sources, NEAR_WORD, np.int64(load64(escape)), 0, 0xFF)
-    _put_source(sources, FAR_WORD, np.int64(load64(escape + 8)), 0, 0xFFFF)
+    _put_source(sources, FAR_WORD, np.int64(load64(escape + 24)), 0, 0xFFFF)
     v = record + n_tokens
     p = state - 8
     tail = n_bytes & 7
@@ -555,14 +663,12 @@ def apply_record(
     n_whole = n_tokens - 1 if tail and n_tokens else n_tokens
     for i in range(n_whole):
         token = np.int64(load8(record + i))
-        step, wide, values, kind, given, v = _take_token(token, v, decode_table)
-        p += step
+        p, wide, values, kind, given, v = _take_token(token, p, v, row_bytes, decode_table)
         source = _source(sources, kind, p, given)
         store64(p, (load64(p) & ~wide) | values | (load64(source) & wide))
     if n_whole < n_tokens:
         token = np.int64(load8(record + n_whole))
-        step, wide, values, kind, given, v = _take_token(token, v, decode_table)
-        p += step
+        p, wide, values, kind, given, v = _take_token(token, p, v, row_bytes, decode_table)
         source = _source(sources, kind, p, given)
         if p - state < n_bytes - tail:
             store64(p, (load64(p) & ~wide) | values | (load64(source) & wide))

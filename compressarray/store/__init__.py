@@ -19,6 +19,7 @@ def make_store(
     stack: int,
     frame_bytes: int,
     row_bytes: int,
+    pixel_bytes: int,
     fill: UInt8s,
     codec: Codec,
     snapshot: Snapshot | None = None,
@@ -29,8 +30,8 @@ def make_store(
     ----------
     n_rows, n_lanes, stack : int
         Cells are ``(row * n_lanes + lane) * stack + k``.
-    frame_bytes, row_bytes : int
-        Bytes of a frame, and of one of its rows.
+    frame_bytes, row_bytes, pixel_bytes : int
+        Bytes of a frame, of one of its rows, and of one of its pixels, the last up to 8.
     fill : ndarray, (frame_bytes,) uint8
         What a cell holds that was never written.
     codec : Codec
@@ -49,7 +50,7 @@ def make_store(
             snapshot, "open_gop", np.int64, (n_lanes, open_per_lane(stack, frame_bytes, codec))
         )
     kind = GopStore if codec.groups else FrameStore
-    store = kind(n_rows, n_lanes, stack, frame_bytes, row_bytes, fill, codec)
+    store = kind(n_rows, n_lanes, stack, frame_bytes, row_bytes, pixel_bytes, fill, codec)
     if snapshot is not None:
         store.restore(snapshot, is_ours=False)
     return store

@@ -48,6 +48,7 @@ class Store(ABC):
         stack: int,
         frame_bytes: int,
         row_bytes: int,
+        pixel_bytes: int,
         codec: Codec,
     ) -> None:
         self._n_rows = n_rows
@@ -55,6 +56,7 @@ class Store(ABC):
         self._stack = stack
         self._frame_bytes = frame_bytes
         self._row_bytes = row_bytes
+        self._pixel_bytes = pixel_bytes
         self._coding = codec
         self._items = np.arange(0)  # of one row of all lanes, once there was one
         self._pins = np.zeros((0, frame_bytes), np.uint8)
@@ -252,7 +254,7 @@ class Store(ABC):
         kind: Any = type(self)
         twin: Store = kind(
             self._n_rows, self._n_lanes, self._stack, self._frame_bytes, self._row_bytes,
-            self._fill_frame(), copy.deepcopy(self._coding, memo),
+            self._pixel_bytes, self._fill_frame(), copy.deepcopy(self._coding, memo),
         )  # fmt: skip
         twin.restore(self.snapshot(), is_ours=True)
         return twin

@@ -46,10 +46,11 @@ class FrameStore(Store):
         stack: int,
         frame_bytes: int,
         row_bytes: int,
+        pixel_bytes: int,
         fill: UInt8s,
         codec: Codec,
     ) -> None:
-        super().__init__(n_rows, n_lanes, stack, frame_bytes, row_bytes, codec)
+        super().__init__(n_rows, n_lanes, stack, frame_bytes, row_bytes, pixel_bytes, codec)
         n_cells = n_rows * n_lanes * stack
         self._codec = codec.foreign
         self._name = codec.name

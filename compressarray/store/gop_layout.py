@@ -27,7 +27,7 @@ import numpy.typing as npt
 from compressarray.codecs.entropy import unpack_record
 from compressarray.codecs.memory import base_of, copy_bytes, load8, load16, load32
 from compressarray.codecs.sparse import apply_sparse, encode_sparse, skip_sparse
-from compressarray.codecs.words import ENTRY_BYTES, apply_record, encode_record
+from compressarray.codecs.words import ENTRY_BYTES, apply_record, encode_record, record_bytes
 from compressarray.jit import inlined, kernel
 
 HEADER_BYTES = 8
@@ -36,7 +36,6 @@ MAP_FLAG = 1
 TABLE_SHIFT, TABLE_MASK = 1, 7
 PACKED_FLAG = 128  # the records are packed, and ``turn`` counts bits
 NO_FRAME = 65535
-RECORD_ROOM = 32  # a record is at most this much longer than its frame
 CLOSED = -1  # in GopState.open_gop
 STALE = -2  # in GopState.head_row: the head frames are of no row
 
@@ -135,6 +134,12 @@ def last_row(state: Any, gop: Any) -> Any:
 
 
 @inlined
+def record_room(n_bytes: Any) -> Any:
+    """Bytes that a record takes at most."""
+    return record_bytes(n_bytes, 1) + 32
+
+
+@inlined
 def keyframe(record_kind: Any, n_frames: Any) -> Any:
     """Number of the frame that a closed stream begins with."""
     return n_frames >> 1 if record_kind == DELTA else 0
@@ -178,7 +183,7 @@ def walk(record_kind: Any, record: Any, n: Any, frame: Any, background: Any, fir
     if record_kind == PACKED:
         for _ in range(n):
             record = unpack_record(
-                0, record, n_bytes, tables, model, scratch, scratch + n_bytes + RECORD_ROOM
+                0, record, n_bytes, tables, model, scratch, scratch + record_room(n_bytes)
             )
             apply_record(scratch, frame, background, n_bytes, row_bytes, tables)
         return record
@@ -194,7 +199,7 @@ def walk(record_kind: Any, record: Any, n: Any, frame: Any, background: Any, fir
 @inlined
 def unpacking_bytes(n_bytes: Any) -> Any:
     """Bytes of scratch to unpack a record of a frame: the record, and the codes of its values."""
-    return 2 * (n_bytes + RECORD_ROOM)
+    return 2 * record_room(n_bytes)
 
 
 @kernel

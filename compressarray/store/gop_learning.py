@@ -24,7 +24,8 @@ from compressarray.store.gop_layout import (
 
 
 @kernel
-def collect_changes(state: Any, stream: Any, frames: Any, keys: Any, words: Any, n: Any) -> Any:
+def collect_changes(state: Any, stream: Any, frames: Any, pixel_bytes: Any, keys: Any,
+                    words: Any, residuals: Any, n: Any) -> Any:  # fmt: skip
     """Add the changes of a closed stream, as it is coded, to `Changes` from ``n`` on.
 
     Parameters
@@ -33,7 +34,9 @@ def collect_changes(state: Any, stream: Any, frames: Any, keys: Any, words: Any,
         With its header, unpacked.
     frames : ndarray, (frames of the group, padded frame) uint8
         Scratch.
-    keys, words : ndarray, (m,) int64 and uint64
+    pixel_bytes : int
+        0 for no residuals.
+    keys, words, residuals : ndarray, (m,) int64, uint64 and uint8
 
     Returns
     -------
@@ -55,5 +58,7 @@ def collect_changes(state: Any, stream: Any, frames: Any, keys: Any, words: Any,
     for i in range(n_frames):
         new = held + i * step
         old = background if i == key else new - step if i > key else new + step
-        n = read_changes(old, new, background, n_bytes, row_bytes, keys, words, n)
+        n = read_changes(
+            old, new, background, n_bytes, row_bytes, pixel_bytes, keys, words, residuals, n
+        )
     return n

@@ -46,7 +46,6 @@ from compressarray.store.gop_layout import (
     OPEN_PER_LANE,
     PACKS,
     RECORD_KIND,
-    RECORD_ROOM,
     ROW_BYTES,
     SPARSE,
     STACK,
@@ -63,6 +62,7 @@ from compressarray.store.gop_layout import (
     last_row,
     open_stream_at,
     read_header,
+    record_room,
     tables_at,
     unroll,
     walk,
@@ -245,7 +245,7 @@ def _append_frame(state: Any, lane: Any, place: Any, diagonal: Any, frame: Any,
     background = background_at(state, state.open_background[lane, place])
     room = state.open_bytes.shape[1] - size
     spare = coding + 17 * ((n_bytes + 7) >> 3) + 64
-    roomy = room >= n_bytes + RECORD_ROOM
+    roomy = room >= record_room(n_bytes)
     out = stream + size if roomy else spare
     first = stream if n_frames > 0 else 0
     length = encode_frame(state, frame, head, background, first, out, coding) - out

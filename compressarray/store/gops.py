@@ -7,8 +7,9 @@ from typing import NamedTuple
 import numpy as np
 
 from compressarray.codecs import Codec
+from compressarray.codecs.entropy import N_CONTEXTS
 from compressarray.codecs.learning import Changes
-from compressarray.codecs.packing import N_CONTEXTS, Packer
+from compressarray.codecs.packing import Packer
 from compressarray.codecs.vocabulary import Vocabulary
 from compressarray.errors import CorruptFrameError
 from compressarray.snapshots import MOST, Snapshot, array_of, int_of, part_of
@@ -96,10 +97,11 @@ class GopStore(Store):
         stack: int,
         frame_bytes: int,
         row_bytes: int,
+        pixel_bytes: int,
         fill: UInt8s,
         codec: Codec,
     ) -> None:
-        super().__init__(n_rows, n_lanes, stack, frame_bytes, row_bytes, codec)
+        super().__init__(n_rows, n_lanes, stack, frame_bytes, row_bytes, pixel_bytes, codec)
         gop = self._gop = _gop_length(stack, frame_bytes, codec)
         self._n_gops = -(-(n_rows + stack - 1) // gop)
         self._padded = (frame_bytes + 7) // 8 * 8 + 8
@@ -118,22 +120,18 @@ class GopStore(Store):
         meta[layout.OPEN_PER_LANE] = per_lane = open_per_lane(stack, frame_bytes, codec)
         meta[layout.PACKS] = self._packs
         # tokens, values and a record of one frame, then a closed stream
-        self._coding_bytes = (
-            17 * ((frame_bytes + 7) // 8) + GUARD_BYTES + frame_bytes + layout.RECORD_ROOM
-        )
+        record_room = layout.record_room(frame_bytes)
+        self._coding_bytes = 17 * ((frame_bytes + 7) // 8) + GUARD_BYTES + record_room
         map_bytes = 2 * gop * stack
         self._stream_bytes = (
-            layout.HEADER_BYTES
-            + 2 * map_bytes
-            + gop * stack * (frame_bytes + layout.RECORD_ROOM)
-            + GUARD_BYTES
+            layout.HEADER_BYTES + 2 * map_bytes + gop * stack * record_room + GUARD_BYTES
         )
         held_bytes = (gop * stack // 2 + 2) * self._padded
         self._work_bytes = self._coding_bytes + self._stream_bytes + held_bytes
         max_chunks = self._n_gops * n_lanes
         self._gops = Table(max_chunks)
         self._arena = Arena(
-            n_rows * n_lanes * stack * (frame_bytes + 16) + max_chunks * (map_bytes + 64),
+            n_rows * n_lanes * stack * record_room + max_chunks * (map_bytes + 64),
             max_chunks,
         )
         backgrounds = np.zeros((1, self._padded), np.uint8)
@@ -164,7 +162,7 @@ class GopStore(Store):
         self._tidied_at = 0
         self._vocabulary: Vocabulary | None = None
         if meta[layout.RECORD_KIND] == layout.DELTA:
-            self._vocabulary = Vocabulary(row_bytes, MAX_TABLES)
+            self._vocabulary = Vocabulary(row_bytes, MAX_TABLES, pixel_bytes if self._packs else 0)
         self._take(state)
 
     def _take(self, state: GopState) -> None:
@@ -193,7 +191,7 @@ class GopStore(Store):
             return chunk
         assert self._packer is not None
         stream = np.empty(self._stream_bytes, np.uint8)
-        codes = np.empty(self._frame_bytes + layout.RECORD_ROOM, np.uint8)
+        codes = np.empty(layout.record_room(self._frame_bytes), np.uint8)
         size = unpack_stream(
             self._state,
             address_of(chunk),
@@ -534,12 +532,16 @@ class GopStore(Store):
         assert vocabulary is not None
         n_bytes = int(repeats * sum(map(len, streams)))
         most = min(max(LEAST_CHANGES, n_bytes // BYTES_A_CHANGE), MOST_CHANGES)
-        keys, words = np.empty(most, np.int64), np.empty(most, np.uint64)
+        changes = Changes(
+            np.empty(most, np.int64), np.empty(most, np.uint64), np.empty(most, np.uint8)
+        )
         frames = np.empty((self._gop * self._stack, self._padded), np.uint8)
         n = n_read = 0
         for stream in (stream for first in range(8) for stream in streams[first::8]):
             if n < most:
-                n = collect_changes(self._state, address_of(stream), frames, keys, words, n)
+                n = collect_changes(
+                    self._state, address_of(stream), frames, vocabulary.pixel_bytes, *changes, n
+                )
                 n_read += 1
         if n < MIN_CHANGES:
             return False
@@ -547,7 +549,8 @@ class GopStore(Store):
         gain = PACKED_TABLE_GAIN if self._packs and not first else TABLE_GAIN
         # the array may hold twice as much when it learns again
         repeats *= 2 * len(streams) / n_read
-        learnt = vocabulary.consider(Changes(keys[:n], words[:n]), repeats, gain, anew)
+        changes = Changes(changes.keys[:n], changes.words[:n], changes.residuals[:n])
+        learnt = vocabulary.consider(changes, repeats, gain, anew)
         if learnt is None:
             return False
         vocabulary.take(learnt, anew)
