@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numba
 import numpy as np
 import tyro
 from tqdm import tqdm
@@ -158,6 +159,7 @@ def table(games: dict[str, dict[str, dict[str, float]]], args: Args) -> str:
 
 
 def main(args: Args) -> None:
+    numba.config.NUMBA_NUM_THREADS = 1  # as the table says
     games: dict[str, dict[str, dict[str, float]]] = {}
     n_frames = args.capacity + args.capacity // 8
     for game in tqdm(args.games, unit="game"):

@@ -34,10 +34,12 @@ import tyro
 from tqdm import tqdm
 
 from cleanrl_scripts import drqv2_dmc
+from compressarray.store.workers import n_threads
 
 RESULTS = Path(__file__).parent / "results"
 CACHE = Path(__file__).parent / ".cache"
 STORAGES = ("dense", "compressed", "indexed")
+PACKED = "indexed delta-zstd"  # timed beside these, without training
 RGB_STACK, GRAY_STACK = 3 * 3 * 84 * 84, 3 * 84 * 84  # 63,504 and 21,168 bytes
 MILLION = 1_000_000
 
@@ -57,6 +59,7 @@ PAPER = {
     "quadruped_walk": {"half": (7.1, 9.0, 184, 243), "full": (4.1, 15.5, 184, 135)},
 }
 PRESETS = ("paper", "suite")
+ACTION_DIMS = {"walker_walk": 6, "quadruped_walk": 12}
 
 
 @dataclass
@@ -168,13 +171,13 @@ class Player:
     """The script's buffer, fed with a recording."""
 
     def __init__(self, args: drqv2_dmc.Args, recording: tuple[np.ndarray, np.ndarray]):
-        # Twelve numbers of action: quadruped's, and more than walker's.
         stack = 0 if args.obs_storage == "indexed" else args.frame_stack
-        self.args, envs = args, Recording(*recording, 12, stack)
+        action_dim = ACTION_DIMS[args.env_id]
+        self.args, envs = args, Recording(*recording, action_dim, stack)
         self.storage = drqv2_dmc.make_storage(args, envs)
         self.obs, _ = self.storage.envs.reset(seed=args.seed)
         self.batches = self.storage.replay.batches(args.batch_size, lookahead=args.lookahead)
-        self.actions = np.random.default_rng(0).uniform(-1, 1, (1, 12)).astype(np.float32)
+        self.actions = np.random.default_rng(0).uniform(-1, 1, (1, action_dim)).astype(np.float32)
 
     def add(self, steps: int) -> None:
         envs, replay, _ = self.storage
@@ -220,38 +223,41 @@ def size(each: float) -> dict:
     }
 
 
-def by_turns(round_number: int) -> list[str]:
+def by_turns(storages: tuple[str, ...], round_number: int) -> list[str]:
     """The storages, each round beginning with another one."""
-    first = round_number % len(STORAGES)
-    return [*STORAGES[first:], *STORAGES[:first]]
+    first = round_number % len(storages)
+    return [*storages[first:], *storages[:first]]
 
 
 def storage_flags(args: Args, storage: str) -> list[str]:
+    if storage == PACKED:
+        return ["--obs-storage", "indexed", "--codec", "delta-zstd"]
     return ["--obs-storage", storage, "--codec", args.codec]
 
 
 def measure_storage(args: Args, task: str, preset: str, recording, bar: tqdm) -> dict:
+    storages = (*STORAGES, PACKED)
     players = {}
-    for storage in STORAGES:
+    for storage in storages:
         bar.set_description(f"{task}, {preset}, filling {storage}")
         flags = storage_flags(args, storage)
         players[storage] = Player(script_args(args, task, preset, *flags), recording)
         players[storage].add(args.transitions)
-    times: dict[str, list[tuple[float, float]]] = {storage: [] for storage in STORAGES}
+    times: dict[str, list[tuple[float, float]]] = {storage: [] for storage in storages}
     bar.set_description(f"{task}, {preset}, adding and sampling")
     for number in range(args.updates + 1):
         last = {}
-        for storage in by_turns(number):
+        for storage in by_turns(storages, number):
             *ms, last[storage] = players[storage].update()
             times[storage].append(tuple(ms))
-        for storage in STORAGES:
+        for storage in storages:
             pairs = zip(last["dense"], last[storage], strict=False)
             if not all(np.array_equal(a, b) for a, b in pairs):
                 raise AssertionError(f"{task}: {storage} does not give what dense gives")
     bar.update()
     dense = [sum(ms) for ms in times["dense"][1:]]
     out = {}
-    for storage in STORAGES:
+    for storage in storages:
         ms = times[storage][1:]  # the first update compiles kernels and touches memory
         out[storage] = {
             "adding_ms": statistics.median(added for added, _ in ms),
@@ -271,7 +277,7 @@ def measure_training(args: Args, task: str, preset: str, bar: tqdm) -> dict:
     flags += ["--total-timesteps", str(start + args.steps), "--lookahead", "1"]
     weights = {}
     for repeat in range(args.repeats):
-        for storage in by_turns(repeat):
+        for storage in by_turns(STORAGES, repeat):
             bar.set_description(f"{task}, {preset}, {storage}, run {repeat + 1}")
             options = [*flags, *storage_flags(args, storage)]
             result = drqv2_dmc.train(script_args(args, task, preset, *options))
@@ -324,8 +330,8 @@ def size_table(results: dict) -> str:
 
 
 def speed_table(results: dict) -> str:
-    names = [*STORAGES]
-    rows = [["task", "setting", *(f"ms {n}" for n in names), *(f"steps/s {n}" for n in names)]]
+    timed = [f"ms {name}" for name in (*STORAGES, PACKED)]
+    rows = [["task", "setting", *timed, *(f"steps/s {name}" for name in STORAGES)]]
     for key, result in results.items():
         cells = [
             f"{each['storage_ms']:.1f} ({each['storage_over_dense']:.2f})"
@@ -334,7 +340,7 @@ def speed_table(results: dict) -> str:
         cells += [
             f"{each['sps']:.2f} ({each['sps_over_dense']:.2f})"
             for each in result["training"].values()
-        ] or ["-"] * len(names)
+        ] or ["-"] * len(STORAGES)
         rows.append([*key.split("/"), *cells])
     return markdown(rows)
 
@@ -394,7 +400,8 @@ gray setting than gray ones, {GRAY_STACK:,} bytes each. The paper's columns are 
   checked to be equal.
 - **steps/s** of the whole script, rendering and learning, in brackets over `dense`: medians of
   {args.repeats} runs by turns. The trained weights were checked to be equal.
-- `compressed` and `indexed` with codec `{args.codec}`; `dense` holds a uint8 stack per transition.
+- `compressed` and `indexed` with codec `{args.codec}`, which decodes a batch in
+  {n_threads()} threads; `dense` holds a uint8 stack per transition, which numpy copies in one.
 
 {speed_table(results)}
 """
@@ -406,6 +413,8 @@ def main() -> None:
     if args.quick:
         args.transitions, args.updates, args.repeats, args.steps = 600, 3, 1, 12
         args.batch_size, args.presets = 32, ("paper",)
+    if not set(args.tasks) <= set(ACTION_DIMS):
+        sys.exit(f"bench_dmc.py: error: --tasks {args.tasks} must be of {', '.join(ACTION_DIMS)}")
     if not set(args.presets) <= set(PRESETS):
         sys.exit(f"bench_dmc.py: error: --presets {args.presets} must be of {', '.join(PRESETS)}")
     if min(args.transitions, args.updates) < 1 or args.repeats < 0 or args.steps < 8:

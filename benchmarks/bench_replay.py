@@ -409,7 +409,7 @@ def check(args: Args) -> None:
 def main() -> None:
     args = tyro.cli(Args, description=__doc__)
     if args.quick:
-        args.games, args.transitions, args.updates = ("Pong", "Breakout"), 4000, 50
+        args.games, args.transitions, args.updates = args.games[:2], 4000, 50
         args.repeats, args.warmup_steps, args.steps = 1, 500, 500
     check(args)
     path = RESULTS / ("replay-quick" if args.quick else "replay")

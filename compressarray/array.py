@@ -306,7 +306,10 @@ class DiffFrameArray(NDArrayOperatorsMixin):
     does, and so does ``a += 1``. Reading decodes the groups of pictures that a key names and no
     others; writing encodes anew those that it touches.
 
-    Many threads may read while one writes: each frame comes wholly old or wholly new.
+    Many threads may read while one writes: each frame comes wholly old or wholly new. What
+    one call decodes into 4 MiB or more, with "sparse", "delta" or "delta-zstd", is shared out to
+    several threads: as many as the environment variable ``NUMBA_NUM_THREADS`` said when numba was
+    imported, by default as there are cores, and at most eight.
 
     Examples
     --------
@@ -413,7 +416,8 @@ class DiffFrameArray(NDArrayOperatorsMixin):
     def nbytes_stored(self) -> int:
         """Bytes truly held: frames, tables, indices, caches and slack; a view's are its base's.
 
-        Not what all arrays of a process share: compiled kernels, and up to 1 MiB of scratch.
+        Not what all arrays of a process share: compiled kernels, threads, and up to 1 MiB of
+        scratch.
         """
         return sum(self._bytes_by_part().values())
 

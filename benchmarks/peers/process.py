@@ -13,7 +13,13 @@ from benchmarks.peers.base import System
 from benchmarks.peers.worker import serve
 
 # What torch, numpy and blosc2 look at when they are loaded.
-THREADS = ("BLOSC_NTHREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+THREADS = (
+    "BLOSC_NTHREADS",
+    "MKL_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+)
 
 
 @contextmanager

@@ -179,7 +179,8 @@ class GopStore(Store):
     # -- reading -----------------------------------------------------------------------------
 
     def _read(self, cells: Int64s, out: UInt8s) -> None:
-        n_frames, n_gops = reading.read_cells(self._view, cells, self._pins, out)
+        read = reading.read_cells if len(out) < 2 * reading.PART_BYTES else reading.read_large
+        n_frames, n_gops = read(self._view, cells, self._pins, out)
         with self._count_lock:
             self._frames_decoded += n_frames
             self._gops_decoded += n_gops
