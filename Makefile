@@ -66,7 +66,7 @@ gl: $(READY)
 		if [ -n "$$CI" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 			apt-get update -qq && apt-get install -qq -y libegl1 libgl1-mesa-dri libosmesa6; \
 		fi; \
-		said=$$($(GL) 2>&1) || { echo "$$said" | sed -n '$$s/^RuntimeError/error/p' >&2; exit 1; }; \
+		said=$$($(GL) 2>&1) || { echo "$$said" | sed -n '$$s/^[A-Za-z]*Error/error/p' >&2; exit 1; }; \
 	}
 
 test: $(READY) gl ## run the tests

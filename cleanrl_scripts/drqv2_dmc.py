@@ -82,10 +82,12 @@ class Args:
     save_model: bool = False
     """whether to save the model (`runs/{run_name}/{exp_name}.cleanrl_model`)"""
     checkpoint_every: int = 50_000
-    """steps between checkpoints (`runs/{run_name}/checkpoint.pt` and `replay.pkl`; 0: only one at
-    the end)"""
+    """steps between checkpoints (`runs/{run_name}/checkpoint.pt` and `replay-*.pkl`; 0: only one
+    at the end)"""
+    stop_after_minutes: float = 0
+    """write a checkpoint and stop after so many minutes, to be resumed (0: train to the end)"""
     resume: str | None = None
-    """path of a checkpoint to go on from, up to a larger --total-timesteps"""
+    """path of a checkpoint to go on from, its replay buffer beside it"""
     quiet: bool = False
     """if toggled, no progress bar, no table and no picture"""
 
@@ -163,8 +165,8 @@ class Args:
 # Learning depends on all but these: with the others changed a checkpoint is not gone on from.
 MAY_CHANGE = {
     *("exp_name", "torch_threads", "cuda", "track", "wandb_project_name", "wandb_entity"),
-    *("capture_video", "save_model", "checkpoint_every", "resume", "quiet", "total_timesteps"),
-    *("eval_every", "eval_episodes"),
+    *("capture_video", "save_model", "checkpoint_every", "stop_after_minutes", "resume", "quiet"),
+    *("total_timesteps", "eval_every", "eval_episodes"),
 }
 
 # Published settings: training length and annealing of the noise in steps, by difficulty.
@@ -223,7 +225,14 @@ def check_args(args: Args) -> Args:
     if args.half_compress and args.full_compress:
         fail("--half-compress and --full-compress are two ways to store observations; give one")
     if args.half_compress or args.full_compress:
-        args.obs_storage, args.codec = "indexed", "raw" if args.half_compress else "sparse"
+        flag, codec = ("half", "raw") if args.half_compress else ("full", "sparse")
+        for name, value in (("obs_storage", "indexed"), ("codec", codec)):
+            if getattr(args, name) not in (value, getattr(Args, name)):
+                fail(
+                    f"--{flag}-compress is --obs-storage indexed --codec {codec}, and not "
+                    f"--{name.replace('_', '-')} {getattr(args, name)}; give one or the other"
+                )
+        args.obs_storage, args.codec = "indexed", codec
     if args.preset == "paper":
         args.gray = args.black_floor = True
     for name, value in published(args.env_id).items():
@@ -231,7 +240,8 @@ def check_args(args: Args) -> Args:
             setattr(args, name, value)
 
     at_least = {
-        "seed": 0, "torch_threads": 0, "checkpoint_every": 0, "lookahead": 0, "frame_stack": 1,
+        "seed": 0, "torch_threads": 0, "checkpoint_every": 0, "stop_after_minutes": 0,
+        "lookahead": 0, "frame_stack": 1,
         "frame_size": SMALLEST_IMAGE, "action_repeat": 1, "total_timesteps": 1,
         "learning_rate": 0, "batch_size": 1, "n_step": 1, "feature_dim": 1, "stddev_steps": 1,
         "gamma": 0, "tau": 0, "hidden_dim": 1, "stddev_start": 0, "stddev_end": 0,
@@ -244,6 +254,9 @@ def check_args(args: Args) -> Args:
         if not getattr(args, name) >= least:  # NaN is not either
             flag = "--" + name.replace("_", "-")
             fail(f"{flag} {getattr(args, name)} must be at least {least}")
+    for name in ("gamma", "tau"):
+        if getattr(args, name) > 1:
+            fail(f"--{name} {getattr(args, name)} must be at most 1")
     if args.seed >= 2**31:
         fail(f"--seed {args.seed} must be below {2**31}")
     return args
@@ -288,6 +301,16 @@ class Batch(NamedTuple):
     discount: np.ndarray
 
 
+def check_memory(needed: int) -> None:
+    """Raise a MemoryError where a machine has fewer bytes: systems promise more than they have."""
+    try:
+        there = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError):  # not on Windows
+        return
+    if needed > there:
+        raise MemoryError(f"{needed / 1e9:,.1f} GB of stacks, and {there / 1e9:,.1f} GB of memory")
+
+
 class DenseReplay:
     """A uint8 stack per transition, as DrQ-v2 keeps them.
 
@@ -300,6 +323,8 @@ class DenseReplay:
         # A batch may be read while these many more transitions arrive.
         self.rows = args.buffer_size + args.lookahead * args.train_frequency + 1
         self.rng = np.random.default_rng(args.seed)
+        shape = envs.single_observation_space.shape
+        check_memory(self.rows * int(np.prod(shape)))
         # Not touched, and so not resident, before it is needed.
         self.obs = np.empty((self.rows, *envs.single_observation_space.shape), np.uint8)
         self.actions = np.empty((self.rows, *envs.single_action_space.shape), np.float32)
@@ -620,7 +645,7 @@ def evaluate(args: Args, agent: Agent, env: gym.Env, video: Path | None) -> list
     """Let the mean actions play `args.eval_episodes` episodes; returns their returns."""
     returns = []
     for episode in range(args.eval_episodes):
-        obs, _ = env.reset(seed=args.seed + 1_000_000 + episode)  # never those of training
+        obs, _ = env.reset(seed=args.seed + 1_000_000 + episode)  # not the training's first
         frames, episodic_return, over = [obs[-1]], 0.0, False
         while not over:
             obs, reward, terminated, truncated, _ = env.step(policy(agent, obs[None], None)[0])
@@ -660,11 +685,20 @@ def set_random_states(states: dict) -> None:
         torch.cuda.set_rng_state_all(states["cuda"])
 
 
-CHECKPOINT = {"args", "agent", "optimizers", "random_states", "global_step", "history"}
+CHECKPOINT = {
+    *("args", "agent", "optimizers", "random_states", "global_step", "history", "replay"),
+}
 
 
 def save_checkpoint(run_dir, args, agent, optimizers, replay, global_step, history):
-    """Write everything that going on needs; a crash leaves the checkpoint before."""
+    """Write everything that going on needs; a crash leaves the checkpoint before.
+
+    The replay buffer, its own generator included, lies in a file beside, whose name changes with
+    the step: the old pair is whole until the new one is.
+    """
+    replay_path = run_dir / f"replay-{global_step}.pkl"
+    with replay_path.open("wb") as file:
+        pickle.dump(replay, file, pickle.HIGHEST_PROTOCOL)
     checkpoint = {
         "args": asdict(args),
         "agent": agent.state_dict(),
@@ -672,12 +706,13 @@ def save_checkpoint(run_dir, args, agent, optimizers, replay, global_step, histo
         "random_states": get_random_states(),
         "global_step": global_step,
         "history": history,
+        "replay": replay_path.name,
     }
     torch.save(checkpoint, run_dir / "checkpoint.unfinished")
-    with (run_dir / "replay.unfinished").open("wb") as file:
-        pickle.dump((global_step, replay), file, pickle.HIGHEST_PROTOCOL)
-    os.replace(run_dir / "replay.unfinished", run_dir / "replay.pkl")
     os.replace(run_dir / "checkpoint.unfinished", run_dir / "checkpoint.pt")
+    for old in run_dir.glob("replay-*.pkl"):
+        if old != replay_path:
+            old.unlink()
 
 
 def load_checkpoint(args: Args) -> dict:
@@ -702,17 +737,12 @@ def load_checkpoint(args: Args) -> dict:
             f"--resume {args.resume}: it has {checkpoint['global_step']} steps already; give a "
             f"larger --total-timesteps than {args.total_timesteps}"
         )
-    path = Path(args.resume).with_name("replay.pkl")
     try:
-        with path.open("rb") as file:
-            global_step, checkpoint["replay"] = pickle.load(file)
+        # A pickle can run code: like a script, a buffer is loaded only from where one trusts.
+        with Path(args.resume).with_name(checkpoint["replay"]).open("rb") as file:
+            checkpoint["replay"] = pickle.load(file)
     except Exception as error:
-        fail(f"--resume {args.resume}: its replay buffer {path} cannot be read ({error})")
-    if global_step != checkpoint["global_step"]:
-        fail(
-            f"--resume {args.resume}: {path} is of step {global_step}, not of "
-            f"{checkpoint['global_step']}: a run was stopped while it wrote them"
-        )
+        fail(f"--resume {args.resume}: its replay buffer cannot be read ({error})")
     return checkpoint
 
 
@@ -858,8 +888,9 @@ def run(args, run_dir, device, checkpoint, storage, eval_env) -> dict:
         mininterval=0.5 if sys.stderr.isatty() else 10,
     )
     episodic_return, episodic_length, saved_step = 0.0, 0, first_step
-    update_ends = []
-    start_time = time.time()
+    n_updates, update_ends = 0, deque(maxlen=1000)
+    start_time, steps_done = time.time(), first_step
+    stop_time = start_time + 60 * args.stop_after_minutes if args.stop_after_minutes else np.inf
     for global_step in range(first_step, args.total_timesteps):
         if args.eval_every and global_step % args.eval_every == 0:
             video = Path("videos") / run_dir.name / f"{global_step}.gif"
@@ -880,7 +911,8 @@ def run(args, run_dir, device, checkpoint, storage, eval_env) -> dict:
             sample = Batch(*(getattr(batch, name) for name in Batch._fields))
             losses = update(args, agent, optimizers, sample, stddev)
             update_ends.append((global_step, time.perf_counter()))
-            if len(update_ends) % 100 == 1:  # reading them waits for a GPU
+            n_updates += 1
+            if n_updates % 100 == 1:  # reading them waits for a GPU
                 for name, loss in losses.items():
                     writer.add_scalar(f"losses/{name}", loss.item(), global_step)
                 writer.add_scalar("charts/stddev", stddev, global_step)
@@ -910,11 +942,13 @@ def run(args, run_dir, device, checkpoint, storage, eval_env) -> dict:
             if args.checkpoint_every and steps_done - saved_step >= args.checkpoint_every:
                 save_checkpoint(run_dir, args, agent, optimizers, replay, steps_done, history)
                 saved_step = steps_done
+        if time.time() > stop_time:
+            break
     bar.close()
     batches.close()
-    sps = (args.total_timesteps - first_step) / (time.time() - start_time)
-    remember(args.total_timesteps)
-    save_checkpoint(run_dir, args, agent, optimizers, replay, args.total_timesteps, history)
+    sps = (steps_done - first_step) / (time.time() - start_time)
+    remember(steps_done)
+    save_checkpoint(run_dir, args, agent, optimizers, replay, steps_done, history)
 
     if args.save_model:
         model_path = run_dir / f"{args.exp_name}.cleanrl_model"
@@ -931,7 +965,7 @@ def run(args, run_dir, device, checkpoint, storage, eval_env) -> dict:
         "optimizers": optimizers,
         "history": history,
         "replay": replay,
-        "update_ends": update_ends,
+        "update_ends": list(update_ends),
     }
 
 

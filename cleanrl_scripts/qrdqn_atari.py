@@ -95,7 +95,8 @@ class Args:
     stop_after_minutes: float = 0
     """write a checkpoint and stop after so many minutes, to be resumed (0: train to the end)"""
     resume: str | None = None
-    """path of a checkpoint to go on from, its replay buffer beside it"""
+    """path of a checkpoint to go on from, its replay buffer beside it; exploration is a part of
+    --total-timesteps, so more of these explore for longer"""
     quiet: bool = False
     """if toggled, no progress bar, no table and no picture"""
 

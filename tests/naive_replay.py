@@ -72,7 +72,7 @@ class NaiveReplay:
         for lane in range(self.n_envs):
             ended = bool(terminated[lane] or truncated[lane])
             if self.resetting[lane]:
-                self.resetting[lane] = False
+                self.resetting[lane] = ended  # a reset's row ends nothing
                 continue
             led_to = _row(next_obs, lane)
             if ended and self.autoreset_mode == "same_step":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import importlib.util
 import sys
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium as gym
@@ -314,6 +315,23 @@ def test_a_mujoco_that_dm_control_cannot_work_with(monkeypatch: pytest.MonkeyPat
         dmc.make_dm_control("walker_walk")
 
 
+def test_a_mujoco_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
+    version = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "1.9" if name == "mujoco" else version(name)
+    )
+    with pytest.raises(ImportError, match=r"mujoco 1\.9 is installed, .* needs 3[\d.]* or later"):
+        dmc.make_dm_control("walker_walk")
+
+
+def test_a_task_without_a_limit_of_time_ends() -> None:
+    env = dmc.make_dm_control("lqr_lqr_2_1", size=8, action_repeat=300)
+    env.reset(seed=0)
+    ends = [env.step(action)[2:4] for action in actions(env, 4)]
+    assert ends == [(False, False)] * 3 + [(False, True)]
+    env.close()
+
+
 # ---------------------------------------------------------------- OpenGL
 
 
@@ -328,6 +346,19 @@ def undecided(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
 
 def test_gl_chosen_once_stays() -> None:
     assert dmc.choose_gl() == sys.modules["dm_control._render"].BACKEND
+
+
+@pytest.mark.parametrize("name", ["glfw", "disabled", None])
+def test_gl_that_somebody_chose_and_that_does_not_work(
+    name: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: int) -> None:
+        raise OSError("no display\nand more")
+
+    chosen = SimpleNamespace(BACKEND=name, Renderer=fail)
+    monkeypatch.setitem(sys.modules, "dm_control._render", chosen)
+    with pytest.raises(RuntimeError, match=rf"chose {name} \(no display\)\. Set MUJOCO_GL"):
+        dmc.choose_gl()
 
 
 @pytest.mark.parametrize("name", ["nosuch", "disabled"])

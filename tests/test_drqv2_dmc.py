@@ -185,6 +185,17 @@ def test_published_settings():
     assert of("humanoid_run", *names) == [8e-5, 100, 1_000_000]
     args = drqv2_dmc.parse_args(["--env-id", "walker_walk", "--n-step", "3"])
     assert (args.n_step, args.batch_size) == (3, 512)
+    # The same for all tasks.
+    assert (args.gamma, args.tau, args.hidden_dim) == (0.99, 0.01, 1024)
+    assert (args.stddev_start, args.stddev_end, args.stddev_clip) == (1.0, 0.1, 0.3)
+    assert (args.random_steps, args.learning_starts, args.train_frequency) == (2000, 2000, 2)
+    assert (args.eval_every, args.eval_episodes) == (5000, 10)
+    assert (args.frame_size, args.frame_stack, args.action_repeat) == (84, 3, 2)
+    easy = "cartpole_balance cartpole_balance_sparse cartpole_swingup cup_catch finger_spin"
+    for task in (*easy.split(), "hopper_stand", "pendulum_swingup", "walker_stand", "walker_walk"):
+        assert of(task, "total_timesteps", "stddev_steps") == [550_000, 100_000], task
+    for task in ("acrobot_swingup", "cartpole_swingup_sparse", "cheetah_run", "finger_turn_hard"):
+        assert of(task, "total_timesteps", "stddev_steps") == [1_550_000, 500_000], task
 
 
 def test_networks_are_the_published_ones():
@@ -352,8 +363,68 @@ def test_losses_against_a_loop(monkeypatch):
     assert losses["target_q"].item() == pytest.approx(np.mean(targets), abs=1e-4)
     assert losses["critic_loss"].item() == pytest.approx(np.mean(critic_losses), rel=1e-3)
     assert losses["actor_loss"].item() == pytest.approx(np.mean(actor_losses), abs=1e-4)
-    # The actor's loss reaches neither the encoder nor the critic's optimiser step.
     assert agent.actor.trunk[0].weight.grad.abs().sum() > 0
+
+
+def test_an_update_shifts_both_observations(monkeypatch):
+    """Each by itself, and the network sees what was shifted: here negatives, for a check."""
+    args = drqv2_dmc.parse_args(SMALL)
+    rng = np.random.default_rng(0)
+    B = 5
+    stacks = rng.integers(0, 256, (2, B, 3, 24, 72), np.uint8)
+    actions = rng.uniform(-1, 1, (B, 2)).astype(np.float32)
+    signals = (rng.normal(size=B), np.zeros(B), np.full(B, 0.9))
+    reward, terminated, discount = (np.float32(each) for each in signals)
+
+    def losses(obs, next_obs, shift):
+        shifted = []
+        monkeypatch.setattr(drqv2_dmc, "random_shift", lambda x: shifted.append(x) or shift(x))
+        torch.manual_seed(0)
+        agent = drqv2_dmc.Agent(args, 2)
+        optimizers = {
+            name: torch.optim.SGD(getattr(agent, name).parameters(), lr=0.0)
+            for name in ("encoder", "actor", "critic")
+        }
+        batch = drqv2_dmc.Batch(obs, actions, reward, next_obs, terminated, discount)
+        of = drqv2_dmc.update(args, agent, optimizers, batch, stddev=0.4)
+        return {name: loss.item() for name, loss in of.items()}, shifted
+
+    negative, seen = losses(*stacks, lambda x: 255 - x)
+    assert len(seen) == 2
+    for images, expected in zip(seen, stacks, strict=True):
+        assert torch.equal(
+            images.float(), drqv2_dmc.to_channels(torch.from_numpy(expected)).float()
+        )
+    assert negative == pytest.approx(losses(*(255 - stacks), lambda x: x)[0])
+    assert negative != losses(*stacks, lambda x: x)[0]
+
+
+def test_what_happens_at_which_step(monkeypatch, recorded):
+    """Actions are random at first, updates come every so many steps, the noise is annealed."""
+    happened = []
+    policy, update = drqv2_dmc.policy, drqv2_dmc.update
+
+    def noted_policy(agent, stacks, stddev):
+        happened.append(("act", stddev))
+        return policy(agent, stacks, stddev)
+
+    def noted_update(args, agent, optimizers, batch, stddev):
+        happened.append(("update", stddev))
+        return update(args, agent, optimizers, batch, stddev)
+
+    monkeypatch.setattr(drqv2_dmc, "policy", noted_policy)
+    monkeypatch.setattr(drqv2_dmc, "update", noted_update)
+    flags = ["--random-steps", "12", "--learning-starts", "10", "--train-frequency", "3"]
+    flags += ["--stddev-start", "0.9", "--stddev-end", "0.3", "--stddev-steps", "20"]
+    train("--obs-storage", "dense", *flags, steps=40)
+    expected = []
+    for step in range(40):
+        stddev = 0.9 - 0.6 * min(step / 20, 1)
+        if step >= 12:
+            expected.append(("act", pytest.approx(stddev)))
+        if step >= 10 and step % 3 == 0:
+            expected.append(("update", pytest.approx(stddev)))
+    assert happened == expected
 
 
 # ---------------------------------------------------------------- the dense buffer
@@ -516,7 +587,7 @@ def test_two_resumes_of_one_checkpoint_are_identical(storage, tmp_path, recorded
                 torch.manual_seed(99)
                 other["random_states"] = drqv2_dmc.get_random_states()
         torch.save(other, tmp_path / "other.pt")
-        (tmp_path / "replay.pkl").write_bytes(path.with_name("replay.pkl").read_bytes())
+        (tmp_path / other["replay"]).write_bytes(path.with_name(other["replay"]).read_bytes())
         assert learned(go_on(tmp_path / "other.pt")) != learned(first), name
 
 
@@ -629,6 +700,11 @@ def checkpoint(tmp_path_factory):
         (["--obs-storage", "indexed", "--codec", "nosuch"], "--codec nosuch: .*delta"),
         (["--obs-storage", "compressed", "--codec", "quantize"], "--codec quantize: "),
         (["--half-compress", "--full-compress"], "give one"),
+        (
+            ["--full-compress"],
+            "--full-compress is --obs-storage indexed .* not --obs-storage dense",
+        ),
+        (["--gamma", "1.01"], "--gamma 1.01 must be at most 1"),
         (["--batch-size", "0"], "--batch-size 0 must be at least 1"),
         (["--n-step", "8", "--max-episode-steps", "7"], "--max-episode-steps 7 must be at least 8"),
         (["--n-step", "9"], "--learning-starts 8 must be at least 9"),
@@ -655,11 +731,36 @@ def test_one_helpful_line(flags, says, checkpoint):
 def test_resume_without_its_replay_buffer(checkpoint, tmp_path):
     flags = [*SMALL, "--obs-storage", "dense", "--total-timesteps", "30", "--resume"]
     (tmp_path / "checkpoint.pt").write_bytes(checkpoint.read_bytes())
-    with pytest.raises(SystemExit, match=r"replay\.pkl cannot be read"):
+    with pytest.raises(SystemExit, match=r"replay buffer cannot be read .*replay-20\.pkl"):
         drqv2_dmc.main([*flags, str(tmp_path / "checkpoint.pt")])
-    (tmp_path / "replay.pkl").write_bytes(pickle.dumps((19, None)))
-    with pytest.raises(SystemExit, match=r"replay\.pkl is of step 19, not of 20"):
-        drqv2_dmc.main([*flags, str(tmp_path / "checkpoint.pt")])
+
+
+def test_a_crash_while_saving_leaves_the_checkpoint_before(monkeypatch, recorded):
+    def out_of_disk(*_):
+        raise OSError("No space left on device")
+
+    result = train("--obs-storage", "dense", steps=20)
+    folder = result["run_dir"]
+    before = torch.load(folder / "checkpoint.pt", weights_only=True)
+    monkeypatch.setattr(drqv2_dmc.os, "replace", out_of_disk)
+    with pytest.raises(OSError, match="No space"):
+        drqv2_dmc.save_checkpoint(
+            folder, drqv2_dmc.Args(), result["agent"], {}, "a newer buffer", 25, {}
+        )
+    assert before["replay"] == "replay-20.pkl"
+    assert (folder / before["replay"]).exists()
+    assert torch.load(folder / "checkpoint.pt", weights_only=True)["replay"] == before["replay"]
+
+
+def test_stop_after_minutes(recorded):
+    flags = ("--obs-storage", "dense", "--stop-after-minutes", "0.0005")
+    result = train(*flags, steps=100_000)
+    path = result["run_dir"] / "checkpoint.pt"
+    step = torch.load(path, weights_only=True)["global_step"]
+    assert 1 <= step < 10_000
+    assert result["history"]["memory"][-1][0] == step
+    gone_on = train("--obs-storage", "dense", "--resume", str(path), steps=step + 5)
+    assert gone_on["history"]["memory"][-1][0] == step + 5
 
 
 def test_track_without_wandb(monkeypatch, recorded):

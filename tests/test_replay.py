@@ -20,6 +20,7 @@ from hypothesis import given, settings
 
 from compressarray import Batch, DiffFrameArray, FrameEvictedError, ReplayBuffer, StaleStreamError
 from compressarray.replay import buffer as buffer_module
+from compressarray.replay import drawing
 from compressarray.replay.footprint import memory_bytes
 from compressarray.replay.integers import Integers
 from compressarray.replay.priorities import SumTree
@@ -560,7 +561,7 @@ def test_only_the_lengths_used_last_are_kept_track_of() -> None:
     for length in (1, 2, 3, 4, 5, 6, 2, 3):
         assert_same_sequences(world.buffer, world.oracle, length)
         world.step()
-    assert list(world.buffer._sequences) == [5, 6, 2, 3]
+    assert list(world.buffer._sequences) == [6, 2, 3]
 
 
 def test_the_same_seed_draws_the_same() -> None:
@@ -571,6 +572,39 @@ def test_the_same_seed_draws_the_same() -> None:
     shared.add(**step())
     shared.sample(4)
     assert generator.bit_generator.state != np.random.default_rng(4).bit_generator.state
+
+
+def test_a_row_that_ends_is_no_resets_row() -> None:
+    """A lane that is reset by hand, unannounced, right after its end; NEXT_STEP's comes yet."""
+    buffer = buffer_of(20, 1, autoreset_mode="next_step")
+    frames = np.arange(1, 9, dtype=np.uint8)
+    shown = [np.full((1, 3, *FRAME), value) for value in frames]
+    no, yes = np.zeros(1, bool), np.ones(1, bool)
+    buffer.add(shown[0], [1], [0.0], yes, no, shown[1])
+    buffer.add(shown[2], [1], [0.0], yes, no, shown[3])  # passed over, and played
+    buffer.add(shown[3], [1], [0.0], no, no, shown[4])  # the reset
+    buffer.add(shown[4], [1], [0.0], yes, no, shown[5])
+    batch = buffer.sample(2, replace=False)
+    assert sorted(batch.obs[:, 0, 0, 0].tolist()) == [1, 5]
+    assert sorted(batch.next_obs[:, 0, 0, 0].tolist()) == [2, 6]
+
+
+@pytest.mark.parametrize(
+    "space", [Box(-9, 9, (2,), np.float32), MultiDiscrete([9, 70_000]), Box(0, 9, (2,), np.uint64)]
+)
+def test_actions_in_memory_of_any_order(space: Any) -> None:
+    """A step that is refused leaves nothing behind, and these are none."""
+    values = np.arange(8).reshape(2, 4).astype(space.dtype)
+    stacks = [np.full((4, 3, *FRAME), value, np.uint8) for value in range(9)]
+    no = np.zeros(4, bool)
+    buffer = ReplayBuffer(12, STACKS, space, 4)
+    for t in range(8):  # the ring of three transitions a lane turns
+        actions = values.T if t % 2 else np.broadcast_to(values[:, t % 4], (4, 2))
+        buffer.add(stacks[t], actions, np.full(4, t), no, no, stacks[t + 1])
+        batch = buffer.sample(len(buffer), replace=False)
+        newest = batch.reward == t
+        assert_same(batch.action[newest][np.argsort(batch.index[newest])], np.array(actions))
+        assert (batch.obs[:, 0, 0, 0] == batch.reward).all()
 
 
 # -- drawing ahead ---------------------------------------------------------------------------
@@ -615,6 +649,20 @@ def test_what_was_drawn_is_delivered_after_the_ring_has_turned() -> None:
         snapshot = world.oracle.samplable()
         batches.close()
         batches.close()
+
+
+def test_frames_outlive_the_step_after_they_were_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In a ring of frames no larger than it must be, episodes of one step, and a late thread."""
+    monkeypatch.setattr(drawing.ThreadPoolExecutor, "submit", lambda *_: None)
+    world = World(Setting("indices", n_slots=4, stack_size=2, resets=0, seed=3))
+    for _ in range(12):
+        world.step(1.0, 0.0)
+    batches = world.buffer.batches(16, lookahead=1)
+    promised: list[Any] = [world.oracle.samplable()]
+    for _ in range(12):
+        promised.append(world.oracle.samplable())
+        assert_batch(next(batches), promised.pop(0))
+        world.step(1.0, 0.0)
 
 
 def test_errors_of_drawing_ahead_reach_the_caller() -> None:
@@ -930,7 +978,10 @@ def test_a_new_stream_needs_an_empty_buffer() -> None:
         world.step()
     with pytest.raises(StaleStreamError):
         world.buffer.sample(4)
+    late = world.buffer._draw(4, True, None, None)
     world.buffer.clear()
+    with pytest.raises(StaleStreamError):
+        late.result()
     world.oracle = world.new_oracle()
     for _ in range(5):
         world.step()
@@ -1005,6 +1056,10 @@ def test_what_is_not_pixels_is_small(feed: str, prioritized: bool) -> None:
     assert beside <= 16 * 2 * n_slots
     assert parts["priorities"] <= 16 * 2 * n_slots
     assert (parts["priorities"] > 0) == prioritized
+    for length in range(2, 9):  # and with sequences of many lengths
+        world.buffer._sequences_of(length)
+        parts = world.buffer.stats()["nbytes_by_part"]
+        assert sum(parts.values()) - parts["frames"] - parts["priorities"] <= 16 * 2 * n_slots
 
 
 def test_accounts() -> None:

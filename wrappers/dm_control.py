@@ -11,6 +11,7 @@ import difflib
 import importlib.metadata
 import importlib.util
 import os
+import re
 import subprocess
 import sys
 from typing import Any, SupportsFloat
@@ -31,6 +32,9 @@ BLACK_FLOOR_DOMAINS = ("walker", "quadruped", "humanoid")
 # DrQ-v2 looks at these from closer by; every other domain is seen by camera 0.
 CAMERAS = {"quadruped": 2}
 MANIPULATION_CAMERA = "front_close"
+
+# The domain without a limit of time: its episodes end where a state is near enough to 0, if ever.
+ENDLESS_DOMAIN, ENDLESS_STEPS = "lqr", 1000
 
 # Bounds that MuJoCo writes where there are none (mjMAXVAL).
 UNLIMITED = 1e10
@@ -193,14 +197,14 @@ def make_dm_control(
         For walker, quadruped and humanoid, see :class:`BlackFloor`.
     max_episode_steps : int, optional
         Agent steps after which an episode is truncated, where the task's own limit (1,000
-        controller steps in most of the suite) comes later.
+        controller steps in most of the suite, and here in lqr, which has none) comes later.
 
     Returns
     -------
     gymnasium.Env
         With uint8 images as observations and float32 actions in [-1, 1]. ``reset(seed=...)`` gives
-        the episodes that dm_control gives for that ``random``. Close it: an OpenGL context hangs on
-        it.
+        the episodes that dm_control gives for that ``random``, but in lqr, whose springs are drawn
+        when it is built. Close it: an OpenGL context hangs on it.
 
     Raises
     ------
@@ -228,6 +232,8 @@ def make_dm_control(
         if black_floor:
             env = BlackFloor(env)
         env = ScaledAction(ActionRepeat(env, action_repeat))
+        if max_episode_steps is None and domain == ENDLESS_DOMAIN:
+            max_episode_steps = -(-ENDLESS_STEPS // action_repeat)
         if max_episode_steps is not None:
             env = TimeLimit(env, max_episode_steps)
         env = AddRenderObservation(env, render_only=True)
@@ -281,6 +287,11 @@ def require_packages() -> None:
         }.items()
         if importlib.util.find_spec(module) is None
     ]
+    if missing and sys.version_info >= (3, 13):
+        raise ModuleNotFoundError(
+            f"the DeepMind Control Suite needs {' and '.join(missing)}, and dm_control has no "
+            "build for Python 3.13 and later: use Python 3.10 to 3.12"
+        )
     if missing:
         raise ModuleNotFoundError(
             f"the DeepMind Control Suite needs {' and '.join(missing)}: {_INSTALL}"
@@ -291,6 +302,24 @@ def require_packages() -> None:
             f"mujoco {mujoco} is installed, and dm_control cannot work with 4 and later: "
             "pip install 'mujoco<4'"
         )
+    needed = next(
+        (
+            found[1]
+            for line in importlib.metadata.requires("dm-control") or []
+            if (found := re.match(r"mujoco\s*>=\s*([\d.]+)", line))
+        ),
+        "0",
+    )
+    if _numbers(mujoco) < _numbers(needed):
+        raise ImportError(
+            f"mujoco {mujoco} is installed, and dm_control "
+            f"{importlib.metadata.version('dm-control')} needs {needed} or later: "
+            f"pip install 'mujoco>={needed},<4'"
+        )
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", version)[:3]]
 
 
 def choose_gl() -> str:
@@ -311,7 +340,9 @@ def choose_gl() -> str:
         If none can be loaded; the message says why and what to install.
     """
     chosen = sys.modules.get("dm_control._render")
-    if chosen is not None and chosen.BACKEND is not None:
+    if chosen is not None:
+        if chosen.BACKEND not in ("egl", "osmesa"):
+            _try_what_was_chosen(chosen)
         return str(chosen.BACKEND)
     asked = os.environ.get("MUJOCO_GL")
     # On other systems GLFW needs no display, and is what dm_control itself would choose.
@@ -325,6 +356,19 @@ def choose_gl() -> str:
         reasons.append(f"{name}: {reason}")
     advice = f"unset MUJOCO_GL, or {_INSTALL_GL}" if asked else _INSTALL_GL
     raise RuntimeError(f"no OpenGL library to render with ({'; '.join(reasons)}): {advice}")
+
+
+def _try_what_was_chosen(render: Any) -> None:
+    """Refuse a library that was chosen by whoever imported dm_control, if it cannot render."""
+    try:
+        render.Renderer(8, 8).free()
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        raise RuntimeError(
+            f"no OpenGL library to render with: dm_control was imported before and chose "
+            f"{render.BACKEND} ({reason}). Set MUJOCO_GL to egl or osmesa before the import, or "
+            "call make_dm_control first"
+        ) from error
 
 
 def _gl_failure(name: str) -> str | None:

@@ -68,7 +68,7 @@ class Actions:
         return prod(self.shape) * self.dtype.itemsize
 
     def stored(self, action: Any, n_lanes: int) -> AnyArray:
-        """Check one action for each lane and return them as they are stored, ``(n_lanes, ...)``.
+        """Check one action for each lane and return them as they are stored, C-contiguous.
 
         Raises
         ------
@@ -105,7 +105,7 @@ class Actions:
                 f"action {values[place]} of lane {place[0]} is outside the action space, {low} to "
                 f"{high}"
             )
-        stored: AnyArray = (_modulo(values) - _modulo(self._offset)).astype(self.stored_dtype)
+        stored: AnyArray = (_modulo(values) - _modulo(self._offset)).astype(self.stored_dtype, "C")
         return stored
 
     def _checked_floats(self, values: AnyArray) -> AnyArray:
@@ -118,7 +118,7 @@ class Actions:
         if nan.any():
             lane = int(np.argwhere(nan)[0, 0])
             raise ValueError(f"action of lane {lane} holds NaN: {values[lane]}; check the policy")
-        exact: AnyArray = values.astype(self.dtype)
+        exact: AnyArray = values.astype(self.dtype, "C")
         return exact
 
     def given_back(self, stored: AnyArray) -> AnyArray:

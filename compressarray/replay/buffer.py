@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy as copying
 import threading
 import warnings
 import weakref
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from compressarray.array import DiffFrameArray
+from compressarray.errors import FrameEvictedError, StaleStreamError
 from compressarray.replay.actions import Actions
 from compressarray.replay.checks import (
     checked_bools,
@@ -35,8 +37,9 @@ Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
 Int64s = npt.NDArray[np.int64]
 
-# Lengths of sequences whose starts are kept track of at once, three bits a transition each.
-_MOST_LENGTHS = 4
+B = TypeVar("B")
+# Lengths of sequences whose starts are kept track of at once, three to six bits a transition each.
+_MOST_LENGTHS = 3
 _CLAIMS = Claims()
 
 
@@ -161,8 +164,8 @@ class ReplayBuffer:
     its predecessor moved on by one frame is stored whole.
 
     Beside frames, a transition takes 13 bytes with up to 256 discrete actions, and less than one
-    for the index of starts; priorities take nine more. Methods may be called from several
-    threads.
+    for the index of starts, and for each length of sequences that was asked for lately; priorities
+    take nine more. Methods may be called from several threads; pickle while none of them adds.
 
     Examples
     --------
@@ -344,7 +347,8 @@ class ReplayBuffer:
                 transitions.add(lanes, actions, rewards, ends, cuts, self._all_windows)
                 observations.discard(transitions.counts)
             if self.autoreset_mode == "next_step":
-                self._resetting = ended
+                # A reset's row ends nothing: one that does was played, and the reset comes yet.
+                self._resetting = ended | (~live & (ends | cuts))
 
     def cut(self, lanes: npt.ArrayLike | None = None) -> None:
         """Say that lanes were reset from outside, all of them by default.
@@ -362,7 +366,10 @@ class ReplayBuffer:
         """Forget all transitions, whose names start over, and all frames that were not given."""
         with self._lock:
             for drawn in list(self._drawn):
-                drawn.result()
+                # Frames of a stream that has ended: whoever asks for that batch will hear of it.
+                with contextlib.suppress(FrameEvictedError, StaleStreamError):
+                    drawn.result()
+            self._drawn.clear()
             self._observations.clear()
             self._begin(self._transitions.n_slots)
 
@@ -370,8 +377,7 @@ class ReplayBuffer:
         """Decode what was drawn and reads frames that go with the transitions added now."""
         if len(self._drawn):
             oldest = np.maximum(self._transitions.counts + live - self._transitions.n_slots, 0)
-            # Frames that are given may go with the environment's next step, before the next `add`.
-            oldest += self._observations.are_given
+            oldest += self._observations.are_given  # as in `_note`
             for drawn in list(self._drawn):
                 if drawn.reads_before(oldest):
                     drawn.result()
@@ -480,8 +486,7 @@ class ReplayBuffer:
                     index=names,
                 )
 
-            drawn = Drawn(names[:, 0], decode)
-            self._drawn.add(drawn)
+            drawn = self._note(Drawn(names[:, 0], decode))
         return drawn.result()
 
     def update_priorities(self, index: npt.ArrayLike, priorities: npt.ArrayLike) -> None:
@@ -551,9 +556,17 @@ class ReplayBuffer:
                     weight=weights,
                 )
 
-            drawn = Drawn(returns.names, decode)
-            self._drawn.add(drawn)
-            return drawn
+            return self._note(Drawn(returns.names, decode))
+
+    def _note(self, drawn: Drawn[B]) -> Drawn[B]:
+        """Keep in mind what was drawn, for as long as its frames must stay."""
+        self._drawn.add(drawn)
+        # Frames that are given may go with the environment's next step, before the next `add`.
+        if self._observations.are_given:
+            counts, n_slots = self._transitions.counts, self._transitions.n_slots
+            if drawn.reads_before(np.maximum(counts - n_slots + 1, 0)):
+                drawn.result()
+        return drawn
 
     def _choose(self, size: int, replace: bool, beta: float) -> tuple[Int64s, Floats | None]:
         windows = self._windows
@@ -566,6 +579,8 @@ class ReplayBuffer:
             return self._choose_uniformly(windows, size, replace), None
         self._refuse_more(windows, size, replace)
         cells, probabilities = self._tree.draw(self._rng.random(size), replace)
+        if not len(cells):
+            raise ValueError("all priorities are zero; use epsilon > 0")
         if len(cells) < size:
             raise ValueError(
                 f"batch_size={size} transitions without replacement, and only {len(cells)} have a "

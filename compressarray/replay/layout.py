@@ -167,7 +167,7 @@ def read_layouts(
                 )
             )  # fmt: skip
             continue
-        is_image = frames is None and (len(shape) >= 2 or (key is None and stack_size is not None))
+        is_image = len(shape) >= 2 or (key is None and stack_size is not None)
         if not is_image:
             layouts.append(
                 Layout(key, "stacks", shape, dtype, shape, dtype, 1, None, 1, is_image=False)

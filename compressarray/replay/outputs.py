@@ -57,6 +57,9 @@ class TorchOutput(NumpyOutput):
         self._torch = torch
         self.device = torch.device(device)
         self._is_cuda = self.device.type == "cuda"
+        if self._is_cuda and self.device.index is None:
+            # each thread has a current device of its own
+            self.device = torch.device("cuda", torch.cuda.current_device())
         self._pinned: dict[Any, list[Any]] = {}
         self._lock = threading.Lock()
 

@@ -193,8 +193,8 @@ class _StoredStacks(Stacks):
 
     def commit(self, successor: AnyArray, live: Bools, counts: Int64s) -> None:
         """Write down also how the successors look."""
+        flat = self.layout.as_bytes(successor)  # first, for it may have to copy
         super().commit(successor, live, counts)
-        flat = self.layout.as_bytes(successor)
         keep_stacks(flat, live, self.plan, self.current, self.lanes)
 
     def store(self, obs: AnyArray, successor: AnyArray) -> None:

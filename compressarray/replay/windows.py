@@ -25,7 +25,7 @@ class Windows:
 
     A bit for each cell, and above the words a tree of counts: setting a bit and finding the k-th
     set one take a step for each level, 15 of them for a million transitions. Held are three bits
-    for each cell.
+    for each cell, and up to six where their number is no power of two.
 
     Parameters
     ----------
@@ -42,13 +42,13 @@ class Windows:
 
     def __init__(self, n_cells: int, length: int, full: bool, tree: SumTree | None = None) -> None:
         # A power of two, so that the leaves of the tree of counts lie in the order of their cells.
-        n_words = 1 << (n_cells >> _WORD_SHIFT).bit_length()
+        n_words = 1 << (max(n_cells - 1, 0) >> _WORD_SHIFT).bit_length()
         self.n_cells = n_cells
         self.length = length
         self.full = full
         self.words = np.zeros(n_words, np.uint32)
         # Node i has children 2i and 2i + 1; the last n_words nodes belong to the words.
-        self.counts: Int64s = np.zeros(2 * n_words, np.int64)
+        self.counts: npt.NDArray[np.int32] = np.zeros(2 * n_words, np.int32)
         self.tree = SumTree(0) if tree is None else tree
 
     def __len__(self) -> int:
