@@ -678,7 +678,7 @@ def test_an_iterator_that_is_dropped_leaves_no_thread() -> None:
     next(batches)
     del batches
     for thread in threading.enumerate():
-        if thread.name.startswith("compressarray"):
+        if thread.name.startswith("compressarray-replay"):
             thread.join(timeout=10)
             assert not thread.is_alive()
 
