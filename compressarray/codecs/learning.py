@@ -100,7 +100,7 @@ def read_changes(old: Any, new: Any, background: Any, n_bytes: Any, row_bytes: A
             if kind == LITERAL and w < whole:
                 words[n] = fresh
                 if pixel_bytes > 0:
-                    residuals[n], _ = choose_residual(
+                    residuals[n], _, _ = choose_residual(
                         fresh, before, new, p, row_bytes, pixel_bytes, mask
                     )
             n += 1

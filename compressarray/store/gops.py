@@ -11,6 +11,7 @@ from compressarray.codecs.entropy import N_CONTEXTS
 from compressarray.codecs.learning import Changes
 from compressarray.codecs.packing import Packer
 from compressarray.codecs.vocabulary import Vocabulary
+from compressarray.codecs.words import record_bytes
 from compressarray.errors import CorruptFrameError
 from compressarray.snapshots import MOST, Snapshot, array_of, int_of, part_of
 from compressarray.store import gop_layout as layout
@@ -131,7 +132,8 @@ class GopStore(Store):
         max_chunks = self._n_gops * n_lanes
         self._gops = Table(max_chunks)
         self._arena = Arena(
-            n_rows * n_lanes * stack * record_room + max_chunks * (map_bytes + 64),
+            n_rows * n_lanes * stack * (record_bytes(frame_bytes, self._packs) + 16)
+            + max_chunks * (map_bytes + 64),
             max_chunks,
         )
         backgrounds = np.zeros((1, self._padded), np.uint8)
