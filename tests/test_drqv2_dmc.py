@@ -399,6 +399,30 @@ def test_an_update_shifts_both_observations(monkeypatch):
     assert negative != losses(*stacks, lambda x: x)[0]
 
 
+def test_the_losses_of_a_batch_fall():
+    """The critics learn rewards that end episodes; the actor finds actions that they value more."""
+    args = drqv2_dmc.parse_args([*SMALL, "--learning-rate", "1e-3"])
+    torch.manual_seed(0)
+    agent = drqv2_dmc.Agent(args, 2)
+    optimizers = {
+        name: torch.optim.Adam(getattr(agent, name).parameters(), lr=1e-3)
+        for name in ("encoder", "actor", "critic")
+    }
+    rng = np.random.default_rng(0)
+    stacks = np.repeat(rng.integers(0, 256, (2, 16, 1, 1, 1), np.uint8), 3 * 24 * 72, axis=-1)
+    stacks = stacks.reshape(2, 16, 3, 24, 72)  # gray areas: shifts do not change them
+    actions = rng.uniform(-1, 1, (16, 2)).astype(np.float32)
+    reward = actions[:, 0] + 1  # so that the best first number of an action is 1
+    batch = drqv2_dmc.Batch(
+        stacks[0], actions, reward, stacks[1], np.ones(16, np.float32), np.ones(16, np.float32)
+    )
+    losses = [drqv2_dmc.update(args, agent, optimizers, batch, stddev=0.1) for _ in range(200)]
+    first, last = losses[0], losses[-1]
+    assert last["critic_loss"].item() < 0.1 * first["critic_loss"].item()
+    assert last["actor_loss"].item() < first["actor_loss"].item() - 0.5
+    assert drqv2_dmc.policy(agent, stacks[0], None)[:, 0].min() > 0.5
+
+
 def test_what_happens_at_which_step(monkeypatch, recorded):
     """Actions are random at first, updates come every so many steps, the noise is annealed."""
     happened = []

@@ -117,6 +117,28 @@ def test_dense_learns_at_all(dense):
     assert all(weights[f"q_network.{name}"] != t.numpy().tobytes() for name, t in fresh.items())
 
 
+def test_the_loss_of_a_batch_falls():
+    """Towards targets that stay, and the values of actions that were taken go to the rewards."""
+    torch.manual_seed(0)
+    q_network, target = (qrdqn_atari.QNetwork(4, 8) for _ in range(2))
+    optimizer = torch.optim.Adam(q_network.parameters(), lr=1e-3, eps=0.01 / 16)
+    draws = torch.Generator().manual_seed(1)
+    obs, next_obs = torch.randint(0, 256, (2, 16, 4, 84, 84), dtype=torch.uint8, generator=draws)
+    action = torch.randint(0, 4, (16,), generator=draws)
+    reward = torch.randint(-1, 2, (16,), generator=draws).float()
+    batch = SimpleNamespace(
+        obs=obs, action=action, reward=reward, next_obs=next_obs, terminated=torch.ones(16),
+        discount=torch.full((16,), 0.99),
+    )  # fmt: skip
+    losses = [
+        qrdqn_atari.update_network(q_network, target, optimizer, batch)[0].item() for _ in range(60)
+    ]
+    assert losses[-1] < 0.1 * losses[0]
+    with torch.no_grad():
+        values = q_network(obs).mean(dim=1)[torch.arange(16), action]
+    assert (values - reward).abs().max() < 0.5
+
+
 def test_settings_are_rl_zoos():
     args = qrdqn_atari.Args()
     assert (args.learning_rate, args.gamma, args.batch_size) == (5e-5, 0.99, 32)
