@@ -66,7 +66,7 @@ gl: $(READY)
 		if [ -n "$$CI" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 			apt-get update -qq && apt-get install -qq -y libegl1 libgl1-mesa-dri libosmesa6; \
 		fi; \
-		said=$$($(GL) 2>&1) || { echo "$$said" | sed -n '$$s/^[A-Za-z]*Error/error/p' >&2; exit 1; }; \
+		said=$$($(GL) 2>&1) || { echo "$$said" | tail -n 1 | sed 's/^[A-Za-z]*Error/error/' >&2; exit 1; }; \
 	}
 
 test: $(READY) gl ## run the tests
@@ -111,7 +111,7 @@ bench-replay: $(READY) ## QR-DQN's replay memory and speed on ten games, beside 
 bench-million: $(READY) ## a million transitions of Pong: resident memory, adding, sampling
 	$(BIN)/python -m benchmarks.bench_million $(BENCH_ARGS)
 
-bench-dmc: $(READY) gl ## DrQ-v2's replay memory and speed on two tasks, beside the paper's (two hours)
+bench-dmc: $(READY) gl ## DrQ-v2's replay memory and speed on two tasks, beside the paper's (an hour)
 	$(BIN)/python -m benchmarks.bench_dmc $(BENCH_ARGS)
 
 bench-memory: $(READY) ## growth of resident memory beside nbytes_stored

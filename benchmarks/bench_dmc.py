@@ -32,6 +32,7 @@ import torch
 import tyro
 from tqdm import tqdm
 
+from benchmarks.common import by_turns, make_command
 from cleanrl_scripts import drqv2_dmc
 from compressarray.replay.footprint import memory_bytes
 from compressarray.store.workers import n_threads
@@ -228,12 +229,6 @@ def size(each: float) -> dict:
     }
 
 
-def by_turns(storages: tuple[str, ...], round_number: int) -> list[str]:
-    """The storages, each round beginning with another one."""
-    first = round_number % len(storages)
-    return [*storages[first:], *storages[:first]]
-
-
 def storage_flags(args: Args, storage: str) -> list[str]:
     if storage == PACKED:
         return ["--obs-storage", "indexed", "--codec", "delta-zstd"]
@@ -329,8 +324,10 @@ def size_table(results: dict) -> str:
                 statistics.mean(each[name]["times_smaller_than_rgb"] for each in of)
                 for name in SIZED
             ]
-            paper = "9.0x, 16.1x" if preset == "paper" else "-"
-            rows.append(["mean", preset, paper, *(f"{mean:.1f}x" for mean in means)])
+            paper = "9.0x, 15.9x" if preset == "paper" else "-"  # its own row
+            # gray stacks are a third of RGB ones
+            cells = [f"{x:.1f}x" + (f", {x / 3:.1f}x" if preset == "paper" else "") for x in means]
+            rows.append(["mean", preset, paper, *cells])
     return markdown(rows)
 
 
@@ -374,7 +371,7 @@ def machine() -> dict:
     }
 
 
-def write(path: Path, args: Args, results: dict) -> None:
+def write(path: Path, command: str, args: Args, results: dict) -> None:
     path.parent.mkdir(exist_ok=True)
     where = machine()
     data = {"machine": where, "settings": vars(args), "results": results, "paper": PAPER}
@@ -388,7 +385,7 @@ def write(path: Path, args: Args, results: dict) -> None:
     path.with_suffix(".md").write_text(
         f"""# DrQ-v2: memory and speed of the replay buffer
 
-Made by `make bench-dmc` on {where["cpu"]}, {where["cores"]} cores, {where["system"]}; Python \
+Made by `{command}` on {where["cpu"]}, {where["cores"]} cores, {where["system"]}; Python \
 {where["python"]}, numpy {where["numpy"]}, torch {where["torch"]} with {where["torch_threads"]} \
 threads, {where["gpu"]}. Seed {args.seed}, 84x84, stacks of 3, {args.n_step}-step, batches of \
 {args.batch_size}. `paper`: gray images, black floor. `suite`: RGB as shipped.
@@ -422,6 +419,7 @@ gray setting than gray ones, {GRAY_STACK:,} bytes each. The paper's columns are 
 
 def main() -> None:
     args = tyro.cli(Args, description=__doc__)
+    command = make_command("bench-dmc", args)
     if args.quick:
         args.transitions, args.updates, args.repeats, args.steps = 600, 3, 1, 12
         args.batch_size, args.presets, args.fill = 32, ("paper",), ()
@@ -450,7 +448,7 @@ def main() -> None:
                 "storage": measure_storage(args, task, preset, recording, bar),
                 "training": measure_training(args, task, preset, bar),
             }
-            write(path, args, results)
+            write(path, command, args, results)
         os.chdir(RESULTS.parent)
     print(f"{size_table(results)}\n\n{speed_table(results)}\n\nwritten: {path}.json, {path}.md")
 

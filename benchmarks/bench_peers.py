@@ -28,7 +28,7 @@ from typing import Any
 import tyro
 from tqdm import tqdm
 
-from benchmarks.common import RESULTS, available_bytes
+from benchmarks.common import RESULTS, available_bytes, flags
 from benchmarks.frames import CACHE, GAMES, PlayThrough, play_through
 from benchmarks.peers import BASES, SYSTEMS
 from benchmarks.peers.base import System
@@ -231,16 +231,6 @@ def waves(kinds: list[type[System]], args: Args) -> Iterator[list[type[System]]]
         lot.append(kind)
         left -= takes
     yield lot
-
-
-def flags(args: Args) -> str:
-    """Return what is not as usual, as one would type it."""
-    usual, typed = vars(Args()), []
-    for name, value in vars(args).items():
-        if value != usual[name] and name not in ("cache", "out"):
-            given = "" if value is True else " ".join(value) if isinstance(value, tuple) else value
-            typed.append(f"--{name.replace('_', '-')} {given}".strip())
-    return " ".join(typed)
 
 
 def main(args: Args) -> int:

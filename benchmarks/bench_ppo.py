@@ -29,6 +29,7 @@ import torch
 import tyro
 from tqdm import tqdm
 
+from benchmarks.common import by_turns
 from cleanrl_scripts import ppo_atari
 
 RESULTS = Path(__file__).parent / "results"
@@ -160,18 +161,12 @@ def script_args(args: Args, game: str, storage: str) -> ppo_atari.Args:
     )
 
 
-def by_turns(round_number: int) -> list[str]:
-    """The storages, each round beginning with another one."""
-    first = round_number % len(STORAGES)
-    return [*STORAGES[first:], *STORAGES[:first]]
-
-
 def measure_training(args: Args, game: str, bar: tqdm) -> dict:
     sps: dict[str, list[float]] = {storage: [] for storage in STORAGES}
     mib: dict[str, float] = {}
     weights = {}
     for repeat in range(args.repeats):
-        for storage in by_turns(repeat):
+        for storage in by_turns(STORAGES, repeat):
             bar.set_description(f"{game}, {storage}, run {repeat + 1}")
             result = ppo_atari.train(script_args(args, game, storage))
             sps[storage].append(8 * 128 / statistics.median(result["iteration_s"][1:]))
@@ -205,7 +200,7 @@ def measure_storage(args: Args, game: str, bar: tqdm) -> dict:
         epochs = range(settings["dense"].update_epochs)
         permutations = [rng.permutation(settings["dense"].batch_size) for _ in epochs]
         last = {}
-        for storage in by_turns(update):
+        for storage in by_turns(STORAGES, update):
             *seconds, last[storage] = replays[storage].update(permutations)
             times[storage].append(tuple(seconds))
             bar.update()

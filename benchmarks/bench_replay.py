@@ -32,6 +32,7 @@ import tyro
 from tqdm import tqdm
 
 from benchmarks.bench_ppo import MIB, RESULTS, machine
+from benchmarks.common import by_turns, make_command
 from benchmarks.frames import KEEP_ACTION
 from cleanrl_scripts import qrdqn_atari
 
@@ -182,12 +183,6 @@ class Replayed:
         return time.perf_counter() - start, batch
 
 
-def by_turns(ways: tuple[Way, ...], turn: int) -> list[Way]:
-    """The ways, each turn beginning with another one."""
-    first = turn % len(ways)
-    return [*ways[first:], *ways[:first]]
-
-
 def measure_storage(args: Args, game: str, bar: tqdm) -> dict[Way, dict]:
     """Bytes of full buffers, and milliseconds that adding and sampling take in them."""
     settings = {way: script_args(args, game, way, args.transitions) for way in WAYS}
@@ -283,7 +278,7 @@ def mean_of(games: dict):
 def memory_row(name: str, paper: tuple[float, float], of) -> list[str]:
     """One line of the table of bytes; `of(way, what)` gives its numbers."""
     return [
-        *(name, f"{paper[0]} ({paper[1]})"),
+        *(name, f"{paper[0]} ({paper[1]})", f"{of(DENSE, 'mib'):,.0f}"),
         *(f"{of(way, 'mib'):.2f} ({of(way, 'ratio_to_stacks'):.0f})" for way in WAYS[1:]),
     ]
 
@@ -323,7 +318,7 @@ def tables(games: dict) -> dict[str, str]:
     times = [time_row(name, of(name)) for name in games]
     out = {
         "memory": table(
-            ["game", "paper MB (x)", *(f"{name}, MB (x)" for name in names[1:])],
+            ["game", "paper MB (x)", "dense, MB", *(f"{name}, MB (x)" for name in names[1:])],
             [*memory, memory_row("mean", PAPER_MEAN, mean)],
         ),
         "times": table(["game", *names], [*times, time_row("mean", mean)]),
@@ -334,7 +329,7 @@ def tables(games: dict) -> dict[str, str]:
     return out
 
 
-def write(path: Path, args: Args, games: dict) -> None:
+def write(path: Path, command: str, args: Args, games: dict) -> None:
     path.parent.mkdir(exist_ok=True)
     where = machine()
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
@@ -353,7 +348,7 @@ def write(path: Path, args: Args, games: dict) -> None:
     dense_mib = args.transitions * qrdqn_atari.STACK_BYTES / MIB
     text = f"""# QR-DQN: memory and speed of the replay buffer
 
-Made by `make bench-replay` on {where["cpu"]}, {where["cores"]} cores, {where["system"]}; Python \
+Made by `{command}` on {where["cpu"]}, {where["cores"]} cores, {where["system"]}; Python \
 {where["python"]}, numpy {where["numpy"]}, torch {where["torch"]} with {where["torch_threads"]} \
 threads, {device}. Seed {args.seed}, one environment. Last rows: geometric means, and the paper's \
 own average.
@@ -408,6 +403,7 @@ def check(args: Args) -> None:
 
 def main() -> None:
     args = tyro.cli(Args, description=__doc__)
+    command = make_command("bench-replay", args)
     if args.quick:
         args.games, args.transitions, args.updates = args.games[:2], 4000, 50
         args.repeats, args.warmup_steps, args.steps = 1, 500, 500
@@ -429,7 +425,7 @@ def main() -> None:
                 measured = {way: measured[way] | training[way] for way in WAYS}
             games[game] = measured
             tqdm.write(", ".join(memory_row(game, PAPER[game], lambda w, n, m=measured: m[w][n])))
-            write(path, args, games)
+            write(path, command, args, games)
         os.chdir(RESULTS.parent)
     print("\n\n".join(tables(games).values()))
     print(f"written: {path}.json, {path}.md")

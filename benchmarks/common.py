@@ -6,8 +6,9 @@ import ctypes
 import gc
 import os
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -23,6 +24,31 @@ def machine() -> str:
     except (OSError, StopIteration):
         pass
     return f"{name}, {os.cpu_count()} cores, Python {platform.python_version()}"
+
+
+T = TypeVar("T")
+
+
+def by_turns(systems: Sequence[T], turn: int) -> list[T]:
+    """The systems, each turn beginning with another one."""
+    first = turn % len(systems)
+    return [*systems[first:], *systems[:first]]
+
+
+def flags(args: Any) -> str:
+    """Return what is not as usual in a benchmark's arguments, as one would type it."""
+    usual, typed = vars(type(args)()), []
+    for name, value in vars(args).items():
+        if value != usual[name] and name not in ("cache", "out"):
+            given = "" if value is True else " ".join(value) if isinstance(value, tuple) else value
+            typed.append(f"--{name.replace('_', '-')} {given}".strip())
+    return " ".join(typed)
+
+
+def make_command(target: str, args: Any) -> str:
+    """Return the command that runs a benchmark with these arguments."""
+    said = flags(args)
+    return f'make {target} BENCH_ARGS="{said}"' if said else f"make {target}"
 
 
 def geometric_mean(values: Iterable[float]) -> float:

@@ -323,10 +323,10 @@ class DenseReplay:
         # A batch may be read while these many more transitions arrive.
         self.rows = args.buffer_size + args.lookahead * args.train_frequency + 1
         self.rng = np.random.default_rng(args.seed)
-        shape = envs.single_observation_space.shape
-        check_memory(self.rows * int(np.prod(shape)))
+        stacks = (self.rows, *envs.single_observation_space.shape)
+        check_memory(int(np.prod(stacks)))
         # Not touched, and so not resident, before it is needed.
-        self.obs = np.empty((self.rows, *envs.single_observation_space.shape), np.uint8)
+        self.obs = np.empty(stacks, np.uint8)
         self.actions = np.empty((self.rows, *envs.single_action_space.shape), np.float32)
         self.rewards = np.empty(self.rows, np.float32)
         self.terminated = np.empty(self.rows, np.float32)

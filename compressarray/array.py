@@ -164,15 +164,15 @@ class _Frames:
         lanes = prod(n for i, n in enumerate(lead) if i not in (0, axis))
         row = self.frame_shape[-1] if len(self.frame_shape) == 2 else prod(self.frame_shape[1:])
         pixel = prod(self.frame_shape[2:]) * self.dtype.itemsize
-        if pixel > MAX_PIXEL_BYTES:  # channels come first
-            pixel = self.dtype.itemsize
+        if pixel > MAX_PIXEL_BYTES:  # channels come first, or pixels are wide
+            pixel = min(self.dtype.itemsize, MAX_PIXEL_BYTES)
         return make_store(
             0 if self.is_empty else lead[0],
             max(lanes, 1),
             1 if axis is None else max(lead[axis], 1),
             max(self.frame_bytes, 1),
             row * self.dtype.itemsize,
-            min(max(pixel, 1), MAX_PIXEL_BYTES),
+            pixel,
             fill,
             self.codec,
             snapshot,

@@ -324,6 +324,11 @@ def test_a_mujoco_too_old(monkeypatch: pytest.MonkeyPatch) -> None:
         dmc.make_dm_control("walker_walk")
 
 
+@pytest.mark.parametrize(("version", "numbers"), [("3.4", [3, 4, 0]), ("3.10.1rc2", [3, 10, 1])])
+def test_versions_are_compared_by_number(version: str, numbers: list[int]) -> None:
+    assert dmc._numbers(version) == numbers
+
+
 def test_a_task_without_a_limit_of_time_ends() -> None:
     env = dmc.make_dm_control("lqr_lqr_2_1", size=8, action_repeat=300)
     env.reset(seed=0)

@@ -729,6 +729,7 @@ def checkpoint(tmp_path_factory):
             "--full-compress is --obs-storage indexed .* not --obs-storage dense",
         ),
         (["--gamma", "1.01"], "--gamma 1.01 must be at most 1"),
+        (["--buffer-size", str(10**9)], "--obs-storage dense: 5,184.0 GB of stacks.*smaller"),
         (["--batch-size", "0"], "--batch-size 0 must be at least 1"),
         (["--n-step", "8", "--max-episode-steps", "7"], "--max-episode-steps 7 must be at least 8"),
         (["--n-step", "9"], "--learning-starts 8 must be at least 9"),

@@ -319,7 +319,8 @@ def require_packages() -> None:
 
 
 def _numbers(version: str) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", version)[:3]]
+    """The first three numbers of a version: 3.4 is 3.4.0."""
+    return [*map(int, re.findall(r"\d+", version)), 0, 0, 0][:3]
 
 
 def choose_gl() -> str:

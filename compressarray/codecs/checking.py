@@ -132,7 +132,7 @@ def check_record(record: Any, end: Any, n_bytes: Any, row_bytes: Any, decode_tab
         if kind == FAR_WORD and np.int64(load16(v)) >= n_dictionary:
             return NO_WORD
         v += n_values
-    return v if n_tokens == 0 or v - tokens < record_bytes(n_bytes, pixel_bytes) else TOO_LONG
+    return v if n_tokens == 0 or v - tokens < record_bytes(n_bytes, pixel_bytes > 0) else TOO_LONG
 
 
 @kernel

@@ -126,13 +126,11 @@ def starting_tokens(row_bytes: int) -> Int64s:
                 mask_weight = 0.3 if first == 0 and last == 7 else 0.04 if joined else 0.015
                 for kind, kind_weight in kinds.items():
                     if skip >= 0 and not (kind == LITERAL and first == last):
-                        key = (skip << SKIP_SHIFT) | (mask << MASK_SHIFT) | kind
+                        key = int(token_key(skip, mask, kind))
                         weights[key] = skip_weight * mask_weight * kind_weight
     # three in four whole, then the parts of all others: skips up to five rows
     whole = sorted(weights, key=lambda key: -weights[key])[:192]
-    skip_only = [
-        (skip << SKIP_SHIFT) | LITERAL for skip in range(min(5 * down, ESCAPE - len(whole)))
-    ]
+    skip_only = [token_key(skip, 0, LITERAL) for skip in range(min(5 * down, ESCAPE - len(whole)))]
     return np.array([*whole, *skip_only], np.int64)
 
 

@@ -380,12 +380,12 @@ def _residual_bits(residual: Any) -> Any:
 
 
 @inlined
-def record_bytes(n_bytes: Any, pixel_bytes: Any) -> Any:
+def record_bytes(n_bytes: Any, has_residuals: Any) -> Any:
     """Bytes of tokens and values from which on a record is a raw one.
 
     Those of residuals may be more than a frame's, for they are to be packed.
     """
-    return n_bytes + (n_bytes >> 2 if pixel_bytes else 0)
+    return n_bytes + (n_bytes >> 2 if has_residuals else 0)
 
 
 @inlined
@@ -536,7 +536,7 @@ def encode_record(
         v += count_values(mask, kind)
     n_values = v - values
     n_packed = n_tokens + n_values - (n_bits_saved >> 3)
-    if n_packed >= n_bytes or n_tokens + n_values >= record_bytes(n_bytes, pixel_bytes):
+    if n_packed >= n_bytes or n_tokens + n_values >= record_bytes(n_bytes, pixel_bytes > 0):
         out = put_varint(out, n_words + 1)
         copy_bytes(out, new, n_bytes)
         return out + n_bytes

@@ -376,8 +376,7 @@ class ReplayBuffer:
     def _settle(self, live: Bools) -> None:
         """Decode what was drawn and reads frames that go with the transitions added now."""
         if len(self._drawn):
-            oldest = np.maximum(self._transitions.counts + live - self._transitions.n_slots, 0)
-            oldest += self._observations.are_given  # as in `_note`
+            oldest = self._oldest_after(live)
             for drawn in list(self._drawn):
                 if drawn.reads_before(oldest):
                     drawn.result()
@@ -561,12 +560,15 @@ class ReplayBuffer:
     def _note(self, drawn: Drawn[B]) -> Drawn[B]:
         """Keep in mind what was drawn, for as long as its frames must stay."""
         self._drawn.add(drawn)
-        # Frames that are given may go with the environment's next step, before the next `add`.
-        if self._observations.are_given:
-            counts, n_slots = self._transitions.counts, self._transitions.n_slots
-            if drawn.reads_before(np.maximum(counts - n_slots + 1, 0)):
-                drawn.result()
+        if self._observations.are_given and drawn.reads_before(self._oldest_after(0)):
+            drawn.result()
         return drawn
+
+    def _oldest_after(self, added: Any) -> Int64s:
+        """The oldest transition of each lane whose frames stay when so many are added."""
+        # Frames that are given may go with the environment's next step, before the next `add`.
+        ahead = self._transitions.counts + added + self._observations.are_given
+        return np.maximum(ahead - self._transitions.n_slots, 0)  # type: ignore[no-any-return]
 
     def _choose(self, size: int, replace: bool, beta: float) -> tuple[Int64s, Floats | None]:
         windows = self._windows

@@ -31,7 +31,8 @@ def make_store(
     n_rows, n_lanes, stack : int
         Cells are ``(row * n_lanes + lane) * stack + k``.
     frame_bytes, row_bytes, pixel_bytes : int
-        Bytes of a frame, of one of its rows, and of one of its pixels, the last up to 8.
+        Bytes of a frame, of one of its rows, and from a pixel to the next: up to
+        `words.MAX_PIXEL_BYTES`, 0 where there are none.
     fill : ndarray, (frame_bytes,) uint8
         What a cell holds that was never written.
     codec : Codec

@@ -136,7 +136,7 @@ def last_row(state: Any, gop: Any) -> Any:
 @inlined
 def record_room(n_bytes: Any) -> Any:
     """Bytes that a record takes at most."""
-    return record_bytes(n_bytes, 1) + 32
+    return record_bytes(n_bytes, True) + 32
 
 
 @inlined
