@@ -574,6 +574,41 @@ def test_the_same_seed_draws_the_same() -> None:
     assert generator.bit_generator.state != np.random.default_rng(4).bit_generator.state
 
 
+def test_the_only_priority_above_zero_leaves() -> None:
+    buffer = buffer_of(3, 1, n_step=2, full_windows=True, prioritized=True, epsilon=0.0)
+    shown = [np.full((1, 3, *FRAME), value, np.uint8) for value in range(6)]
+    no, yes = np.zeros(1, bool), np.ones(1, bool)
+    for t in range(3):
+        buffer.add(shown[t], [1], [0.0], yes if t == 2 else no, no, shown[t + 1],
+                   {"final_obs": shown[t + 1]})  # fmt: skip
+    buffer.update_priorities([0, 1], [1.0, 0.0])
+    assert buffer.sample(1).index.tolist() == [0]
+    buffer.add(shown[4], [1], [0.0], no, no, shown[5])
+    with pytest.raises(ValueError, match="all priorities are zero; use epsilon > 0"):
+        buffer.sample(1)
+
+
+def test_a_second_image_beside_frame_indices_is_compressed() -> None:
+    frames = DiffFrameArray((24, 1, *FRAME), stack_axis=None)
+    space = Dict({"front": INDICES, "wrist": STACKS})
+    buffer = ReplayBuffer(10, space, Discrete(2), 1, frames=frames)
+    image = np.zeros((1, 3, *FRAME), np.uint8)
+    index = frames.append(np.zeros((1, *FRAME), np.uint8))
+    front, wrist = np.repeat(index[None], 3, axis=1), image
+    for t in range(1, 15):
+        index = frames.append(np.full((1, *FRAME), t, np.uint8))
+        after = {"front": np.append(front[:, 1:], index[None], axis=1)}
+        after["wrist"] = np.append(wrist[:, 1:], image[:, :1] + np.uint8(100 + t), axis=1)
+        obs = {"front": front, "wrist": wrist}
+        buffer.add(obs, [1], [float(t)], [False], [False], after)
+        front, wrist = after["front"], after["wrist"]
+    assert [each.layout.key for each in buffer._observations.images] == ["front", "wrist"]
+    assert buffer.stats()["nbytes_by_part"]["vectors"] == 0
+    batch = buffer.sample(10, replace=False)
+    assert_same(batch.next_obs["front"][:, -1, 0, 0], batch.reward.astype(np.uint8))
+    assert_same(batch.next_obs["wrist"][:, -1, 0, 0], (batch.reward + 100).astype(np.uint8))
+
+
 def test_a_row_that_ends_is_no_resets_row() -> None:
     """A lane that is reset by hand, unannounced, right after its end; NEXT_STEP's comes yet."""
     buffer = buffer_of(20, 1, autoreset_mode="next_step")
