@@ -625,7 +625,8 @@ def test_a_row_that_ends_is_no_resets_row() -> None:
 
 
 @pytest.mark.parametrize(
-    "space", [Box(-9, 9, (2,), np.float32), MultiDiscrete([9, 70_000]), Box(0, 9, (2,), np.uint64)]
+    "space",
+    [Box(-9, 9, (2,), np.float32), MultiDiscrete([9, 70_000]), Box(0, 70_000, (2,), np.uint64)],
 )
 def test_actions_in_memory_of_any_order(space: Any) -> None:
     """A step that is refused leaves nothing behind, and these are none."""
