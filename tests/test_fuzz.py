@@ -97,7 +97,7 @@ def test_spoilt_delta_records(
     n_tokens = int(rng.integers(0, 256))
     skips, kinds = rng.geometric(0.3, n_tokens) - 1, rng.integers(0, 10, n_tokens)
     masks = rng.choice([0, 1, 15, 200, 255], n_tokens)
-    tokens = words.token_key(np.minimum(skips, 4095), masks, kinds)
+    tokens = np.array(list(map(words.token_key, np.minimum(skips, 4095), masks, kinds)), np.int64)
     dictionary = rng.integers(0, 2**64, n_words, dtype=np.uint64)
     near = int(rng.integers(0, n_words + 1))
     old, background = (bytes_of(rng, n_bytes, 3, 0.5) for _ in range(2))

@@ -204,7 +204,9 @@ def test_chosen_tokens_write_a_record_in_fewer_bytes() -> None:
     """More than 255 different changes: a table of whole ones and of parts is the smaller."""
     rng = np.random.default_rng(0)
     skips, masks = rng.integers(0, 30, 4000), rng.integers(1, 40, 4000)
-    keys, counts = np.unique(words.token_key(skips, masks, words.LITERAL), return_counts=True)
+    pairs = zip(skips, masks, strict=True)
+    seen = [words.token_key(skip, mask, words.LITERAL) for skip, mask in pairs]
+    keys, counts = np.unique(seen, return_counts=True)
     assert len(keys) > 4 * 255
     tokens = learning.choose_tokens(keys, counts)
     assert len(tokens) <= 255
