@@ -8,9 +8,12 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from compressarray.replay.layout import as_kernels_take
+
 Bools = npt.NDArray[np.bool_]
 Mode = Literal["same_step", "next_step", "disabled"]
 
+_KERNEL_FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 _MODES: tuple[Mode, ...] = ("same_step", "next_step", "disabled")
 
 
@@ -43,20 +46,17 @@ def checked_mode(mode: Any) -> Mode:
     raise ValueError(f"autoreset_mode={mode!r} must be one of {', '.join(map(repr, _MODES))}")
 
 
-def checked_rewards(reward: Any, n: int) -> npt.NDArray[np.float32]:
-    """Return one reward for each lane as float32, a copy, infinite where it does not fit."""
+def checked_rewards(reward: Any, n: int) -> npt.NDArray[np.floating[Any]]:
+    """Return one reward for each lane, in float32 or float64, the one's own memory if it is."""
     values = np.asarray(reward)
     if values.shape != (n,):
         raise ValueError(f"reward has shape {values.shape}; {n} lanes need {(n,)}")
-    rewards: npt.NDArray[np.float32]
-    if values.dtype == np.float32:
-        rewards = values.copy()
-        return rewards
+    if values.dtype in _KERNEL_FLOATS:
+        return as_kernels_take(values)
     if values.dtype.kind not in "fiub":
         raise TypeError(f"reward has dtype {values.dtype}; it must be real numbers")
     with np.errstate(over="ignore"):
-        rewards = values.astype(np.float32)
-    return rewards
+        return values.astype(np.float32)
 
 
 def checked_bools(name: str, flags: Any, n: int) -> Bools:

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from compressarray.replay.recycling import Recycler
+
 AnyArray = npt.NDArray[Any]
 
 
@@ -16,19 +18,18 @@ class NumpyOutput:
 
     device: Any = None
 
-    def base_of(self, view: Any) -> Any:
-        """Return the memory that a view is of, or None."""
-        return view.base if isinstance(view, np.ndarray) else None
+    def __init__(self) -> None:
+        self._recycler = Recycler()
 
-    def memory(self, shape: tuple[int, ...], dtype: np.dtype[Any], kept: Any = None) -> AnyArray:
-        """Return an array to decode into: fresh, or the kept one where it fits."""
-        if kept is not None and kept.shape == shape and kept.dtype == dtype:
-            return np.asarray(kept)
-        return np.empty(shape, dtype)
+    def __reduce__(self) -> Any:
+        return type(self), ()
 
-    def deliver(self, array: AnyArray, kept: Any = None) -> Any:
+    def memory(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> AnyArray:
+        """Return an array to decode into."""
+        return self._recycler.empty(shape, dtype)
+
+    def deliver(self, array: AnyArray) -> Any:
         """Hand over what `memory` gave and was filled."""
-        del kept
         return array
 
     def deliver_small(self, array: AnyArray) -> Any:
@@ -54,6 +55,7 @@ class TorchOutput(NumpyOutput):
     def __init__(self, device: Any) -> None:
         import torch  # noqa: TID251 - only who asks for tensors needs it
 
+        super().__init__()
         self._torch = torch
         self.device = torch.device(device)
         self._is_cuda = self.device.type == "cuda"
@@ -66,14 +68,10 @@ class TorchOutput(NumpyOutput):
     def __reduce__(self) -> Any:
         return type(self), (str(self.device),)
 
-    def base_of(self, view: Any) -> Any:
-        """Return the memory that a view is of, or None."""
-        return view._base if isinstance(view, self._torch.Tensor) else None
-
-    def memory(self, shape: tuple[int, ...], dtype: np.dtype[Any], kept: Any = None) -> AnyArray:
+    def memory(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> AnyArray:
         """Return an array to decode into: pinned for CUDA, else as numpy's."""
         if not self._is_cuda:
-            return super().memory(shape, dtype, None if kept is None else kept.numpy())
+            return super().memory(shape, dtype)
         with self._lock:
             for place, (tensor, copied) in enumerate(self._pinned.get((shape, dtype.str), [])):
                 if copied.query():
@@ -82,15 +80,12 @@ class TorchOutput(NumpyOutput):
         kind = self._torch.from_numpy(np.empty(0, dtype)).dtype
         return self._as_array(self._torch.empty(shape, dtype=kind, pin_memory=True))
 
-    def deliver(self, array: AnyArray, kept: Any = None) -> Any:
+    def deliver(self, array: AnyArray) -> Any:
         """Hand over a tensor: the array's memory itself, or its copy on the device."""
         tensor = self._torch.from_numpy(array)
         if not self._is_cuda:
             return tensor if self.device.type == "cpu" else tensor.to(self.device)
-        if kept is not None and kept.shape == tensor.shape and kept.dtype == tensor.dtype:
-            result = kept.copy_(tensor, non_blocking=True)
-        else:
-            result = tensor.to(self.device, non_blocking=True)
+        result = tensor.to(self.device, non_blocking=True)
         copied: Any = self._torch.cuda.Event()  # type: ignore[no-untyped-call]
         copied.record(self._torch.cuda.current_stream(self.device))
         with self._lock:

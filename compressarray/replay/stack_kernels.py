@@ -31,7 +31,7 @@ LANE = np.dtype(
         ("age", np.int64),
         ("marks", np.int64),
         ("oldest", np.int64),  # place of the oldest frame of that stack in the ring of ``current``
-        ("first", np.int64),  # count of the first frame that is still needed
+        ("first", np.int64),  # count of the first frame that has not been let go
         ("pad", np.int64),  # index of the padding frame, -1 as long as there is none
         ("known", np.bool_),  # whether there is a last successor
     ],
@@ -320,30 +320,40 @@ def keep_stacks(successor: Any, live: Any, plan: Any, current: Any, lanes: Any) 
 
 
 @kernel
-def find_needed(counts: Any, cells: Any, lanes: Any) -> Any:
-    """Find of each lane the first frame that a transition or the running stack needs.
+def find_needed(counts: Any, cells: Any, lanes: Any, least: Any) -> Any:
+    """Find of each lane the first frame that a transition needs.
 
     Parameters
     ----------
     counts : ndarray, (n_lanes,) int64
         Transitions that each lane has had.
+    least : int
+        Frames that have to be free in a lane before any of them is worth letting go.
 
     Returns
     -------
     bool
-        Whether any of them has been replaced; before that nothing is looked for.
+        Whether they are; then ``first`` of all lanes has moved on.
     """
     n_slots = len(cells) // len(lanes)
-    if (counts <= n_slots).all():
-        return False
+    is_worth_it = False
     for k in range(len(counts)):
-        lane = lanes[k]
-        needed = lane.at - lane.age
-        if counts[k] > 0:
-            cell = cells[k * n_slots + max(counts[k] - n_slots, 0) % n_slots]
-            needed = count_of(cell, lane) - cell.age
-        lane.first = max(needed, 0)
-    return True
+        if needed_of(k, counts[k], n_slots, cells, lanes[k]) >= lanes[k].first + least:
+            is_worth_it = True
+            break
+    if is_worth_it:
+        for k in range(len(counts)):
+            lanes[k].first = needed_of(k, counts[k], n_slots, cells, lanes[k])
+    return is_worth_it
+
+
+@kernel
+def needed_of(k: Any, count: Any, n_slots: Any, cells: Any, lane: Any) -> Any:
+    """Return the count of the first frame that lane ``k`` of ``count`` transitions needs."""
+    if count == 0:
+        return lane.first
+    cell = cells[k * n_slots + max(count - n_slots, 0) % n_slots]
+    return max(count_of(cell, lane) - np.int64(cell.age), lane.first)
 
 
 # -- reading ---------------------------------------------------------------------------------

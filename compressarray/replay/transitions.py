@@ -86,7 +86,7 @@ class Transitions:
         self,
         lanes: Int64s,
         action: AnyArray,
-        reward: Floats,
+        reward: npt.NDArray[np.floating[Any]],
         terminated: Bools,
         truncated: Bools,
         windows: list[Windows],
@@ -98,7 +98,7 @@ class Transitions:
         lanes : ndarray of int64
             To which.
         action, reward, terminated, truncated : ndarray, (n_lanes, ...)
-            C-contiguous. Rows of other lanes mean nothing.
+            C-contiguous; rewards are rounded to float32. Rows of other lanes mean nothing.
         windows : list of Windows
             Told of what may start now.
         """
@@ -179,7 +179,7 @@ def find_ends(resetting: Any, reward: Any, terminated: Any, truncated: Any, live
     -------
     n_live, n_ended : int
     bad : int
-        A lane that lives and whose reward is not finite, or -1.
+        A lane that lives and whose reward is not finite as float32, or -1.
     """
     n_live = n_ended = 0
     bad = -1
@@ -188,7 +188,7 @@ def find_ends(resetting: Any, reward: Any, terminated: Any, truncated: Any, live
         ended[lane] = live[lane] and (terminated[lane] or truncated[lane])
         n_live += live[lane]
         n_ended += ended[lane]
-        if bad < 0 and live[lane] and not np.isfinite(reward[lane]):
+        if bad < 0 and live[lane] and not np.isfinite(np.float32(reward[lane])):
             bad = lane
     return n_live, n_ended, bad
 
