@@ -650,7 +650,11 @@ class ReplayBuffer:
 
     @property
     def nbytes_stored(self) -> int:
-        """Bytes truly held: frames, everything beside them, tables and slack."""
+        """Bytes truly held: frames, everything beside them, tables and slack.
+
+        Batches apart, and the memory that those of them which are gone leave to the next ones, at
+        most 64 MiB.
+        """
         return sum(self._bytes_by_part().values())
 
     @property

@@ -51,10 +51,9 @@ class Layout:
     channels: int
     is_image: bool
 
-    @property
-    def name(self) -> str:
-        """How messages call this entry."""
-        return "obs" if self.key is None else f"obs[{self.key!r}]"
+    def name_in(self, what: str) -> str:
+        """How messages call this entry of an observation."""
+        return what if self.key is None else f"{what}[{self.key!r}]"
 
     @property
     def frame_bytes(self) -> int:
@@ -103,15 +102,14 @@ class Layout:
         """Return one entry for each lane as an array, or raise for a wrong shape or dtype."""
         array = np.asarray(values)
         expected = (n_lanes, *self.shape)
-        name = self.name.replace("obs", what, 1)
         if array.shape != expected:
             raise ValueError(
-                f"{name} has shape {array.shape}; {n_lanes} lanes need {expected}. The number of "
+                f"{self.name_in(what)} has shape {array.shape}; {n_lanes} lanes need {expected}. The number of "
                 "lanes is fixed by n_envs, and the rest by observation_space"
             )
         if array.dtype != self.dtype:
             raise TypeError(
-                f"{name} has dtype {array.dtype}, and observation_space says {self.dtype}; nothing "
+                f"{self.name_in(what)} has dtype {array.dtype}, and observation_space says {self.dtype}; nothing "
                 "is cast silently here"
             )
         return array
