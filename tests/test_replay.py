@@ -310,6 +310,8 @@ def test_several_images_and_vectors_in_a_dict() -> None:
         for key, value in observations[t].items():
             assert_same(np.array(batch.obs[key][row]), np.array(value))
             assert_same(np.array(batch.next_obs[key][row]), np.array(observations[t + 1][key]))
+    again = buffer.sample(8, out=batch)
+    assert np.shares_memory(again.obs["left"], batch.obs["left"])
 
 
 # -- memory of batches -----------------------------------------------------------------------
@@ -336,6 +338,23 @@ def test_both_observations_are_views_of_one_gather(monkeypatch: pytest.MonkeyPat
     assert batch.obs.base is batch.next_obs.base
     assert batch.obs.flags.c_contiguous
     assert shapes == [(8, 5), (2, 7), (2, 8, 3)]
+
+
+@pytest.mark.parametrize("n_step", [1, 2])
+def test_kept_memory_is_used_again(n_step: int) -> None:
+    world = played(60, n_slots=40, n_step=n_step)
+    fresh = played(60, n_slots=40, n_step=n_step)
+    batch = world.buffer.sample(8)
+    fresh.buffer.sample(8)
+    for _ in range(5):
+        again = world.buffer.sample(8, out=batch)
+        assert again.obs.base is batch.obs.base
+        assert_same(np.array(again.obs), np.array(fresh.buffer.sample(8).obs))
+        assert_batch(again, world.oracle.samplable())
+    with pytest.raises(ValueError, match="out holds 8 transitions and batch_size=9"):
+        world.buffer.sample(9, out=batch)
+    with pytest.raises(ValueError, match="out must be a batch"):
+        world.buffer.sample(8, out=batch._replace(obs=[1, 2]))
 
 
 @pytest.mark.parametrize("device", [None, "cpu"])
@@ -1020,7 +1039,7 @@ def test_a_new_stream_needs_an_empty_buffer() -> None:
         world.step()
     with pytest.raises(StaleStreamError):
         world.buffer.sample(4)
-    late = world.buffer._draw(4, True, None)
+    late = world.buffer._draw(4, True, None, None)
     world.buffer.clear()
     with pytest.raises(StaleStreamError):
         late.result()
@@ -1209,6 +1228,11 @@ def test_samples_as_tensors(feed: str, n_step: int) -> None:
                 assert_same(np.array(one.numpy()), np.array(other))
         target = batch.reward + batch.discount * (1 - batch.terminated)
         assert target.dtype == torch.float32
+        again = tensors.sample(5, out=batch)
+        image = again.obs["image"] if feed == "dict" else again.obs
+        before = batch.obs["image"] if feed == "dict" else batch.obs
+        assert image.data_ptr() == before.data_ptr()
+        arrays.sample(5)
         tensors.update_priorities(batch.index, target.abs())
         dense, sequences = arrays.sample_sequences(4, 3), tensors.sample_sequences(4, 3)
         one, other = (

@@ -69,7 +69,9 @@ class ReplayMachine(RuleBasedStateMachine):
         self.world = World(setting)
         self.ahead: Any = None
         self.promised: deque[dict[int, Any]] = deque()
-        # Batches whose memory must stay theirs, with copies of their observations.
+        # The last batch that nobody needs, and those whose memory must stay theirs, with copies of
+        # their observations.
+        self.spare: Batch | None = None
         self.held: deque[tuple[Batch, Any]] = deque(maxlen=3)
 
     def teardown(self) -> None:
@@ -139,7 +141,9 @@ class ReplayMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.samplable)
     @rule(n=st.sampled_from((1, 2, 20)), keep=st.booleans())
     def sample(self, n: int, keep: bool) -> None:
-        batch = self.world.buffer.sample(n)
+        fits = self.spare is not None and len(self.spare.index) == n
+        batch = self.world.buffer.sample(n, out=self.spare if fits else None)
+        self.spare = None if keep else batch
         assert_batch(batch, self.samplable)
         if keep:
             self.held.append((batch, copy.deepcopy(batch.obs)))

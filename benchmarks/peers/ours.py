@@ -29,6 +29,7 @@ class Delta(System):
             autoreset_mode="disabled",  # `next_obs` is given as it is, at episodes' ends too
             seed=0,
         )
+        self.kept: dict[tuple[int, int], Any] = {}
         self.threads = ThreadPoolExecutor(2)
 
     def warm_up(self) -> None:
@@ -51,15 +52,20 @@ class Delta(System):
         )
 
     def ways(self) -> dict[str, Callable[[int], Any]]:
-        ways = {"": self.sample}
+        ways = {"": self.sample, "kept output": self.into_kept}
         return {**ways, "2 threads": self.by_threads} if self.threaded else ways
 
     def sample(self, batch_size: int) -> Any:
         return self.buffer.sample(batch_size)
 
+    def into_kept(self, batch_size: int, thread: int = 0) -> Any:
+        batch = self.buffer.sample(batch_size, out=self.kept.get((batch_size, thread)))
+        self.kept[batch_size, thread] = batch
+        return batch
+
     def by_threads(self, batch_size: int) -> Any:
-        """Half a batch each."""
-        return list(self.threads.map(self.sample, (batch_size // 2,) * 2))
+        """Half a batch each, into kept outputs."""
+        return list(self.threads.map(self.into_kept, (batch_size // 2,) * 2, (1, 2)))
 
     def drawn(self, sample: Any) -> Drawn:
         if isinstance(sample, list):

@@ -389,6 +389,7 @@ class ReplayBuffer:
         replace: bool = True,
         *,
         beta: float | None = None,
+        out: Batch | None = None,
     ) -> Batch:
         """Draw transitions, uniformly or in proportion to their priorities.
 
@@ -399,12 +400,15 @@ class ReplayBuffer:
             False: no transition twice.
         beta : float, optional
             Exponent of the weights instead of ``self.beta``.
+        out : Batch, optional
+            One that this method returned for the same `batch_size`: its observations' memory is
+            used again wherever it fits, and what it holds is lost. For large batches that is
+            faster: of two that take turns, a cache may hold neither.
 
         Returns
         -------
         Batch
-            Yours to keep. Drop it before the next one is drawn, views and all, and that one's
-            pixels take its memory, which is faster to write than fresh memory.
+            Yours to keep. Once it is gone, views and all, later ones take its memory.
 
         Raises
         ------
@@ -412,7 +416,7 @@ class ReplayBuffer:
             If nothing can be drawn yet, less than asked for without replacement, or all
             priorities are zero.
         """
-        return self._draw(batch_size, replace, beta).result()
+        return self._draw(batch_size, replace, beta, out).result()
 
     def batches(
         self,
@@ -438,7 +442,7 @@ class ReplayBuffer:
         """
         checked_int("batch_size", batch_size, 1)
         ahead = checked_int("lookahead", lookahead, 0)
-        return Batches(lambda: self._draw(batch_size, replace, beta), ahead, thread)
+        return Batches(lambda: self._draw(batch_size, replace, beta, None), ahead, thread)
 
     def sample_sequences(self, batch_size: int, length: int, replace: bool = True) -> SequenceBatch:
         """Draw runs of ``length`` steps of one episode, uniformly from all that are held.
@@ -522,9 +526,19 @@ class ReplayBuffer:
             if held.any():
                 self._tree.update(cells[held], (values[held] + self.epsilon) ** self.alpha)
 
-    def _draw(self, batch_size: int, replace: bool, beta: float | None) -> Drawn[Batch]:
+    def _draw(
+        self, batch_size: int, replace: bool, beta: float | None, out: Batch | None
+    ) -> Drawn[Batch]:
         with self._lock:
             size = checked_int("batch_size", batch_size, 1)
+            kept = None
+            if out is not None:
+                if len(out.index) != size:
+                    raise ValueError(
+                        f"out holds {len(out.index)} transitions and batch_size={size}: its "
+                        "memory fits batches of its own size"
+                    )
+                kept = self._observations.memories(out.obs, self._output)
             cells, weight = self._choose(size, replace, self.beta if beta is None else beta)
             returns = self._transitions.returns(cells, self._powers)
             if weight is not None:
@@ -533,7 +547,7 @@ class ReplayBuffer:
             readers = self._observations.step_readers(cells, returns.last, self.n_step)
 
             def decode() -> Batch:
-                obs, next_obs = self._observations.read(readers, self._output)
+                obs, next_obs = self._observations.read(readers, self._output, kept)
                 reward, terminated, discount, weights = self._output.deliver_rows(returns.signals)
                 return Batch(
                     obs=obs,

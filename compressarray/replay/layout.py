@@ -104,13 +104,13 @@ class Layout:
         expected = (n_lanes, *self.shape)
         if array.shape != expected:
             raise ValueError(
-                f"{self.name_in(what)} has shape {array.shape}; {n_lanes} lanes need {expected}. The number of "
-                "lanes is fixed by n_envs, and the rest by observation_space"
+                f"{self.name_in(what)} has shape {array.shape}; {n_lanes} lanes need {expected}. "
+                "The number of lanes is fixed by n_envs, and the rest by observation_space"
             )
         if array.dtype != self.dtype:
             raise TypeError(
-                f"{self.name_in(what)} has dtype {array.dtype}, and observation_space says {self.dtype}; nothing "
-                "is cast silently here"
+                f"{self.name_in(what)} has dtype {array.dtype}, and observation_space says "
+                f"{self.dtype}; nothing is cast silently here"
             )
         return array
 

@@ -201,9 +201,39 @@ class Observations:
         """Return readers of runs of steps; see `SequenceReader`."""
         return [SequenceReader(entry, cells) for entry in self.entries]
 
-    def read(self, readers: list[Reader], output: NumpyOutput) -> tuple[Any, Any]:
-        """Decode observations and successors; Dict entries in dicts."""
-        read = {reader.layout.key: reader.read(output) for reader in readers}
+    def memories(self, observations: Any, output: NumpyOutput) -> dict[str | None, Any]:
+        """Return the memory that observations which `read` returned are views of, by entry."""
+        found = {}
+        for entry in self.entries:
+            key = entry.layout.key
+            given = _entry(observations, entry.layout, "out.obs")
+            found[key] = output.base_of(given)
+            if found[key] is None:
+                raise ValueError(
+                    f"out.obs is {type(given).__name__} that owns its memory; out must be a batch "
+                    "as sample() returned it"
+                )
+        return found
+
+    def read(
+        self,
+        readers: list[Reader],
+        output: NumpyOutput,
+        kept: dict[str | None, Any] | None = None,
+    ) -> tuple[Any, Any]:
+        """Decode observations and successors; Dict entries in dicts.
+
+        Parameters
+        ----------
+        readers : list of Reader
+        output : NumpyOutput
+        kept : dict, optional
+            `memories` to be used again where they fit.
+        """
+        read = {}
+        for reader in readers:
+            key = reader.layout.key
+            read[key] = reader.read(output, None if kept is None else kept[key])
         if not self._is_dict:
             return read[None]
         return (

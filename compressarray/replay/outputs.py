@@ -24,12 +24,19 @@ class NumpyOutput:
     def __reduce__(self) -> Any:
         return type(self), ()
 
-    def memory(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> AnyArray:
-        """Return an array to decode into."""
+    def base_of(self, view: Any) -> Any:
+        """Return the memory that a view is of, or None."""
+        return view.base if isinstance(view, np.ndarray) else None
+
+    def memory(self, shape: tuple[int, ...], dtype: np.dtype[Any], kept: Any = None) -> AnyArray:
+        """Return an array to decode into: the kept one where it fits, or another."""
+        if kept is not None and kept.shape == shape and kept.dtype == dtype:
+            return np.asarray(kept)
         return self._recycler.empty(shape, dtype)
 
-    def deliver(self, array: AnyArray) -> Any:
+    def deliver(self, array: AnyArray, kept: Any = None) -> Any:
         """Hand over what `memory` gave and was filled."""
+        del kept
         return array
 
     def deliver_small(self, array: AnyArray) -> Any:
@@ -68,10 +75,14 @@ class TorchOutput(NumpyOutput):
     def __reduce__(self) -> Any:
         return type(self), (str(self.device),)
 
-    def memory(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> AnyArray:
+    def base_of(self, view: Any) -> Any:
+        """Return the memory that a view is of, or None."""
+        return view._base if isinstance(view, self._torch.Tensor) else None
+
+    def memory(self, shape: tuple[int, ...], dtype: np.dtype[Any], kept: Any = None) -> AnyArray:
         """Return an array to decode into: pinned for CUDA, else as numpy's."""
         if not self._is_cuda:
-            return super().memory(shape, dtype)
+            return super().memory(shape, dtype, None if kept is None else kept.numpy())
         with self._lock:
             for place, (tensor, copied) in enumerate(self._pinned.get((shape, dtype.str), [])):
                 if copied.query():
@@ -80,12 +91,15 @@ class TorchOutput(NumpyOutput):
         kind = self._torch.from_numpy(np.empty(0, dtype)).dtype
         return self._as_array(self._torch.empty(shape, dtype=kind, pin_memory=True))
 
-    def deliver(self, array: AnyArray) -> Any:
+    def deliver(self, array: AnyArray, kept: Any = None) -> Any:
         """Hand over a tensor: the array's memory itself, or its copy on the device."""
         tensor = self._torch.from_numpy(array)
         if not self._is_cuda:
             return tensor if self.device.type == "cpu" else tensor.to(self.device)
-        result = tensor.to(self.device, non_blocking=True)
+        if kept is not None and kept.shape == tensor.shape and kept.dtype == tensor.dtype:
+            result = kept.copy_(tensor, non_blocking=True)
+        else:
+            result = tensor.to(self.device, non_blocking=True)
         copied: Any = self._torch.cuda.Event()  # type: ignore[no-untyped-call]
         copied.record(self._torch.cuda.current_stream(self.device))
         with self._lock:

@@ -35,13 +35,13 @@ class Reader:
         self._indices = indices
         self._is_window = is_window
 
-    def read(self, output: NumpyOutput) -> tuple[Any, Any]:
+    def read(self, output: NumpyOutput, kept: Any = None) -> tuple[Any, Any]:
         """Decode; return observations and successors, views of one memory."""
         layout = self.layout
         shape = self._indices.shape + layout.frame_shape
-        memory = output.memory(shape, layout.frame_dtype)
+        memory = output.memory(shape, layout.frame_dtype, kept)
         self._frames.gather(self._indices, out=memory, stream=self._stream)
-        return self._views(output.deliver(memory))
+        return self._views(output.deliver(memory, kept))
 
     def _views(self, frames: Any) -> tuple[Any, Any]:
         raise NotImplementedError
