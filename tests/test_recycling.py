@@ -54,7 +54,9 @@ def test_what_nobody_sees_is_used_again() -> None:
     row = first[2]
     del first, second
     assert recycler.empty((24,), BYTE).ctypes.data in places - {row.ctypes.data - 8}
+    assert len(recycler._spare) == 1
     del row
+    assert len(recycler._spare) == 2
     again = [recycler.empty((2, 3), np.dtype(np.int32)) for _ in range(2)]
     assert {array.ctypes.data for array in again} == places
     assert all(array.flags.c_contiguous and array.flags.writeable for array in again)

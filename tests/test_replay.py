@@ -373,12 +373,14 @@ def test_memory_of_batches_that_are_gone_is_used_again(n_step: int, device: str 
         batch = buffer.sample(8)  # the last one is held until this one is there
         places.add(place(batch.obs))
     assert len(places) == 2
+    spare = buffer._output._recycler._spare
+    assert len(spare) == 1
     assert batch is not None
     view = batch.next_obs[3:, 1:]
     del batch
     expected = np.array(view.numpy() if device else view)
     places = {place(buffer.sample(8).obs) for _ in range(20)}
-    assert len(places) == 1
+    assert len(places) == len(spare) == 1
     assert_same(np.array(view.numpy() if device else view), expected)
 
 

@@ -47,7 +47,10 @@ def checked_mode(mode: Any) -> Mode:
 
 
 def checked_rewards(reward: Any, n: int) -> npt.NDArray[np.floating[Any]]:
-    """Return one reward for each lane, in float32 or float64, the one's own memory if it is."""
+    """Return one reward for each lane in float32 or float64, no copy where they are that already.
+
+    Those that float32 does not hold may be infinite.
+    """
     values = np.asarray(reward)
     if values.shape != (n,):
         raise ValueError(f"reward has shape {values.shape}; {n} lanes need {(n,)}")

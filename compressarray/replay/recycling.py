@@ -11,12 +11,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-# Fresh memory costs a page fault each 4 KiB, which takes longer than decoding what goes there.
+# That wait to be used again: two batches of 256 pairs of RGB stacks of 3, twice 33 MB, nearly do.
 MAX_SPARE_BYTES = 1 << 26
 
 
 class Recycler:
-    """Hands out uninitialized arrays in memory of earlier ones that are gone, views and all."""
+    """Hands out uninitialized arrays in memory of earlier ones that are gone, views and all.
+
+    Fresh memory may cost a page fault each 4 KiB: with 260 of them a batch of 32 transitions of
+    Atari took 660 microseconds instead of 160.
+    """
 
     def __init__(self) -> None:
         # Changed by single calls only: arrays may go in any thread, and within any call here.
