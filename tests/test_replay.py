@@ -1051,6 +1051,31 @@ def test_a_new_stream_needs_an_empty_buffer() -> None:
         assert_same_content(world.buffer, world.oracle)
 
 
+@pytest.mark.parametrize("begins_anew", [False, True])
+def test_frames_that_were_let_go_stay_so_after_clear(begins_anew: bool) -> None:
+    frames = DiffFrameArray((60, 1, *FRAME), stack_axis=None)
+    frames.append(np.zeros((60, 1, *FRAME), np.uint8))
+    buffer = ReplayBuffer(10, INDICES, Discrete(2), 1, frames=frames)
+
+    def add(t: int) -> None:
+        stack = np.arange(t, t + 3)[None]
+        buffer.add(stack, [0], [0.0], [False], [False], stack + 1)
+
+    for t in range(50):
+        add(t)
+    buffer.clear()
+    if begins_anew:
+        frames.clear()
+        frames.append(np.zeros((20, 1, *FRAME), np.uint8))
+    else:
+        with pytest.raises(FrameEvictedError, match="its oldest kept frame is"):
+            add(3)
+        assert len(buffer) == 0
+    for t in range(4 if begins_anew else 50, 12 if begins_anew else 56):
+        add(t)
+        assert buffer.sample(5).obs.shape == (5, 3, *FRAME)
+
+
 def test_an_evicted_frame_is_never_replaced_by_another() -> None:
     world = played(5, feed="indices", n_slots=5)
     assert world.frames is not None

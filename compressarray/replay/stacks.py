@@ -147,11 +147,12 @@ class Stacks(ABC):
             self.frames.discard(self.lanes["first"])
 
     def clear(self) -> None:
-        """Forget all stacks."""
+        """Forget all stacks; frames that were let go stay so for as long as their stream lasts."""
         self.lanes["known"] = False
         self.lanes["at"] = -1
-        self.lanes["first"] = 0
-        self.stream = self.frames.stream
+        if self.frames.stream != self.stream:
+            self.lanes["first"] = 0
+            self.stream = self.frames.stream
 
     # -- sampling ----------------------------------------------------------------------------
 
@@ -300,12 +301,14 @@ class FrameIndices(Stacks):
         ValueError
             If the indices are no stacks, or the successor's do not follow.
         """
-        if self.frames.stream != self.stream and self.lanes["known"].any():
-            raise StaleStreamError(
-                f"the frames are in stream {self.frames.stream}, and the buffer holds transitions "
-                f"of stream {self.stream}: a reset with a seed began the new one. Reset without a "
-                "seed, or call clear() first"
-            )
+        if self.frames.stream != self.stream:
+            if self.lanes["known"].any():
+                raise StaleStreamError(
+                    f"the frames are in stream {self.frames.stream}, and the buffer holds "
+                    f"transitions of stream {self.stream}: a reset with a seed began the new one. "
+                    "Reset without a seed, or call clear() first"
+                )
+            self.clear()
         counts = self.frames.lane_counts
         problem, lane = plan_indices(
             as_kernels_take(obs), as_kernels_take(successor), self.current, live, counts,
@@ -341,5 +344,4 @@ class FrameIndices(Stacks):
     def commit(self, successor: AnyArray, live: Bools, counts: Int64s) -> None:
         """Write down also the successors' indices."""
         super().commit(successor, live, counts)
-        self.stream = self.frames.stream
         np.copyto(self.current, successor, where=live[:, None])
