@@ -73,6 +73,9 @@ class ReplayMachine(RuleBasedStateMachine):
         # their observations.
         self.spare: Batch | None = None
         self.held: deque[tuple[Batch, Any]] = deque(maxlen=3)
+        # To the power of alpha: of what may be drawn, by name, and of what comes to it.
+        self.priorities: dict[int, float] = {}
+        self.priority_of_new = 1.0
 
     def teardown(self) -> None:
         if hasattr(self, "world"):
@@ -199,6 +202,9 @@ class ReplayMachine(RuleBasedStateMachine):
         index = buffer.sample(4).index
         priorities = data.draw(st.lists(st.floats(0, 9), min_size=4, max_size=4))
         buffer.update_priorities(index, priorities)
+        scaled = [(priority + buffer.epsilon) ** buffer.alpha for priority in priorities]
+        self.priorities.update(zip(index.tolist(), scaled, strict=True))
+        self.priority_of_new = max(self.priority_of_new, *scaled)
 
     # ----------------------------------------------------------------- copying
 
@@ -219,6 +225,7 @@ class ReplayMachine(RuleBasedStateMachine):
         self.stop_drawing_ahead()
         world = self.world
         world.buffer.clear()
+        self.priorities, self.priority_of_new = {}, 1.0
         world.oracle = world.new_oracle()
         world.reset_from_outside(range(world.setting.n_envs))
 
@@ -227,6 +234,19 @@ class ReplayMachine(RuleBasedStateMachine):
     @invariant()
     def holds_what_was_added(self) -> None:
         assert_same_content(self.world.buffer, self.world.oracle)
+
+    @invariant()
+    def draws_by_priority(self) -> None:
+        """With beta=1 the weights are the least priority over each one's own."""
+        samplable = self.samplable
+        self.priorities = {
+            name: self.priorities.get(name, self.priority_of_new) for name in samplable
+        }
+        if self.world.setting.prioritized and samplable:
+            batch = self.world.buffer.sample(len(samplable), replace=False, beta=1.0)
+            drawn = np.array([self.priorities[name] for name in batch.index.tolist()])
+            assert sorted(batch.index.tolist()) == sorted(samplable)
+            np.testing.assert_allclose(batch.weight, drawn.min() / drawn, rtol=1e-5)
 
     @invariant()
     def accounts_add_up(self) -> None:
