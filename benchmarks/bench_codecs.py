@@ -27,7 +27,7 @@ from benchmarks.common import RESULTS, geometric_mean, machine
 from benchmarks.frames import GAMES, game_frames
 from compressarray import DiffFrameArray
 
-CODECS = ("raw", "sparse", "delta", "delta-zstd", "zstd")
+CODECS = ("raw", "sparse", "delta", "delta-huffman", "zstd")
 STACK = 4
 STACK_BYTES = STACK * 84 * 84  # one dense observation: 28,224
 BATCHES = (32, 256)

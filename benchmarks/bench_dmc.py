@@ -9,7 +9,7 @@ RGB, beside Table I of the paper (Differentially Encoded Observation Spaces, arX
   are played to the script's own buffers, by turns;
 - steps per second of the whole script, in short runs by turns.
 
-    python -m benchmarks.bench_dmc [--quick] [--tasks walker_walk] [--codec delta-zstd] [--help]
+    python -m benchmarks.bench_dmc [--quick] [--tasks walker_walk] [--codec delta-huffman] [--help]
 
 Writes `benchmarks/results/dmc.json` and `dmc.md` (`dmc-quick.*` with `--quick`).
 """
@@ -40,7 +40,7 @@ from compressarray.store.workers import n_threads
 RESULTS = Path(__file__).parent / "results"
 CACHE = Path(__file__).parent / ".cache"
 STORAGES = ("dense", "compressed", "indexed")
-PACKED = "indexed delta-zstd"  # timed beside these, without training
+PACKED = "indexed delta-huffman"  # timed beside these, without training
 RGB_STACK, GRAY_STACK = 3 * 3 * 84 * 84, 3 * 84 * 84  # 63,504 and 21,168 bytes
 MILLION = 1_000_000
 
@@ -50,10 +50,10 @@ SIZED = {
     "half": ["--half-compress"],
     "full": ["--full-compress"],
     "delta": ["--codec", "delta"],
-    "delta-zstd": ["--codec", "delta-zstd"],
+    "delta-huffman": ["--codec", "delta-huffman"],
 }
 
-FILLED = "delta-zstd"  # of which a million are held
+FILLED = "delta-huffman"  # of which a million are held
 
 # Table I, in the paper's setting: GB and times smaller than 63.5 GB of RGB stacks, and frames per
 # second before and after.
@@ -231,7 +231,7 @@ def size(each: float) -> dict:
 
 def storage_flags(args: Args, storage: str) -> list[str]:
     if storage == PACKED:
-        return ["--obs-storage", "indexed", "--codec", "delta-zstd"]
+        return ["--obs-storage", "indexed", "--codec", "delta-huffman"]
     return ["--obs-storage", storage, "--codec", args.codec]
 
 
@@ -306,7 +306,7 @@ def markdown(rows: list[list[str]]) -> str:
 
 
 def size_table(results: dict) -> str:
-    rows = [["task", "setting", "paper's Half, Full", "GB half", "full", "delta", "delta-zstd"]]
+    rows = [["task", "setting", "paper's Half, Full", "GB half", "full", "delta", "delta-huffman"]]
     for key, result in results.items():
         task, preset = key.split("/")
         paper = PAPER.get(task, {}) if preset == "paper" else {}

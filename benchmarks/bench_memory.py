@@ -32,7 +32,7 @@ BATCH = 256
 class Args:
     games: tuple[str, ...] = ("Pong", "Enduro")
     """which games"""
-    codecs: tuple[str, ...] = ("delta", "delta-zstd", "raw")
+    codecs: tuple[str, ...] = ("delta", "delta-huffman", "raw")
     """which codecs"""
     counts: tuple[int, ...] = (100_000, 1_000_000)
     """frames to append"""

@@ -4,7 +4,7 @@ A random policy plays the game, and the buffer is fed the stacks that ALE gives.
 bytes that the buffer says it holds, the growth of the process's resident memory, and how long
 adding a transition and sampling 32 take.
 
-    python -m benchmarks.bench_million [--game Pong] [--codec delta-zstd] [--help]
+    python -m benchmarks.bench_million [--game Pong] [--codec delta-huffman] [--help]
 
 Writes `benchmarks/results/million.json` and `million.md` (other settings than the usual ones: under
 another name).

@@ -6,7 +6,7 @@ column of the paper (Differentially Encoded Observation Spaces, arXiv 2310.01767
 the milliseconds per update that storing and reading observations takes with the network's work
 left out: one recording of real games is played to the script's own code for each storage, by turns.
 
-    python -m benchmarks.bench_ppo [--quick] [--games Pong Qbert] [--codec delta-zstd] [--help]
+    python -m benchmarks.bench_ppo [--quick] [--games Pong Qbert] [--codec delta-huffman] [--help]
 
 Writes `benchmarks/results/ppo.json` and `ppo.md` (`ppo-quick.*` with `--quick`).
 """

@@ -68,8 +68,8 @@ WAYS = (
     DENSE,
     Way("compressed", "delta"),
     Way("indexed", "delta"),
-    Way("compressed", "delta-zstd"),
-    Way("indexed", "delta-zstd"),
+    Way("compressed", "delta-huffman"),
+    Way("indexed", "delta-huffman"),
 )
 
 

@@ -95,7 +95,7 @@ class Args:
     obs_storage: Literal["compressed", "indexed", "dense"] = "compressed"
     """a ReplayBuffer of stacks, one of frame indices, or dense uint8 stacks"""
     codec: str = "delta"
-    """how frames are stored: raw, sparse, delta, delta-zstd, or a numcodecs codec such as zstd"""
+    """how frames are stored: raw, sparse, delta, delta-huffman, or a numcodecs codec: zstd, ..."""
     half_compress: bool = False
     """the paper's Half: --obs-storage indexed --codec raw"""
     full_compress: bool = False

@@ -95,7 +95,7 @@ class Args:
     obs_storage: Literal["compressed", "indexed", "dense"] = "compressed"
     """a DiffFrameArray of stacks, frame indices with each frame once, or CleanRL's dense floats"""
     codec: str = "delta"
-    """how frames are stored: raw, sparse, delta, delta-zstd, or a numcodecs codec such as zstd"""
+    """how frames are stored: raw, sparse, delta, delta-huffman, or a numcodecs codec: zstd, ..."""
 
     # Algorithm specific arguments
     env_id: str = "ALE/Pong-v5"

@@ -104,7 +104,7 @@ class Args:
     obs_storage: Literal["compressed", "indexed", "dense"] = "compressed"
     """a ReplayBuffer fed with stacks, one fed with frame indices, or plain arrays of stacks"""
     codec: str = "delta"
-    """how frames are stored: raw, sparse, delta, delta-zstd, or a numcodecs codec such as zstd"""
+    """how frames are stored: raw, sparse, delta, delta-huffman, or a numcodecs codec: zstd, ..."""
 
     # Algorithm specific arguments
     env_id: str = "ALE/Pong-v5"

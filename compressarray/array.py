@@ -278,7 +278,7 @@ class DiffFrameArray(NDArrayOperatorsMixin):
     frame_ndim : int, default 2
         Axes of one frame, from 0.
     codec : str or object, default "delta"
-        ``"raw"``, ``"sparse"``, ``"delta"``, ``"delta-zstd"``, or a numcodecs codec, its
+        ``"raw"``, ``"sparse"``, ``"delta"``, ``"delta-huffman"``, or a numcodecs codec, its
         configuration or its id: those code each frame alone.
     fill_value : scalar, default 0
         What never written elements hold.
@@ -307,7 +307,7 @@ class DiffFrameArray(NDArrayOperatorsMixin):
     others; writing encodes anew those that it touches.
 
     Many threads may read while one writes: each frame comes wholly old or wholly new. What
-    one call decodes into 4 MiB or more, with "sparse", "delta" or "delta-zstd", is shared out to
+    one call decodes into 4 MiB or more, with "sparse", "delta" or "delta-huffman", is shared out to
     several threads: as many as the environment variable ``NUMBA_NUM_THREADS`` said when numba was
     imported, by default as there are cores, and at most eight.
 

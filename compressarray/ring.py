@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from compressarray.errors import CorruptFrameError
-from compressarray.jit import kernel
+from compressarray.kernels.compiling import kernel
 from compressarray.snapshots import MOST, Snapshot, array_of, int_of
 
 Int64s = npt.NDArray[np.int64]

@@ -53,7 +53,7 @@ CODECS: dict[str, Callable[[], Any]] = {
     "raw": lambda: "raw",
     "sparse": lambda: "sparse",
     "delta": lambda: "delta",
-    "delta-zstd": lambda: "delta-zstd",
+    "delta-huffman": lambda: "delta-huffman",
     "zstd by name": lambda: "zstd",
     "lz4 by config": lambda: {"id": "lz4"},
     "numcodecs.Zstd": lambda: _numcodecs("zstd", level=1),
@@ -61,8 +61,8 @@ CODECS: dict[str, Callable[[], Any]] = {
     "numcodecs.GZip": lambda: _numcodecs("gzip", level=1),
     "numcodecs.Blosc": lambda: _numcodecs("blosc", cname="lz4", clevel=3, shuffle=1),
 }
-OWN_CODECS = ("raw", "sparse", "delta", "delta-zstd")
-CHAINED_CODECS = ("delta", "delta-zstd")  # frames lean on earlier frames of their GOP
+OWN_CODECS = ("raw", "sparse", "delta", "delta-huffman")
+CHAINED_CODECS = ("delta", "delta-huffman")  # frames lean on earlier frames of their GOP
 ALONE_CODECS = tuple(name for name in CODECS if name not in ("sparse", *CHAINED_CODECS))
 
 

@@ -29,7 +29,7 @@ from tests.strategies import game
 from tests.test_words import Coder, bytes_of
 
 GUARD = 64
-OWN = ["raw", "sparse", "delta", "delta-zstd", "zstd"]
+OWN = ["raw", "sparse", "delta", "delta-huffman", "zstd"]
 
 
 # -- records ---------------------------------------------------------------------------------
@@ -343,10 +343,10 @@ def fuzz(codec: str, first: int, n: int) -> None:
         resource.setrlimit(resource.RLIMIT_AS, (1 << 36, 1 << 36))
     arrays = played_arrays(codec)
     states = [array.__getstate__() for array in arrays]
-    if codec in ("delta", "delta-zstd"):
+    if codec in ("delta", "delta-huffman"):
         frames = states[0]["frames"]
         assert len(frames["vocabulary"]["words"]) > 100
-        assert (codec == "delta-zstd") == (frames["packer"] is not None)
+        assert (codec == "delta-huffman") == (frames["packer"] is not None)
         assert sum(state["frames"]["open_mapped"].sum() for state in states) > 0
     outcomes: Counter[str] = Counter()
     for seed in range(first, first + n):

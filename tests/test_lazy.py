@@ -35,7 +35,7 @@ MIB = 1024 * 1024
 # frames are coded alone, one frame is one frame.
 REACH = {
     "delta": GOP,
-    "delta-zstd": GOP,
+    "delta-huffman": GOP,
     "sparse": 4,
     "raw": 1,
     "numcodecs.Zstd": 1,
@@ -44,7 +44,7 @@ REACH = {
 
 
 def build(codec: str, *between: int, n_time: int = N_TIME, **options: Any) -> DiffFrameArray:
-    if codec in ("delta", "delta-zstd"):
+    if codec in ("delta", "delta-huffman"):
         options.setdefault("gop_length", GOP)
     return DiffFrameArray((n_time, *between, *FRAME), codec=CODECS[codec](), **options)
 
@@ -260,7 +260,7 @@ def test_reading_one_row_of_stacks_decodes_at_most_two_gops_a_lane(codec: str) -
                 assert work.gops_decoded <= 2
 
 
-@pytest.mark.parametrize("codec", ["delta", "delta-zstd"])
+@pytest.mark.parametrize("codec", ["delta", "delta-huffman"])
 def test_a_batch_of_stacks_decodes_each_gop_once(codec: str) -> None:
     """`obs` and `next_obs` share GOPs, and a batch that asks twice decodes once."""
     array = build(codec, n_time=128)
@@ -406,7 +406,7 @@ def test_ten_million_rows_cost_nothing_until_written() -> None:
             assert array.nbytes_stored < 4 * 2**20, array.nbytes_stored
             return array
 
-        for codec in ("raw", "sparse", "delta", "delta-zstd"):
+        for codec in ("raw", "sparse", "delta", "delta-huffman"):
             use(codec, 64)
             use(codec, 64, 2, 4)
             before = resident_bytes()
@@ -445,7 +445,7 @@ LARGE_FRAME = (64, 64)
 LARGE = 2048  # frames: 8 MiB dense
 
 
-@pytest.fixture(scope="module", params=["delta", "delta-zstd"])
+@pytest.fixture(scope="module", params=["delta", "delta-huffman"])
 def large(request: pytest.FixtureRequest) -> DiffFrameArray:
     array = DiffFrameArray((LARGE, *LARGE_FRAME), codec=request.param, gop_length=16)
     content = game(1024, LARGE_FRAME)
@@ -497,7 +497,7 @@ def test_assignments_stay_compressed(large: DiffFrameArray) -> None:
     """What needs the old pixels works through them a GOP at a time."""
     twin = large.copy()
     most = 4 * large.nbytes_stored + BESIDE_RESULT
-    if large.codec == "delta-zstd":
+    if large.codec == "delta-huffman":
         most += 2 * MIB  # while it learns codes: it counts 256 symbols in 1032 contexts
     assert most < large.nbytes / 2 + MIB
 

@@ -80,8 +80,8 @@ class Delta(System):
 
 
 class DeltaZstd(Delta):
-    name = "compressarray delta-zstd"
-    codec = "delta-zstd"
+    name = "compressarray delta-huffman"
+    codec = "delta-huffman"
 
 
 class Sparse(Delta):

@@ -27,7 +27,7 @@ COLUMNS = (
     "measured on",
 )
 # Of ours, each game by itself.
-BY_GAME = (("compressarray delta", "kept output"), ("compressarray delta-zstd", "kept output"))
+BY_GAME = (("compressarray delta", "kept output"), ("compressarray delta-huffman", "kept output"))
 
 
 def write(record: dict[str, Any], folder: Path, name: str) -> str:

@@ -16,9 +16,9 @@ SPARSE_GOP_LENGTH = 4
 _GOP_LENGTHS = {
     "sparse": SPARSE_GOP_LENGTH,
     "delta": DELTA_GOP_LENGTH,
-    "delta-zstd": PACKED_GOP_LENGTH,
+    "delta-huffman": PACKED_GOP_LENGTH,
 }
-NAMES = ("raw", "sparse", "delta", "delta-zstd")
+NAMES = ("raw", "sparse", "delta", "delta-huffman")
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Codec:
     @property
     def groups(self) -> bool:
         """Whether frames are coded in groups, against each other."""
-        return self.name in ("sparse", "delta", "delta-zstd")
+        return self.name in ("sparse", "delta", "delta-huffman")
 
 
 def resolve(codec: object, gop_length: int | None) -> Codec:

@@ -12,7 +12,6 @@ from typing import Any
 import numpy as np
 
 from compressarray.codecs.entropy import MAX_SKIP_BYTES
-from compressarray.codecs.memory import load8, load16, load32, load64
 from compressarray.codecs.sparse import HEADER_BYTES, RAW_TAG, coordinate_bytes
 from compressarray.codecs.words import (
     ABOVE,
@@ -33,7 +32,8 @@ from compressarray.codecs.words import (
     pixel_bytes_of,
     record_bytes,
 )
-from compressarray.jit import inlined, kernel
+from compressarray.kernels.compiling import inlined, kernel
+from compressarray.kernels.memory import load8, load16, load32, load64
 
 # What is answered in place of an address.
 SHORT, TOO_LONG, NO_COUNT, NO_TOKEN, NO_KIND, OUTSIDE, NO_SOURCE, NO_WORD = range(-8, 0)

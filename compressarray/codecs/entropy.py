@@ -16,17 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from compressarray.codecs.memory import (
-    base_of,
-    copy_bytes,
-    load8,
-    load16,
-    load32,
-    load64,
-    store8,
-    store32,
-    store64,
-)
 from compressarray.codecs.words import (
     ENTRY_BYTES,
     ESCAPE,
@@ -38,7 +27,18 @@ from compressarray.codecs.words import (
     get_varint,
     put_varint,
 )
-from compressarray.jit import inlined, kernel
+from compressarray.kernels.compiling import inlined, kernel
+from compressarray.kernels.memory import (
+    base_of,
+    copy_bytes,
+    load8,
+    load16,
+    load32,
+    load64,
+    store8,
+    store32,
+    store64,
+)
 
 CODE_BITS = 8  # of the longest code, so that seven fit into what one look at the bits shows
 N_SYMBOLS = 256

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from compressarray.codecs.memory import load64, load_tail, nonzero_bytes, widen_mask
 from compressarray.codecs.words import (
     ABOVE,
     BACKGROUND,
@@ -34,7 +33,8 @@ from compressarray.codecs.words import (
     classify,
     token_key,
 )
-from compressarray.jit import kernel
+from compressarray.kernels.compiling import kernel
+from compressarray.kernels.memory import load64, load_tail, nonzero_bytes, widen_mask
 
 Int64s = npt.NDArray[np.int64]
 UInt8s = npt.NDArray[np.uint8]

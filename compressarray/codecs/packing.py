@@ -29,7 +29,7 @@ from compressarray.codecs.entropy import (
     build_decoding,
 )
 from compressarray.errors import CorruptFrameError
-from compressarray.jit import kernel
+from compressarray.kernels.compiling import kernel
 from compressarray.snapshots import Snapshot, array_of, int_of
 
 Counts = npt.NDArray[np.int32]

@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from compressarray.codecs.memory import (
+from compressarray.kernels.compiling import inlined, kernel
+from compressarray.kernels.memory import (
     copy_bytes,
     load8,
     load16,
@@ -23,7 +24,6 @@ from compressarray.codecs.memory import (
     store16,
     store32,
 )
-from compressarray.jit import inlined, kernel
 
 RAW_TAG = 1
 HEADER_BYTES = 5

@@ -20,7 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from compressarray.codecs.memory import (
+from compressarray.kernels.compiling import inlined, kernel
+from compressarray.kernels.memory import (
     STACK_WORDS,
     add_bytes,
     base_of,
@@ -46,7 +47,6 @@ from compressarray.codecs.memory import (
     sum_bytes,
     widen_mask,
 )
-from compressarray.jit import inlined, kernel
 
 Words = npt.NDArray[np.uint64]
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from compressarray.jit import kernel
+from compressarray.kernels.compiling import kernel
 
 AnyArray = npt.NDArray[Any]
 

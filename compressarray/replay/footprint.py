@@ -12,7 +12,7 @@ _STORED_PART = {
     "raw": 6024 / 7056,
     "sparse": 2410 / 7056,
     "delta": 121 / 7056,
-    "delta-zstd": 78 / 7056,
+    "delta-huffman": 78 / 7056,
 }
 _STORED_PART_ALONE = 533 / 7056
 

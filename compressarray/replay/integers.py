@@ -11,7 +11,7 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
-from compressarray.jit import kernel
+from compressarray.kernels.compiling import kernel
 
 _UINT32 = np.uint64(2**32 - 1)
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from compressarray.jit import kernel
+from compressarray.kernels.compiling import kernel
 
 Int64s = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]

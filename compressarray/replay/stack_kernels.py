@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from compressarray.codecs.memory import base_of, copy_bytes, prefetch, same_bytes
-from compressarray.jit import inlined, kernel
+from compressarray.kernels.compiling import inlined, kernel
+from compressarray.kernels.memory import base_of, copy_bytes, prefetch, same_bytes
 from compressarray.replay.transitions import AHEAD
 
 # Bits of marks: padding is the lane's pinned frame; the successor stands apart; its padding is

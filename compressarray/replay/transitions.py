@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from compressarray.codecs.memory import base_of, prefetch
-from compressarray.jit import kernel
+from compressarray.kernels.compiling import kernel
+from compressarray.kernels.memory import base_of, prefetch
 from compressarray.replay.windows import CUT, END, FIRST, TERMINATED, TRUNCATED, Windows
 
 AnyArray = npt.NDArray[Any]

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from compressarray.jit import kernel
+from compressarray.kernels.compiling import kernel
 from compressarray.replay.priorities import SumTree, set_leaf
 
 Int64s = npt.NDArray[np.int64]

@@ -21,9 +21,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from compressarray.codecs.memory import base_of, copy_bytes, move_bytes, same_bytes
 from compressarray.errors import CorruptFrameError
-from compressarray.jit import inlined, kernel
+from compressarray.kernels.compiling import inlined, kernel
+from compressarray.kernels.memory import base_of, copy_bytes, move_bytes, same_bytes
 from compressarray.snapshots import Snapshot, array_of
 from compressarray.store.base import address_of
 

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from compressarray.codecs import Codec
-from compressarray.codecs.memory import base_of
 from compressarray.errors import CorruptFrameError
-from compressarray.jit import kernel
+from compressarray.kernels.compiling import kernel
+from compressarray.kernels.memory import base_of
 from compressarray.snapshots import Snapshot, array_of, int_of
 from compressarray.store.locks import ReadWriteLock
 

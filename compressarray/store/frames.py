@@ -11,9 +11,9 @@ from typing import Any
 import numpy as np
 
 from compressarray.codecs import Codec
-from compressarray.codecs.memory import base_of, copy_bytes, load64, load_tail, same_bytes
 from compressarray.errors import CorruptFrameError
-from compressarray.jit import kernel
+from compressarray.kernels.compiling import kernel
+from compressarray.kernels.memory import base_of, copy_bytes, load64, load_tail, same_bytes
 from compressarray.snapshots import Snapshot, array_of, int_of, part_of
 from compressarray.store.arena import (
     MAX_REFERENCES,

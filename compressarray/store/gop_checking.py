@@ -21,9 +21,9 @@ from compressarray.codecs.checking import (
     check_sparse,
 )
 from compressarray.codecs.entropy import unpack_record
-from compressarray.codecs.memory import base_of, copy_bytes
 from compressarray.errors import CorruptFrameError
-from compressarray.jit import kernel
+from compressarray.kernels.compiling import kernel
+from compressarray.kernels.memory import base_of, copy_bytes
 from compressarray.store.arena import N_ENTRIES, ArenaState, chunk_start
 from compressarray.store.gop_layout import (
     CLOSED,

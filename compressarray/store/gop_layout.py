@@ -25,10 +25,10 @@ import numpy as np
 import numpy.typing as npt
 
 from compressarray.codecs.entropy import unpack_record
-from compressarray.codecs.memory import base_of, copy_bytes, load8, load16, load32
 from compressarray.codecs.sparse import apply_sparse, encode_sparse, skip_sparse
 from compressarray.codecs.words import ENTRY_BYTES, apply_record, encode_record, record_bytes
-from compressarray.jit import inlined, kernel
+from compressarray.kernels.compiling import inlined, kernel
+from compressarray.kernels.memory import base_of, copy_bytes, load8, load16, load32
 
 HEADER_BYTES = 8
 TABLE_BYTES = 256 * ENTRY_BYTES

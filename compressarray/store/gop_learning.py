@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from compressarray.codecs.learning import read_changes
-from compressarray.codecs.memory import base_of
-from compressarray.jit import kernel
+from compressarray.kernels.compiling import kernel
+from compressarray.kernels.memory import base_of
 from compressarray.store.gop_layout import (
     FRAME_BYTES,
     GOP,

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 from compressarray.codecs.entropy import count_symbols, pack_record, unpack_record
-from compressarray.codecs.memory import copy_bytes, store8, store32
 from compressarray.codecs.words import skip_record
-from compressarray.jit import inlined, kernel
+from compressarray.kernels.compiling import inlined, kernel
+from compressarray.kernels.memory import copy_bytes, store8, store32
 from compressarray.store.gop_layout import (
     DELTA,
     FRAME_BYTES,

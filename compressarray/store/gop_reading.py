@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from compressarray.codecs.memory import base_of, copy_bytes, load16, load32, load64, prefetch
-from compressarray.jit import inlined, kernel
+from compressarray.kernels.compiling import inlined, kernel
+from compressarray.kernels.memory import base_of, copy_bytes, load16, load32, load64, prefetch
 from compressarray.store.arena import GRANULE_SHIFT, ArenaState
 from compressarray.store.gop_layout import (
     FRAME_BYTES,
@@ -41,7 +41,8 @@ from compressarray.store.workers import n_threads, run
 PREFETCHED_LINES = 16
 # What is decoded into two or more times as many bytes is decoded by several threads. Of 256 stacks
 # of Pong, MsPacman and Enduro two threads take 1.07, 0.72 and 0.63 of the time of one (535, 506 and
-# 1,486 microseconds) with delta, 0.66, 0.57 and 0.54 with delta-zstd: smaller parts would not gain.
+# 1,486 microseconds) with delta, 0.66, 0.57 and 0.54 with delta-huffman: smaller parts would not
+# gain.
 PART_BYTES = 1 << 21
 _HASH_MULTIPLIER = 0x9E3779B1  # odd, near 2**32 over the golden ratio
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from compressarray.codecs.memory import (
+from compressarray.kernels.compiling import inlined, kernel
+from compressarray.kernels.memory import (
     array_at,
     base_of,
     changed_bytes,
@@ -25,7 +26,6 @@ from compressarray.codecs.memory import (
     store16,
     store32,
 )
-from compressarray.jit import inlined, kernel
 from compressarray.store.arena import PAGE_SHIFT, ArenaState, allocate, chunk_start, release, share
 from compressarray.store.gop_layout import (
     BACKGROUND,

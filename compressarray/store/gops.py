@@ -106,7 +106,7 @@ class GopStore(Store):
         gop = self._gop = _gop_length(stack, frame_bytes, codec)
         self._n_gops = -(-(n_rows + stack - 1) // gop)
         self._padded = (frame_bytes + 7) // 8 * 8 + 8
-        self._packs = codec.name == "delta-zstd" and frame_bytes <= MAX_PACKED_BYTES
+        self._packs = codec.name == "delta-huffman" and frame_bytes <= MAX_PACKED_BYTES
         # The codes of what is held, and of what is written: others only while all is packed anew.
         self._packer: Packer | None = None
         self._next_packer: Packer | None = None

@@ -17,7 +17,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 
-from compressarray.jit import inlined, kernel
+from compressarray.kernels.compiling import inlined, kernel
 
 HAS_BMI2 = bool(llvmlite.binding.get_host_cpu_features().get("bmi2", False))
 
