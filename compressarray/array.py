@@ -28,7 +28,7 @@ from compressarray.errors import CorruptFrameError, FrameEvictedError, StaleStre
 from compressarray.indexing import select
 from compressarray.ring import FIRST_PIN, Ring
 from compressarray.snapshots import Snapshot, array_of, int_of, part_of
-from compressarray.store import Int64s, Store, UInt8s, make_store
+from compressarray.store import MAX_STACK, Int64s, Store, UInt8s, check_size, make_store
 
 AnyArray = npt.NDArray[Any]
 # Frames that are held beside a result, while keys reach inside frames: one group of pictures.
@@ -65,6 +65,8 @@ class _Frames:
         if snapshot is not None:
             self._restore(shape, stack_axis, snapshot)
             return
+        stack = 1 if stack_axis is None else shape[stack_axis]
+        check_size(prod(shape[: len(shape) - frame_ndim]), stack, self.frame_bytes, codec)
         self._take_shape(shape, stack_axis)
         self.now = self._begin(0)
 
@@ -130,7 +132,9 @@ class _Frames:
         else:
             store_lead, axis = given
             self._store_lead = checked_shape(store_lead)
-            self._store_axis = checked_stack_axis(axis, len(store_lead), len(store_lead))
+            self._store_axis = checked_stack_axis(
+                axis, self._store_lead, len(self._store_lead), MAX_STACK
+            )
             if prod(self._store_lead) != prod(lead):
                 raise CorruptFrameError(f"pickled frames of {store_lead} are not those of {lead}")
         number = int_of(snapshot, "stream", 0)
@@ -155,7 +159,9 @@ class _Frames:
         self._store_lead, self._store_axis = self.lead_shape, self.stack_axis
         # Whether rows, lanes and stacks are the store's own.
         self.is_native = True
-        fill = np.full(self.frame_shape, self.fill_value, self.dtype)
+        # not np.full: it leaves the gaps of aligned dtypes as memory was
+        fill = np.zeros(self.frame_shape, self.dtype)
+        np.copyto(fill, self.fill_value, casting="unsafe")
         flat = np.frombuffer(fill.tobytes() or bytes(1), np.uint8)
         return _Stream(number, Ring(self.shape[0], self.n_lanes), self._make_store(flat, None))
 
@@ -284,7 +290,8 @@ class DiffFrameArray(NDArrayOperatorsMixin):
         What never written elements hold.
     stack_axis : int, None or "auto", default "auto"
         Which axis between time and frame holds stacks, of which each repeats all but one frame of
-        the one before. "auto" takes the last where there are two or more, so that
+        the one before. "auto" takes the last where there are two or more (unless it is longer than
+        256, as stacks may be), so that
         ``(128, 8, 4, 84, 84)`` is 128 steps of 8 environments with stacks of 4. It changes how
         small and how fast the array is, and which axes are lanes; never what it holds.
     gop_length : int, optional
@@ -377,7 +384,7 @@ class DiffFrameArray(NDArrayOperatorsMixin):
                 f"codec='sparse' codes uint8 frames of two axes, not {plain_dtype} frames of "
                 f"{ndim}; use codec='delta'"
             )
-        axis = checked_stack_axis(stack_axis, len(lengths), len(lengths) - ndim)
+        axis = checked_stack_axis(stack_axis, lengths, len(lengths) - ndim, MAX_STACK)
         self._be(_Frames(lengths, plain_dtype, ndim, axis, chosen, fill_value, snapshot))
 
     # -- attributes --------------------------------------------------------------------------
@@ -792,7 +799,7 @@ class DiffFrameArray(NDArrayOperatorsMixin):
         flat = wanted.reshape(-1)
         n_changes = now.ring.n_changes
         places, bad = now.ring.places(flat, now.store.n_pins)
-        if bad < 0 and result.size and not shared.is_empty:
+        if bad < 0 and result.nbytes:  # without cells there may be pinned frames
             shared.gather(now.store, places, result)
             if now.ring.n_changes != n_changes:
                 # A frame that was evicted while it was read may be the next one by now.
@@ -873,8 +880,9 @@ class DiffFrameArray(NDArrayOperatorsMixin):
         flat = np.ascontiguousarray(values)
         if entry_bytes:
             entries = as_bytes(flat, entry_bytes)
-        else:
-            entries = np.zeros((prod(lead), 1), np.uint8)
+        else:  # the store keeps at least a byte, and one frame of a stack of none
+            entry_bytes = max(shared.stack, 1) * max(shared.frame_bytes, 1)
+            entries = np.zeros((prod(lead), entry_bytes), np.uint8)
         numbers = [shared.store.pin(entry) for entry in entries]
         return np.array([FIRST_PIN - number for number in numbers], np.int64).reshape(lead)
 

@@ -30,6 +30,7 @@ from compressarray.store.base import Int64s, Store, UInt8s
 # Recent frames that a new one is compared with: a row of all lanes and stacks, with room to
 # spare, for up to as many environments as run on one machine.
 RECENT = 4096
+BATCH_BYTES = 1 << 22  # that are written before what they replaced is tidied away
 _PRIME_1 = np.uint64(0x9E3779B185EBCA87)  # xxHash64's first two primes
 _PRIME_2 = np.uint64(0xC2B2AE3D27D4EB4F)
 
@@ -61,7 +62,7 @@ class FrameStore(Store):
         self._cells = Table(n_cells)
         # A transaction holds what it replaces until it ends.
         copies = 1 if self._codec is None else 2
-        self._arena = Arena(copies * n_cells * frame_bytes, copies * n_cells)
+        self._arena = Arena(copies * n_cells * frame_bytes, copies * n_cells, frame_bytes)
         self._recent = np.zeros(min(RECENT, 1 << max(n_cells - 1, 1).bit_length()), np.uint32)
         self._fill: UInt8s = fill.copy()
         self._n_encoded = 0
@@ -84,7 +85,9 @@ class FrameStore(Store):
         n = 0
         last = -1
         frame = self._fill
-        entries = np.where(cells < 0, cells, self._cells.data[np.maximum(cells, 0)])
+        entries = cells.copy()
+        held = cells >= 0
+        entries[held] = self._cells.data[cells[held]]
         for i in np.argsort(entries, kind="stable").tolist():
             entry = int(entries[i])
             if entry < 0:
@@ -131,11 +134,12 @@ class FrameStore(Store):
                 self._write_coded(cell, address)
             return
         # In batches: what they overwrite stays as garbage until the arena is tidied.
-        for start in range(0, len(cells), 1024):
-            batch = cells[start : start + 1024]
+        n_at_once = max(1, min(1024, BATCH_BYTES // self._frame_bytes))
+        for start in range(0, len(cells), n_at_once):
+            batch = cells[start : start + n_at_once]
             written, replaced = write_raw(
                 self._arena.state, self._cells.data, self._recent, self._frame_bytes,
-                batch, addresses[start : start + 1024],
+                batch, addresses[start : start + n_at_once],
             )  # fmt: skip
             self._n_encoded += written
             self._n_evicted += replaced

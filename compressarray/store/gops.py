@@ -106,7 +106,6 @@ class GopStore(Store):
         gop = self._gop = _gop_length(stack, frame_bytes, codec)
         self._n_gops = -(-(n_rows + stack - 1) // gop)
         self._padded = (frame_bytes + 7) // 8 * 8 + 8
-        self._packs = codec.name == "delta-huffman" and frame_bytes <= MAX_PACKED_BYTES
         # The codes of what is held, and of what is written: others only while all is packed anew.
         self._packer: Packer | None = None
         self._next_packer: Packer | None = None
@@ -119,7 +118,6 @@ class GopStore(Store):
         meta[layout.ROW_BYTES] = row_bytes
         meta[layout.RECORD_KIND] = layout.SPARSE if codec.name == "sparse" else layout.DELTA
         meta[layout.OPEN_PER_LANE] = per_lane = open_per_lane(stack, frame_bytes, codec)
-        meta[layout.PACKS] = self._packs
         # tokens, values and a record of one frame, then a closed stream
         record_room = layout.record_room(frame_bytes)
         self._coding_bytes = 17 * ((frame_bytes + 7) // 8) + GUARD_BYTES + record_room
@@ -127,6 +125,13 @@ class GopStore(Store):
         self._stream_bytes = (
             layout.HEADER_BYTES + 2 * map_bytes + gop * stack * record_room + GUARD_BYTES
         )
+        # ``turn`` counts the bits of packed records in 32 bits
+        self._packs = (
+            codec.name == "delta-huffman"
+            and frame_bytes <= MAX_PACKED_BYTES
+            and self._stream_bytes < 1 << 29
+        )
+        meta[layout.PACKS] = self._packs
         held_bytes = (gop * stack // 2 + 2) * self._padded
         self._work_bytes = self._coding_bytes + self._stream_bytes + held_bytes
         max_chunks = self._n_gops * n_lanes
@@ -135,6 +140,7 @@ class GopStore(Store):
             n_rows * n_lanes * stack * (record_bytes(frame_bytes, self._packs) + 16)
             + max_chunks * (map_bytes + 64),
             max_chunks,
+            self._stream_bytes,
         )
         backgrounds = np.zeros((1, self._padded), np.uint8)
         backgrounds[0, :frame_bytes] = fill
