@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy as copying
 import operator
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from math import prod
 from typing import Any, Literal, NamedTuple, SupportsIndex
 
@@ -29,6 +28,7 @@ from compressarray.indexing import select
 from compressarray.ring import FIRST_PIN, Ring
 from compressarray.snapshots import Snapshot, array_of, int_of, part_of
 from compressarray.store import MAX_STACK, Int64s, Store, UInt8s, check_size, make_store
+from compressarray.writing import Writer
 
 AnyArray = npt.NDArray[Any]
 # Frames that are held beside a result, while keys reach inside frames: one group of pictures.
@@ -62,13 +62,14 @@ class _Frames:
         self.fill_value = fill_value
         self.frame_bytes = prod(self.frame_shape) * dtype.itemsize
         self.is_empty = prod(shape) == 0 or dtype.itemsize == 0
+        self.writer = Writer(rank=1)
         if snapshot is not None:
             self._restore(shape, stack_axis, snapshot)
             return
         stack = 1 if stack_axis is None else shape[stack_axis]
         check_size(prod(shape[: len(shape) - frame_ndim]), stack, self.frame_bytes, codec)
         self._take_shape(shape, stack_axis)
-        self.now = self._begin(0)
+        self._now = self._begin(0)
 
     def _take_shape(self, shape: tuple[int, ...], stack_axis: int | None) -> None:
         self.shape = shape
@@ -89,17 +90,23 @@ class _Frames:
         twin = copying.copy(self)
         twin.codec = copying.deepcopy(self.codec)
         twin.all_lanes = self.all_lanes.copy()
-        number, ring, store = self.now
-        if shape is None:
-            twin.now = _Stream(number, copying.deepcopy(ring), copying.deepcopy(store))
-        else:
-            twin._take_shape(shape, None)
-            twin.is_native = False
-            twin.now = _Stream(0, Ring(shape[0], twin.n_lanes), copying.deepcopy(store))
+        twin.writer = Writer(rank=1)
+        with self.writer.lock:
+            number, ring, store = self.now
+            if shape is None:
+                twin._now = _Stream(number, copying.deepcopy(ring), copying.deepcopy(store))
+            else:
+                twin._take_shape(shape, None)
+                twin.is_native = False
+                twin._now = _Stream(0, Ring(shape[0], twin.n_lanes), copying.deepcopy(store))
         return twin
 
     def snapshot(self, shape: tuple[int, ...] | None = None) -> Snapshot:
         """What it takes to build these frames again; see `copied`."""
+        with self.writer.lock:
+            return self._snapshot(shape)
+
+    def _snapshot(self, shape: tuple[int, ...] | None) -> Snapshot:
         number, ring, store = self.now
         native = self.is_native and shape is None
         if shape is not None:
@@ -138,7 +145,13 @@ class _Frames:
             if prod(self._store_lead) != prod(lead):
                 raise CorruptFrameError(f"pickled frames of {store_lead} are not those of {lead}")
         number = int_of(snapshot, "stream", 0)
-        self.now = _Stream(number, ring, self._make_store(fill, frames))
+        self._now = _Stream(number, ring, self._make_store(fill, frames))
+
+    @property
+    def now(self) -> _Stream:
+        """The stream, as it was left by the last write that was done."""
+        self.writer.settle()
+        return self._now
 
     @property
     def stream(self) -> int:
@@ -186,23 +199,13 @@ class _Frames:
 
     def clear(self) -> None:
         """Forget every frame but the pinned ones."""
-        fresh = self._begin(self.stream + 1)
-        fresh.store.take_pins(self.store)
-        self.now = fresh
+        self.writer.run(self._clear)
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Do all that is written inside, or nothing, where encoding may fail."""
-        if self.codec.foreign is None:
-            yield
-            return
-        with self.store.transaction():
-            before = copying.deepcopy(self.ring)
-            try:
-                yield
-            except BaseException:
-                self.now = self.now._replace(ring=before)
-                raise
+    def _clear(self) -> None:
+        fresh = self._begin(self._now.number + 1)
+        fresh.store.take_pins(self._now.store)
+        self.writer.steps.append(_Cleared(self, self._now))
+        self._now = fresh
 
     # Cells of a key count in C order over the leading axes; the store wants the stack axis last.
 
@@ -222,32 +225,63 @@ class _Frames:
 
     def write(self, cells: Int64s, frames: AnyArray) -> None:
         """Store frames in C-order cells, and retire the indices that lived there."""
+        self.writer.run(self._write, cells, frames)
+
+    def _write(self, cells: Int64s, frames: AnyArray) -> None:
         in_store = self.to_store(cells)
-        self.ring.retire((in_store if self.is_native else cells) // self.stack)
-        self.store.write(in_store, as_bytes(frames, self.frame_bytes))
+        store = self._store_to_write()
+        places = (in_store if self.is_native else cells) // self.stack
+        self._now.ring.retire(places, self.writer.steps)
+        store.write(in_store, as_bytes(frames, self.frame_bytes))
 
     def append(self, lanes: Int64s, n_rows: int, entries: AnyArray) -> Int64s:
         """Store entries, ``(rows, lanes, ...)`` or of one row; return their indices."""
-        ring = self.ring
-        indices, slots = ring.advance(lanes, n_rows)
+        return self.writer.run(self._append, lanes, n_rows, entries)
+
+    def _append(self, lanes: Int64s, n_rows: int, entries: AnyArray) -> Int64s:
+        ring = self._now.ring
+        indices, slots = ring.advance(lanes, n_rows, self.writer.steps)
         if not self.is_empty:
-            try:
-                self._put(lanes, slots, np.ascontiguousarray(entries).reshape(-1).view(np.uint8))
-            except MemoryError:
-                # some slots hold new frames, some old ones: none keeps its index
-                ring.publish(lanes, n_rows)
-                ring.retire((slots * self.n_lanes + lanes).ravel())
-                raise
+            self._put(lanes, slots, np.ascontiguousarray(entries).reshape(-1).view(np.uint8))
         ring.publish(lanes, n_rows)
         return indices
 
     def _put(self, lanes: Int64s, slots: Int64s, flat: UInt8s) -> None:
+        store = self._store_to_write()
         if self.is_native:
             each = lanes if len(slots) == 1 else np.tile(lanes, len(slots))
-            self.store.append(each, slots.ravel(), flat)
+            store.append(each, slots.ravel(), flat)
         else:
             cells = self.to_store((slots * self.n_lanes + lanes).ravel())
-            self.store.write(cells, flat.reshape(-1, self.frame_bytes))
+            store.write(cells, flat.reshape(-1, self.frame_bytes))
+
+    def discard(self, before: Int64s) -> None:
+        """End the indices of counts below ``before``, and give their memory back."""
+        self.writer.run(self._discard, before)
+
+    def _discard(self, before: Int64s) -> None:
+        _, ring, store = self._now
+        first = ring.discard(before, self.writer.steps)
+        if (
+            self.is_native
+            and self.stack == 1
+            and not self.is_empty
+            and not ring.was_assigned
+            and store.may_forget(first, ring.oldest)
+        ):
+            self._store_to_write().forget(first, ring.oldest, ring.counts)
+
+    def pin(self, entries: UInt8s) -> list[int]:
+        """Pin entries of bytes; return their numbers."""
+        return self.writer.run(lambda: [self._now.store.pin(entry) for entry in entries])
+
+    def _store_to_write(self) -> Store:
+        """The store, as a step of the write that runs."""
+        store, writer = self._now.store, self.writer
+        if store not in writer.steps:
+            writer.steps.append(store)
+            writer.untidy.append(store)
+        return store
 
     def gather(self, store: Store, places: Int64s, out: AnyArray) -> None:
         """Fill ``out`` with the entries at `Ring.places`."""
@@ -260,6 +294,21 @@ class _Frames:
         elif not self.is_native:
             cells = self.to_store(places)
         store.read(cells, out)
+
+
+class _Cleared:
+    """What `_Frames.clear` has changed."""
+
+    def __init__(self, frames: _Frames, before: _Stream) -> None:
+        self._frames = frames
+        self._before = before
+
+    def finish(self) -> None:
+        """Do nothing."""
+
+    def roll_back(self) -> None:
+        """Have the stream that was."""
+        self._frames._now = self._before
 
 
 def as_bytes(frames: AnyArray, frame_bytes: int) -> UInt8s:
@@ -519,8 +568,7 @@ class DiffFrameArray(NDArrayOperatorsMixin):
         if isinstance(value, DiffFrameArray):
             value = np.asarray(value)
         selection = select(plain, self._lead_shape, frames.frame_shape, frames.dtype, value)
-        with frames.transaction():
-            selection.write(value, self._read, self._write, _FRAMES_AT_ONCE)
+        frames.writer.run(selection.write, value, self._read, self._write, _FRAMES_AT_ONCE)
 
     def _read(self, cells: Int64s, out: AnyArray) -> None:
         if not self._frames.is_empty:
@@ -593,17 +641,19 @@ class DiffFrameArray(NDArrayOperatorsMixin):
                 f"non-broadcastable output operand with shape {self.shape} doesn't match the "
                 f"broadcast shape {shape}"
             )
-        rows_at_once = max(1, _FRAMES_AT_ONCE // max(prod(self._lead_shape[1:]), 1))
-        with self._frames.transaction():
-            for start in range(0, len(self), rows_at_once):
-                rows = slice(start, start + rows_at_once)
-                parts = [
-                    x[rows] if np.ndim(x) == self.ndim and len(x) > 1 else _dense(x) for x in inputs
-                ]
-                out = self[rows]
-                ufunc(*parts, out=out)
-                self[rows] = out
+        self._frames.writer.run(self._fill_each, ufunc, inputs)
         return self
+
+    def _fill_each(self, ufunc: np.ufunc, inputs: tuple[Any, ...]) -> None:
+        rows_at_once = max(1, _FRAMES_AT_ONCE // max(prod(self._lead_shape[1:]), 1))
+        for start in range(0, len(self), rows_at_once):
+            rows = slice(start, start + rows_at_once)
+            parts = [
+                x[rows] if np.ndim(x) == self.ndim and len(x) > 1 else _dense(x) for x in inputs
+            ]
+            out = self[rows]
+            ufunc(*parts, out=out)
+            self[rows] = out
 
     def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
         if func in _KEPT_LAZY:
@@ -747,11 +797,7 @@ class DiffFrameArray(NDArrayOperatorsMixin):
         n_rows = len(values) if several else 1
         if n_rows and not shared.shape[0]:
             raise ValueError("an array whose first axis is 0 has no slot to append to")
-        if shared.codec.foreign is None:
-            indices = shared.append(numbers, n_rows, values)
-        else:
-            with shared.transaction():
-                indices = shared.append(numbers, n_rows, values)
+        indices = shared.append(numbers, n_rows, values)
         return indices.reshape((n_rows, *index_shape) if several else index_shape)
 
     def gather(self, indices: npt.ArrayLike, out: Any = None, *, stream: int | None = None) -> Any:
@@ -841,10 +887,7 @@ class DiffFrameArray(NDArrayOperatorsMixin):
                 f"before has shape {counts.shape}; it must hold one count for each lane, "
                 f"({shared.n_lanes},)"
             )
-        ring = shared.ring
-        first = ring.discard(counts.astype(np.int64))
-        if shared.is_native and shared.stack == 1 and not shared.is_empty and not ring.was_assigned:
-            shared.store.forget(first, ring.oldest, ring.counts)
+        shared.discard(counts.astype(np.int64))
 
     def pin(self, frames: npt.ArrayLike) -> Int64s:
         """Store frames for good, under reserved indices that `gather` takes.
@@ -883,8 +926,8 @@ class DiffFrameArray(NDArrayOperatorsMixin):
         else:  # the store keeps at least a byte, and one frame of a stack of none
             entry_bytes = max(shared.stack, 1) * max(shared.frame_bytes, 1)
             entries = np.zeros((prod(lead), entry_bytes), np.uint8)
-        numbers = [shared.store.pin(entry) for entry in entries]
-        return np.array([FIRST_PIN - number for number in numbers], np.int64).reshape(lead)
+        numbers = np.array(shared.pin(entries), np.int64)
+        return (FIRST_PIN - numbers).reshape(lead)
 
     def clear(self) -> None:
         """Forget every frame but the pinned ones and begin a new stream, numbered from 0."""

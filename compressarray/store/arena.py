@@ -83,17 +83,21 @@ class Table:
         Takes memory where it is touched.
     touched : ndarray, (pages,) uint8
         Whoever writes ``data[i]`` sets ``touched[i >> PAGE_SHIFT]``.
+    noted : ndarray, (n,) uint8
+        Whether the write that runs has changed ``data[i]``, and noted what it was.
     """
 
     def __init__(self, n: int) -> None:
         self.data = reserve(n, np.uint32)
+        self.noted = reserve(n, np.uint8)
         self.touched = np.zeros((n >> PAGE_SHIFT) + 1, np.uint8)
 
     @property
     def nbytes(self) -> int:
         """Bytes held: those of touched pages."""
         pages = int(np.count_nonzero(self.touched))
-        return min(self.data.nbytes, pages << (PAGE_SHIFT + 2)) + self.touched.nbytes
+        held = min(len(self.data), pages << PAGE_SHIFT)
+        return held * (self.data.itemsize + self.noted.itemsize) + self.touched.nbytes
 
     def snapshot(self) -> Snapshot:
         """Copy the touched pages."""
