@@ -55,14 +55,14 @@ def drive(
     for t in range(steps):
         actions = stacked.action_space.sample()
         next_obs, reward, terminated, truncated, info = stacked.step(actions)
-        if isinstance(stacked, AtariVectorEnv) and "final_obs" in info:
-            # Where a life was lost and the game goes on, ALE leaves garbage in final_obs.
-            goes_on = info["frame_number"] - info["episode_frame_number"] == began
-            info["final_obs"] = info["final_obs"].copy()
-            info["final_obs"][goes_on] = next_obs[goes_on]
-        began = info.get("frame_number", 0) - info.get("episode_frame_number", 0)
+        was_reset = None
+        if isinstance(stacked, AtariVectorEnv):
+            was_reset = info["frame_number"] - info["episode_frame_number"] != began
+            began = info["frame_number"] - info["episode_frame_number"]
         of_stacks.add(obs, actions, reward, terminated, truncated, next_obs, info)
-        oracle.add(obs, actions, reward, terminated, truncated, next_obs, info.get("final_obs"))
+        oracle.add(
+            obs, actions, reward, terminated, truncated, next_obs, info.get("final_obs"), was_reset
+        )
         next_indices, *outcome, info = indexed.step(actions)
         of_indices.add(indices, actions, *outcome, next_indices, info)
         obs, indices = next_obs, next_indices

@@ -24,6 +24,11 @@ class Drawn(Generic[B]):
         The transitions whose frames, and later ones, `decode` will read.
     decode : callable
         Called once, by whoever comes first; takes no lock of the buffer's.
+
+    Attributes
+    ----------
+    is_gone : bool
+        Whether the transitions have been forgotten since.
     """
 
     def __init__(self, names: Int64s, decode: Callable[[], B]) -> None:
@@ -31,6 +36,7 @@ class Drawn(Generic[B]):
         self._decode: Callable[[], B] | None = decode
         self._batch: B | None = None
         self._lock = threading.Lock()
+        self.is_gone = False
 
     def result(self) -> B:
         """Return the batch, decoded now if it was not."""
@@ -71,6 +77,18 @@ class Batches(Iterator[B]):
         self._pool = ThreadPoolExecutor(1, "compressarray-replay") if thread else None
 
     def __next__(self) -> B:
+        # Names of forgotten transitions name others by now.
+        while self._queue and self._queue[0].is_gone:
+            self._queue.popleft()
+        try:
+            self._draw_ahead()
+        except Exception:
+            # What was drawn before is right all the same; the error comes when it is used up.
+            if not self._queue:
+                raise
+        return self._queue.popleft().result()
+
+    def _draw_ahead(self) -> None:
         while len(self._queue) <= self._lookahead:
             drawn = self._draw()
             self._queue.append(drawn)
@@ -78,7 +96,6 @@ class Batches(Iterator[B]):
                 drawn.result()
             else:
                 self._pool.submit(drawn.result)
-        return self._queue.popleft().result()
 
     def close(self) -> None:
         """Drop what was drawn and end the thread. An iterator that is dropped closes itself."""

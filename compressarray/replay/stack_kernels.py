@@ -173,19 +173,19 @@ def plan_newest(obs: Any, current: Any, live: Any, counts: Any, lanes: Any,
 
 @kernel
 def join(live: Any, running: Any, plan: Any, begins: Any) -> Any:
-    """Note in ``begins`` the lanes whose episode does not go on with the same observation.
+    """Note in ``begins`` the lanes whose observation is not what the last step led to.
 
     Returns
     -------
     bool
-        Whether one of them lives and its last episode had not ended.
+        Whether one of the lanes in ``begins`` lives and its last episode had not ended.
     """
     breaks = False
     for k in range(len(live)):
-        if not (running[k] and plan[k].same):
+        if not plan[k].same:
             begins[k] = True
-            if live[k] and running[k]:
-                breaks = True
+        if begins[k] and live[k] and running[k]:
+            breaks = True
     return breaks
 
 
