@@ -826,18 +826,37 @@ class DiffFrameArray(NDArrayOperatorsMixin):
         """
         self._refuse_view("discard")
         shared = self._frames
-        counts = np.asarray(before)
-        if counts.dtype.kind not in "iu":
-            raise TypeError(f"before holds {counts.dtype}; counts must be integers")
-        if counts.shape != (shared.n_lanes,):
-            raise ValueError(
-                f"before has shape {counts.shape}; it must hold one count for each lane, "
-                f"({shared.n_lanes},)"
-            )
+        counts = self._checked_counts(before, "before")
         ring = shared.ring
-        first = ring.discard(counts.astype(np.int64))
+        first = ring.discard(counts)
         if shared.is_native and shared.stack == 1 and not shared.is_empty and not ring.was_assigned:
             shared.store.forget(first, ring.oldest, ring.counts)
+
+    def withdraw(self, counts: npt.ArrayLike) -> None:
+        """Take back the newest frames, as if they had never been appended.
+
+        Parameters
+        ----------
+        counts : array_like of int, (n_lanes,)
+            Of each lane, how many frames it has had then; lanes that had no more stay as they are.
+
+        Raises
+        ------
+        TypeError
+            If counts are no integers, or this is a view.
+        ValueError
+            If there is not one count for each lane, or one is negative.
+
+        Notes
+        -----
+        Their indices go to the frames that are appended next, which replace them. What they had
+        evicted stays so.
+        """
+        self._refuse_view("withdraw")
+        numbers = self._checked_counts(counts, "counts")
+        if (numbers < 0).any():
+            raise ValueError(f"counts={numbers.tolist()} must not be negative")
+        self._frames.ring.withdraw(numbers)
 
     def pin(self, frames: npt.ArrayLike) -> Int64s:
         """Store frames for good, under reserved indices that `gather` takes.
@@ -886,6 +905,17 @@ class DiffFrameArray(NDArrayOperatorsMixin):
     def _refuse_view(self, what: str) -> None:
         if self._is_view:
             raise TypeError(f"a view has no {what}; call it on the array that it was made from")
+
+    def _checked_counts(self, counts: npt.ArrayLike, name: str) -> Int64s:
+        values = np.asarray(counts)
+        if values.dtype.kind not in "iu":
+            raise TypeError(f"{name} holds {values.dtype}; counts must be integers")
+        if values.shape != (self.n_lanes,):
+            raise ValueError(
+                f"{name} has shape {values.shape}; it must hold one count for each lane, "
+                f"({self.n_lanes},)"
+            )
+        return values.astype(np.int64)
 
     def _checked_frames(self, frames: npt.ArrayLike, what: str) -> AnyArray:
         values = np.asarray(frames)

@@ -94,6 +94,12 @@ class Ring:
         self.n_changes += 1
         return oldest
 
+    def withdraw(self, counts: Int64s) -> None:
+        """End the indices of counts from ``counts`` on, which the next frames will have again."""
+        self.n_changes += 1
+        np.minimum(self.counts, counts, out=self.counts)
+        np.minimum(self.oldest, self.counts, out=self.oldest)
+
     @property
     def was_assigned(self) -> bool:
         """Whether any slot holds what was assigned to it, not what was appended."""

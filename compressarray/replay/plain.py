@@ -52,6 +52,10 @@ class PlainRing:
         """Drop the vectors whose count is below ``before``, ``(n_lanes,)``."""
         np.maximum(self._oldest, before, out=self._oldest)
 
+    def withdraw(self, counts: Int64s) -> None:
+        """Take back what was appended after ``counts``, ``(n_lanes,)``, vectors of each lane."""
+        np.minimum(self.lane_counts, counts, out=self.lane_counts)
+
     def clear(self) -> None:
         """Drop all, and begin a new stream."""
         self.lane_counts[:] = 0

@@ -105,7 +105,7 @@ def plan_stacks(obs: Any, successor: Any, current: Any, zeros: Any, live: Any, c
     -------
     bool
         Whether each lane stores its successor's newest frame and nothing else: all of them live,
-        nothing enters, no stack stands apart or is torn (see `_StoredStacks._mend`).
+        nothing enters, no stack stands apart, and no frame is left over from a step that failed.
     """
     stack_size, frame_bytes = current.shape[1], current.shape[2]
     stack_bytes = stack_size * frame_bytes
@@ -113,7 +113,7 @@ def plan_stacks(obs: Any, successor: Any, current: Any, zeros: Any, live: Any, c
     for k in range(len(live)):
         lane, ours = lanes[k], plan[k]
         ours.same, ours.step, ours.n_enter = False, 0, 0
-        if lane.known and counts[k] != lane.at + 1:
+        if counts[k] != lane.at + 1:
             is_plain = False
         if not live[k]:
             is_plain = False

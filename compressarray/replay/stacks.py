@@ -72,6 +72,8 @@ class FrameMemory(Protocol):
 
     def discard(self, before: Int64s) -> None: ...  # noqa: D102
 
+    def withdraw(self, counts: Int64s) -> None: ...  # noqa: D102
+
     def clear(self) -> None: ...  # noqa: D102
 
 
@@ -236,7 +238,9 @@ class _StoredStacks(Stacks):
         if self._is_plain:
             self.frames.append(self.layout.newest_of(successor))
         else:
-            self._mend()
+            if (self.frames.lane_counts != self.lanes["at"] + 1).any():
+                # An `add` that failed had stored a part of its frames.
+                self.frames.withdraw(self.lanes["at"] + 1)
             self._store_each(self.layout.to_frames(obs), self.layout.to_frames(successor))
 
     def _store_each(self, obs: AnyArray, successor: AnyArray) -> None:
@@ -246,12 +250,6 @@ class _StoredStacks(Stacks):
                 lanes = np.flatnonzero(n_new > k)
                 self.frames.append(frames[lanes, n_given - n_new[lanes] + k], lanes)
         self.plan["newest"] = self.frames.lane_counts - self.plan["step"] - 1
-
-    def _mend(self) -> None:
-        """Store stacks anew that stray frames, of an append that failed, cut from what follows."""
-        torn = self.lanes["known"] & (self.frames.lane_counts != self.lanes["at"] + 1)
-        for lane in np.flatnonzero(torn).tolist():
-            self._append_stack(lane, self._last_stack(lane))
 
     def _last_stack(self, lane: int) -> AnyArray:
         """Return the frames of the lane's last successor, padding apart."""
