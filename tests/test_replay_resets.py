@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 from gymnasium.spaces import Box
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from compressarray import ReplayBuffer
 from tests.diary import BLACK, N_ACTIONS, SHAPE, Diary, Page, read
+from tests.gym_envs import Frames
 from wrappers.vector import IndexedFrameStack
 
 STACK, N_ENVS, N_SLOTS, GAMMA = 3, 2, 40, 0.5
@@ -27,23 +28,6 @@ SAME_STEP, NEXT_STEP, DISABLED = (
 MODES = [SAME_STEP, NEXT_STEP, DISABLED]
 # What a user may do between two steps: nothing, reset all lanes or one, forget, save and load.
 MOVES = ("reset", "mask", "clear", "load", "new seed")
-
-
-class Frames(VectorWrapper):
-    """Keeps what the environment gave, beneath the wrapper that makes indices of it."""
-
-    def __init__(self, env: VectorEnv) -> None:
-        super().__init__(env)
-        self.shown: Any = None
-        self.infos: Any = None
-
-    def reset(self, **kwargs: Any) -> Any:
-        self.shown, self.infos = self.env.reset(**kwargs)
-        return self.shown, self.infos
-
-    def step(self, actions: Any) -> Any:
-        self.shown, *outcome, self.infos = self.env.step(actions)
-        return self.shown, *outcome, self.infos
 
 
 class Agent:

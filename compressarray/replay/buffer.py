@@ -19,6 +19,7 @@ from compressarray.replay.actions import Actions
 from compressarray.replay.attributes import Adjustable, Fixed
 from compressarray.replay.checks import (
     checked_bools,
+    checked_generator,
     checked_info,
     checked_int,
     checked_lanes,
@@ -242,21 +243,27 @@ class ReplayBuffer:
         self.autoreset_mode = checked_mode(autoreset_mode)
         self._actions = Actions(action_space)
         self._output = make_output(device)
-        self._rng = np.random.default_rng(seed)
-        self._observations = Observations(
-            observation_space,
-            self.n_envs,
-            n_slots,
-            frames=frames,
-            stack_size=None if stack_size is None else checked_int("stack_size", stack_size, 1),
-            stack_axis=stack_axis,
-            frame_channels=checked_int("frame_channels", frame_channels, 1),
-            padding_type=padding_type,
-            codec=codec,
-            gop_length=gop_length,
-        )
+        self._rng = checked_generator(seed)
         self._resets = Resets(self.n_envs, self.autoreset_mode)
-        self._begin(n_slots)
+        try:
+            self._observations = Observations(
+                observation_space,
+                self.n_envs,
+                n_slots,
+                frames=frames,
+                stack_size=None if stack_size is None else checked_int("stack_size", stack_size, 1),
+                stack_axis=stack_axis,
+                frame_channels=checked_int("frame_channels", frame_channels, 1),
+                padding_type=padding_type,
+                codec=codec,
+                gop_length=None if gop_length is None else checked_int("gop_length", gop_length, 1),
+            )
+            self._begin(n_slots)
+        except (MemoryError, OverflowError) as error:
+            raise MemoryError(
+                f"capacity={capacity} transitions are more than this system has address space "
+                f"for; give a smaller one ({error})"
+            ) from error
         self._open()
         self._has_warned_of_no_reset = False
         if not prioritized and (alpha, beta, epsilon) != (_ALPHA, _BETA, _EPSILON):
@@ -525,6 +532,8 @@ class ReplayBuffer:
         """
         checked_int("batch_size", batch_size, 1)
         ahead = checked_int("lookahead", lookahead, 0)
+        if beta is not None:
+            checked_number("beta", beta, 0)
         return Batches(lambda: self._draw(batch_size, replace, beta, None), ahead, thread)
 
     def sample_sequences(self, batch_size: int, length: int, replace: bool = True) -> SequenceBatch:
@@ -618,6 +627,10 @@ class ReplayBuffer:
             exponent = self.beta if beta is None else checked_number("beta", beta, 0)
             kept = None
             if out is not None:
+                if not isinstance(out, Batch):
+                    raise TypeError(
+                        f"out is a {type(out).__name__}; it must be a Batch that sample() returned"
+                    )
                 if len(out.index) != size:
                     raise ValueError(
                         f"out holds {len(out.index)} transitions and batch_size={size}: its "

@@ -44,6 +44,14 @@ def checked_number(name: str, value: Any, low: float, high: float = np.inf) -> f
     return number
 
 
+def checked_generator(seed: Any) -> np.random.Generator:
+    """Return a generator, made from a seed where it is not one."""
+    try:
+        return np.random.default_rng(seed)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"seed={seed!r} is none: {error}") from None
+
+
 def checked_mode(mode: Any) -> Mode:
     """Return the name of an autoreset mode, given by name or as Gymnasium's enum."""
     name = str(getattr(mode, "value", mode)).lower()

@@ -134,6 +134,8 @@ def as_array(name: str, values: Any) -> AnyArray:
         return np.asarray(values)
     except (TypeError, ValueError) as error:
         raise type(error)(f"{name} is no array: {error}") from None
+    except RuntimeError as error:  # a tensor that needs a gradient
+        raise TypeError(f"{name} is no array: {error}") from None
 
 
 def as_kernels_take(array: AnyArray) -> AnyArray:
@@ -166,6 +168,8 @@ def read_layouts(
     """
     inner: Any = getattr(space, "spaces", None)
     entries = dict(inner.items()) if hasattr(inner, "items") else {None: space}
+    if not entries:
+        raise ValueError(f"observation_space={space} has no entries; give it one or more")
     if not (frames is None or hasattr(frames, "gather")):
         raise TypeError(
             f"frames={type(frames).__name__} must be the DiffFrameArray of an IndexedFrameStack"
@@ -256,7 +260,9 @@ def _stacked(
         )
     if stack_axis is None or len(shape) < 3:
         return Layout(key, "stacks", shape, dtype, shape, dtype, 1, None, 1, is_image=True)
-    axis = stack_axis + (len(shape) if stack_axis < 0 else 0)
+    if not isinstance(stack_axis, (int, np.integer)):
+        raise TypeError(f"stack_axis={stack_axis!r} must be a whole number or None")
+    axis = int(stack_axis) + (len(shape) if stack_axis < 0 else 0)
     if not 0 <= axis < len(shape):
         raise ValueError(
             f"stack_axis={stack_axis} must be an axis of observations of shape {shape}, or None "

@@ -145,10 +145,8 @@ class Observations:
         info : mapping
             With ``final_obs``: an object array, as Gymnasium gives it, or a dense one.
         """
-        final = info.get("final_obs")
-        there = np.zeros(self._n_lanes, np.bool_)
-        if final is not None:
-            there |= np.asarray(info.get("_final_obs", True), np.bool_)
+        final: Any = info.get("final_obs")
+        there = _have_final(info, self._n_lanes)
         missing = np.flatnonzero(replaced & ~there)
         if len(missing):
             raise ValueError(
@@ -158,23 +156,12 @@ class Observations:
                 "autoreset_mode ('disabled' if you call reset yourself); where a lost life ends "
                 "episodes without a reset, pass was_reset"
             )
-        lanes = np.flatnonzero(replaced)
         with_final = []
         for entry, values in zip(self.entries, after, strict=True):
-            layout = entry.layout
-            if isinstance(final, np.ndarray) and final.dtype == object:
-                shown = [_entry(final[lane], layout, "final_obs") for lane in lanes]
-            else:
-                given = as_array(layout.name_in("final_obs"), _entry(final, layout, "final_obs"))
-                if given.shape[:1] != (self._n_lanes,):
-                    raise ValueError(
-                        f"{layout.name_in('final_obs')} has shape {given.shape}; it must have a "
-                        f"row for each of the {self._n_lanes} lanes"
-                    )
-                shown = list(given[lanes])
             filled = values.copy()
-            for lane, row in zip(lanes.tolist(), shown, strict=True):
-                filled[lane] = layout.checked_one(row, f"final_obs of lane {lane}")
+            for lane in np.flatnonzero(replaced).tolist():
+                row = _final_of(final, lane, self._n_lanes, entry.layout)
+                filled[lane] = entry.layout.checked_one(row, f"final_obs of lane {lane}")
             with_final.append(filled)
         return with_final
 
@@ -365,6 +352,36 @@ def _entry(observations: Any, layout: Layout, what: str) -> Any:
         raise ValueError(
             f"{what} has no entry {layout.key!r}; observation_space is a Dict with one"
         ) from None
+
+
+def _have_final(info: Mapping[str, Any], n_lanes: int) -> Bools:
+    """Return the lanes for which ``info`` has a last observation."""
+    if info.get("final_obs") is None:
+        return np.zeros(n_lanes, np.bool_)
+    if "_final_obs" not in info:  # ALE gives no mask
+        return np.ones(n_lanes, np.bool_)
+    mask = as_array("info['_final_obs']", info["_final_obs"])
+    if mask.shape != (n_lanes,) or mask.dtype != np.bool_:
+        raise ValueError(
+            f"info['_final_obs'] has shape {mask.shape} and dtype {mask.dtype}; {n_lanes} lanes "
+            f"need {(n_lanes,)} and bool"
+        )
+    return mask
+
+
+def _final_of(final: Any, lane: int, n_lanes: int, layout: Layout) -> Any:
+    """Return a lane's last observation: of one object for each lane, or of a dense array."""
+    is_listed = isinstance(final, (list, tuple)) or (
+        isinstance(final, np.ndarray) and final.dtype.kind == "O"
+    )
+    rows = final if is_listed else _entry(final, layout, "final_obs")
+    n_rows = len(rows) if is_listed else (np.shape(rows) or (0,))[0]
+    if n_rows != n_lanes:
+        raise ValueError(
+            f"{layout.name_in('final_obs')} has {n_rows} rows; it must have one for each of "
+            f"{n_lanes} lanes"
+        )
+    return _entry(rows[lane], layout, "final_obs") if is_listed else rows[lane]
 
 
 def _address_of(array: AnyArray) -> Any:

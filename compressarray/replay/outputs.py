@@ -139,7 +139,7 @@ def make_output(device: Any) -> NumpyOutput:
         output = TorchOutput(device)
         output.probe()
     except (AssertionError, RuntimeError, TypeError) as error:  # torch's words, by its build
-        reason = str(error).partition("\n")[0]
+        reason = str(error).partition("\n")[0].rstrip(".")
         raise ValueError(
             f"device={device!r} cannot be used here: {reason}. Leave it out for numpy arrays, or "
             "give a device that torch has, such as 'cpu'"
