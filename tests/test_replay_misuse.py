@@ -263,6 +263,42 @@ def test_environments_that_hand_out_one_buffer_are_refused(is_dict: bool) -> Non
     assert len(buffer) == 0
 
 
+class OneArray(gym.Wrapper):
+    """Writes all observations into one array, as renderers like to."""
+
+    def __init__(self, env: gym.Env) -> None:
+        super().__init__(env)
+        self.array = np.zeros(SHAPE, np.uint8)
+
+    def reset(self, **kwargs: Any) -> Any:
+        self.array[:], info = self.env.reset(**kwargs)
+        return self.array, info
+
+    def step(self, action: Any) -> Any:
+        self.array[:], *outcome = self.env.step(action)
+        return self.array, *outcome
+
+
+def test_last_observations_that_the_reset_has_overwritten_are_told_of() -> None:
+    """In the vector environment the steps are copied, and only ``final_obs`` is not."""
+    envs = SyncVectorEnv([lambda: OneArray(Diary(0, 0.3))], autoreset_mode=SAME_STEP)
+    buffer = build(envs.single_observation_space, envs.single_action_space)
+    obs, _ = envs.reset(seed=0)
+    ended = False
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        for _ in range(30):
+            next_obs, *outcome, info = envs.step(np.zeros(1, int))
+            buffer.add(obs, [0], *outcome, next_obs, info)
+            assert bool(told) == ended
+            ended |= bool(outcome[1] | outcome[2])
+            obs = next_obs
+    assert len(told) == 1
+    assert "next obs is what it ended with, though it was reset" in str(told[0].message)
+    assert "obs.copy()" in str(told[0].message)
+    assert told[0].filename == __file__
+
+
 def test_stacks_that_overlap_in_memory_are_not_one() -> None:
     frames = np.random.default_rng(0).integers(0, 256, (9, *FRAME), np.uint8)
     buffer = build(autoreset_mode="disabled")

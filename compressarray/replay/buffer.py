@@ -394,12 +394,12 @@ class ReplayBuffer:
                     f"reward {np.asarray(reward)[bad]} of lane {bad} is not finite as float32; "
                     "check the environment"
                 )
+            remarks: list[str | None] = []
             if course.n_replaced:
                 after = observations.with_final(after, course.replaced, said)
             if course.n_live:
-                breaks, remarks = observations.plan(before, after, live, begins, transitions)
-                if self.autoreset_mode == "disabled":
-                    remarks += self._remark_on_no_reset(told)
+                breaks = observations.plan(before, after, live, begins, transitions, remarks)
+                remarks.append(self._remark_on_no_reset(told))
                 self._warn(remarks)
                 self._settle(live)
                 observations.store(before, after)
@@ -412,27 +412,34 @@ class ReplayBuffer:
                 observations.discard(transitions.counts)
             resets.commit(course, told)
 
-    def _remark_on_no_reset(self, told: Told) -> list[str]:
-        """Say, once, that a lane goes on from where its episode ended."""
+    def _remark_on_no_reset(self, told: Told) -> str | None:
+        """Say, once, that a lane seems to go on from where its episode ended."""
         if self._has_warned_of_no_reset:
-            return []
-        ended = self._resets.awaited
-        if not ended.any():
-            return []
-        goes_on = np.flatnonzero(ended & self._observations.same & (told.resets != NOT_RESET))
+            return None
+        anew = self._resets.begin_anew
+        if not anew.any():
+            return None
+        goes_on = np.flatnonzero(anew & self._observations.same & (told.resets != NOT_RESET))
         if not len(goes_on):
-            return []
+            return None
         self._has_warned_of_no_reset = True
-        return [
-            f"lane {goes_on[0]} ended, and its next obs is what it ended with, though "
-            "autoreset_mode='disabled' says that you reset it: if the environment resets itself in "
-            "the next step, this step is no transition, and autoreset_mode must be 'next_step'; if "
-            "its life was lost and the game goes on, pass was_reset"
-        ]
+        beginning = f"lane {goes_on[0]} ended, and its next obs is what it ended with"
+        if self.autoreset_mode == "disabled":
+            return (
+                f"{beginning}, though autoreset_mode='disabled' says that you reset it: if the "
+                "environment resets itself in the next step, this step is no transition, and "
+                "autoreset_mode must be 'next_step'; if its life was lost and the game goes on, "
+                "pass was_reset"
+            )
+        return (
+            f"{beginning}, though it was reset: if the environment writes all its observations "
+            "into one array, the reset has overwritten final_obs. Let it return obs.copy()"
+        )
 
-    def _warn(self, remarks: list[str]) -> None:
+    def _warn(self, remarks: list[str | None]) -> None:
         for remark in remarks:
-            warnings.warn(remark, stacklevel=3)
+            if remark is not None:
+                warnings.warn(remark, stacklevel=3)
 
     def cut(self, lanes: npt.ArrayLike | None = None) -> None:
         """Say that lanes were reset from outside, all of them by default.

@@ -172,7 +172,8 @@ class Observations:
         live: Bools,
         begins: Bools,
         transitions: Transitions,
-    ) -> tuple[bool, list[str]]:
+        remarks: list[str | None],
+    ) -> bool:
         """Find out how observations go on; nothing that lasts is written.
 
         Parameters
@@ -185,16 +186,16 @@ class Observations:
             Lanes that were reset; those are added whose observations do not go on.
         transitions : Transitions
             Those before the step.
+        remarks : list
+            What the user should be told is appended to it.
 
         Returns
         -------
-        breaks : bool
+        bool
             Whether an episode begins in one of the live lanes, and nobody has said that its last
             one ended.
-        remarks : list of str
-            What the user should be told.
         """
-        breaks, remarks = False, []
+        breaks = False
         for entry, obs, successor in zip(self.entries, before, after, strict=True):
             entry.look(obs, successor, live)
             breaks |= join(live, transitions.running, entry.plan, begins)
@@ -205,7 +206,7 @@ class Observations:
             same = {entry.layout.key: entry.plan["same"] for entry in self.entries}
             broken = live & begins & transitions.running
             remarks.append(self._breaks.see(broken, transitions.counts, same))
-        return breaks, [remark for remark in remarks if remark]
+        return breaks
 
     @property
     def same(self) -> Bools:

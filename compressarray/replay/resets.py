@@ -144,9 +144,14 @@ class Resets:
         self.phase[lanes] = BEGINS
 
     @property
-    def awaited(self) -> Bools:
-        """Lanes whose episode has ended, and whose user has to reset them."""
-        return self.phase == AWAITS  # type: ignore[no-any-return]
+    def begin_anew(self) -> Bools:
+        """Lanes whose observation must be a new one, since a reset has followed an end.
+
+        Not those of NEXT_STEP, where the row of the reset itself begins with the last one.
+        """
+        if self._mode == _NEXT_STEP:
+            return np.zeros(len(self.phase), np.bool_)
+        return self.phase == (BEGINS if self._mode == _SAME_STEP else AWAITS)  # type: ignore[no-any-return]
 
 
 def _began_of(info: Mapping[str, Any], n_lanes: int) -> Int64s | None:
