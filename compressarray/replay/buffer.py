@@ -126,38 +126,45 @@ class ReplayBuffer:
         along; None if they are single frames.
     frame_channels : int, default 1
         Planes of a frame along `stack_axis`: 3 where RGB frames are concatenated.
-    padding_type : {"reset", "zero"} or frame
-        With `stack_size`, what stands before an episode's first frame: that frame repeated, the
-        frame closest to zero, or a given one.
+    padding_type : {"reset", "zero"} or frame, optional
+        With `stack_size`, what stands before an episode's first frame: that frame repeated (the
+        default), the frame of the space that is closest to zero, or a given one. With `frames` the
+        wrapper pads, and what is given here is compared with it. ALE's own stacks need "zero".
     codec, gop_length
         How frames are stored, see `DiffFrameArray`.
     n_step : int, default 1
         Steps whose rewards are summed. An episode's end cuts them short; until then the newest
         ``n_step - 1`` transitions cannot be drawn.
     gamma : float
-        Discount per step.
+        Discount per step. May be set later, and counts for what is drawn then.
     full_windows : bool, default False
         Draw only what has `n_step` steps (DrQ-v2's rule).
     autoreset_mode : {"same_step", "next_step", "disabled"} or gymnasium.vector.AutoresetMode
-        What the vector environment does where an episode ends.
+        What the vector environment does where an episode ends; see `add`.
     prioritized : bool
         Draw in proportion to priorities.
     alpha, beta, epsilon : float
         ``(priority + epsilon) ** alpha`` is what drawing is in proportion to; weights are
-        ``(n * probability) ** -beta``, divided by the batch's largest. `beta` may be set later.
+        ``(n * probability) ** -beta``, divided by the batch's largest. `beta` and `epsilon` may
+        be set later.
     device : str or torch.device, optional
-        Given: samples are tensors there.
+        Given: samples are tensors there. May be set later.
     seed : int or numpy.random.Generator, optional
 
     Raises
     ------
     TypeError, ValueError
-        For arguments that do not fit; the message says what does.
+        For arguments that do not fit, or would change nothing; the message says what does.
+    MemoryError
+        If there is not enough address space for `capacity`.
+    AttributeError
+        If an attribute is set that can no longer change, such as `n_step`.
 
     Warns
     -----
     UserWarning
         If the dense equivalent would not fit in memory: with its bytes, and those expected here.
+        If `alpha`, `beta` or `epsilon` are given without priorities. `add` warns, too.
 
     Notes
     -----
@@ -182,9 +189,10 @@ class ReplayBuffer:
     >>> from compressarray import ReplayBuffer
     >>> stacks = Box(0, 255, (4, 84, 84), np.uint8)
     >>> buffer = ReplayBuffer(1000, stacks, Discrete(6), n_envs=2, seed=1)
-    >>> obs = np.zeros((2, 4, 84, 84), np.uint8)
+    >>> obs, last, reset = np.zeros((3, 2, 4, 84, 84), np.uint8)
+    >>> last[:, -1] = 9
     >>> no, ends = np.zeros(2, bool), np.ones(2, bool)
-    >>> buffer.add(obs, [0, 5], [0.5, 1.0], ends, no, obs, {"final_obs": obs})
+    >>> buffer.add(obs, [0, 5], [0.5, 1.0], ends, no, reset, {"final_obs": last})
     >>> batch = buffer.sample(32)
     >>> batch.next_obs.shape, batch.discount[0]
     ((32, 4, 84, 84), np.float32(0.99))
