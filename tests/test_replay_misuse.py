@@ -263,6 +263,13 @@ def test_environments_that_hand_out_one_buffer_are_refused(is_dict: bool) -> Non
     assert len(buffer) == 0
 
 
+def test_one_tensor_for_both_is_refused() -> None:
+    torch = pytest.importorskip("torch")
+    shown = torch.zeros((1, 3, *FRAME), dtype=torch.uint8)
+    with pytest.raises(ValueError, match="obs and next_obs are one memory"):
+        build().add(shown, [0], [0.0], NO, NO, shown)
+
+
 class OneArray(gym.Wrapper):
     """Writes all observations into one array, as renderers like to."""
 

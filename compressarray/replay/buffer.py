@@ -385,7 +385,7 @@ class ReplayBuffer:
             said = checked_info(info, self.autoreset_mode)
             before = observations.checked(obs, "obs")
             after = observations.checked(next_obs, "next_obs")
-            observations.refuse_one_memory(before, after)
+            observations.refuse_one_memory(before, after, obs is next_obs)
             actions = self._actions.stored(action, n)
             rewards = checked_rewards(reward, n)
             ends = checked_bools("terminated", terminated, n)
@@ -408,7 +408,8 @@ class ReplayBuffer:
             if course.n_live:
                 breaks = observations.plan(before, after, live, begins, transitions, remarks)
                 remarks.append(self._remark_on_no_reset(told))
-                self._warn(remarks)
+                for remark in filter(None, remarks):
+                    warnings.warn(remark, stacklevel=2)
                 self._settle(live)
                 observations.store(before, after)
                 # All that can fail has been done.
@@ -424,10 +425,10 @@ class ReplayBuffer:
         """Say, once, that a lane seems to go on from where its episode ended."""
         if self._has_warned_of_no_reset:
             return None
-        anew = self._resets.begin_anew
-        if not anew.any():
+        anew = self._resets.begin_anew()
+        if not len(anew):
             return None
-        goes_on = np.flatnonzero(anew & self._observations.same & (told.resets != NOT_RESET))
+        goes_on = anew[self._observations.same[anew] & (told.resets[anew] != NOT_RESET)]
         if not len(goes_on):
             return None
         self._has_warned_of_no_reset = True
@@ -443,11 +444,6 @@ class ReplayBuffer:
             f"{beginning}, though it was reset: if the environment writes all its observations "
             "into one array, the reset has overwritten final_obs. Let it return obs.copy()"
         )
-
-    def _warn(self, remarks: list[str | None]) -> None:
-        for remark in remarks:
-            if remark is not None:
-                warnings.warn(remark, stacklevel=3)
 
     def cut(self, lanes: npt.ArrayLike | None = None) -> None:
         """Say that lanes were reset from outside, all of them by default.
@@ -816,7 +812,7 @@ class ReplayBuffer:
     def _bytes_by_part(self) -> dict[str, int]:
         return {
             **self._observations.nbytes_by_part,
-            "transitions": self._transitions.nbytes,
+            "transitions": self._transitions.nbytes + self._resets.nbytes,
             "starts": sum(windows.nbytes for windows in self._all_windows),
             "priorities": self._tree.nbytes,
         }

@@ -150,3 +150,8 @@ class BreakWatch:
             "and neither n-step returns nor sequences reach beyond one step. next_obs must hold "
             "all that the next step's obs will; what is known only then is no part of it"
         )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        return self._counts.nbytes + self._n_broken.nbytes

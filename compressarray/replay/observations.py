@@ -105,12 +105,19 @@ class Observations:
             for entry in self.entries
         ]
 
-    def refuse_one_memory(self, before: list[AnyArray], after: list[AnyArray]) -> None:
-        """Refuse checked observations that lie in the memory of their own successors."""
+    def refuse_one_memory(
+        self, before: list[AnyArray], after: list[AnyArray], are_one: bool
+    ) -> None:
+        """Refuse checked observations that lie in the memory of their successors.
+
+        Parameters
+        ----------
+        before, after : list of ndarray
+        are_one : bool
+            Whether one object was given for both.
+        """
         for entry, obs, successor in zip(self.entries, before, after, strict=True):
-            if obs is successor or (
-                _address_of(obs) == _address_of(successor) and obs.strides == successor.strides
-            ):
+            if are_one or _are_one_memory(obs, successor):
                 name, successors = entry.layout.name_in("obs"), entry.layout.name_in("next_obs")
                 raise ValueError(
                     f"{name} and {successors} are one memory: whatever {name} was, the environment "
@@ -317,7 +324,7 @@ class Observations:
         return {
             "frames": sum(entry.frames.nbytes_stored for entry in self.images),
             "vectors": sum(entry.frames.nbytes_stored for entry in vectors),
-            "stacks": sum(entry.nbytes for entry in self.entries),
+            "stacks": sum(entry.nbytes for entry in self.entries) + self._breaks.nbytes,
         }
 
 
@@ -385,9 +392,15 @@ def _final_of(final: Any, lane: int, n_lanes: int, layout: Layout) -> Any:
     return _entry(rows[lane], layout, "final_obs") if is_listed else rows[lane]
 
 
-def _address_of(array: AnyArray) -> Any:
-    """Return where an array's memory begins; one that is like no other's where it has none."""
-    return array.__array_interface__["data"][0] if array.size else id(array)
+def _are_one_memory(one: AnyArray, other: AnyArray) -> bool:
+    """Whether two arrays of one shape are the same bytes of memory, as far as numpy knows."""
+    if one is other:
+        return True
+    owner = one if one.base is None else one.base
+    if owner is not (other if other.base is None else other.base):
+        return False  # told in a fraction of the time that comparing addresses takes
+    addresses = [each.__array_interface__["data"][0] for each in (one, other)]
+    return addresses[0] == addresses[1] and one.strides == other.strides and one.size > 0
 
 
 def _refuse_ignored(

@@ -18,6 +18,7 @@ import numpy.typing as npt
 
 from compressarray.kernels.compiling import kernel
 
+AnyArray = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
 Int8s = npt.NDArray[np.int8]
 Int64s = npt.NDArray[np.int64]
@@ -31,6 +32,7 @@ RUNS, AWAITS, BEGINS = range(3)
 NOT_RESET, RESET, UNTOLD = range(3)
 _NUMBER: dict[Mode, int] = {"same_step": 0, "next_step": 1, "disabled": 2}
 _SAME_STEP, _NEXT_STEP, _DISABLED = range(3)
+_NO_LANES: Int64s = np.zeros(0, np.int64)
 
 
 class Told(NamedTuple):
@@ -42,7 +44,7 @@ class Told(NamedTuple):
 
 
 class Course(NamedTuple):
-    """What one step is to each lane; bool arrays ``(n_lanes,)``."""
+    """What one step is to each lane; bool arrays ``(n_lanes,)``, valid until the next step."""
 
     live: Bools  # it adds a transition: it is not the row in which NEXT_STEP resets
     ended: Bools  # of those, the ones whose episode ends with it
@@ -67,16 +69,25 @@ class Resets:
         # The emulator's frame with which each lane's game began, by ALE's counters.
         self._began: Int64s = np.zeros(n_lanes, np.int64)
         self._counted = False
-        self._untold: Int8s = np.full(n_lanes, UNTOLD, np.int8)
+        self._n_anew = 0  # lanes that an end has left awaiting a reset, or after it
+        self._nothing_told = Told(np.full(n_lanes, UNTOLD, np.int8), None, False)
+        # Of the step that is being added; they mean nothing before and after.
+        self._told: Int8s = np.zeros(n_lanes, np.int8)
+        self._begin: Int64s = np.zeros(n_lanes, np.int64)
+        self._rows: Bools = np.zeros((5, n_lanes), np.bool_)
 
     def told(self, info: Mapping[str, Any], was_reset: Bools | None) -> Told:
         """Read who was reset since the last step, by the user's word or ALE's counters."""
-        began = _began_of(info, len(self.phase))
+        counters = _ale_counters(info, len(self.phase))
+        if counters is None and was_reset is None:
+            return self._nothing_told
+        began = None
+        if counters is not None:
+            began = self._begin
+            compare_counters(*counters, self._counted, self._began, self._told, began)
         if was_reset is not None:
-            return Told(was_reset.astype(np.int8), began, False)
-        if began is None or not self._counted:
-            return Told(self._untold, began, began is not None)
-        return Told((began != self._began).astype(np.int8), began, True)
+            np.copyto(self._told, was_reset, casting="unsafe")
+        return Told(self._told, began, was_reset is None)
 
     def follow(
         self, told: Told, terminated: Bools, truncated: Bools, repeats: Callable[[Int64s], Bools]
@@ -93,69 +104,55 @@ class Resets:
         Raises
         ------
         ValueError
-            Where ALE's counters cannot tell a lost life from the end of a game.
+            Where ALE's counters cannot tell a lost life from the end of a game: they are compared
+            with those of the last step, and after a reset from outside they have changed, too, or
+            are the same by chance.
         """
-        n, resets = len(self.phase), told.resets
-        repeated = np.zeros(n, np.bool_)
-        if self._mode == _NEXT_STEP:
-            asked = np.flatnonzero(self.phase == AWAITS)
-            if len(asked):
-                repeated[asked] = repeats(asked)
-        elif self._mode == _SAME_STEP and told.is_counted:
-            if truncated.any():  # a game: ALE truncates no life
-                resets = np.where(truncated, np.int8(RESET), resets)
-            self._refuse_unsure(resets, np.flatnonzero(terminated & ~truncated), repeats)
-        rows = np.empty((4, n), np.bool_)
-        n_live, n_replaced = follow(
-            self._mode, self.phase, resets, repeated, terminated, truncated, rows
-        )
-        return Course(rows[0], rows[1], rows[2], rows[3], n_live, n_replaced)
-
-    def _refuse_unsure(
-        self, resets: Int8s, asked: Int64s, repeats: Callable[[Int64s], Bools]
-    ) -> None:
-        """Refuse ends of which ALE's counters say nothing.
-
-        They are compared with those of the last step. After a reset from outside they have
-        changed, too, or are the same by chance.
-        """
-        if not len(asked):
-            return
-        unsure = (self.phase[asked] != RUNS) | (resets[asked] == UNTOLD)
-        rest = np.flatnonzero(~unsure)
-        if len(rest):
-            unsure[rest] = ~repeats(asked[rest])
-        if unsure.any():
+        rows = self._rows
+        rows[4] = False
+        step = self._mode, self.phase, told.resets, told.is_counted, terminated, truncated, rows
+        n_live, n_replaced, n_asked, unsure = follow(*step)
+        if n_asked:  # seldom: a lane waits for its reset, or ends
+            asked = np.flatnonzero(rows[4])
+            rows[4, asked] = repeats(asked)
+            n_live, n_replaced, _, unsure = follow(*step)
+        if unsure >= 0:
             raise ValueError(
-                f"lane {asked[np.argmax(unsure)]} terminated with the first step after a reset, "
-                "and nothing tells whether ALE's game is over or has lost a life and goes on "
-                "(life_loss_info=True), where final_obs is garbage. Pass was_reset"
+                f"lane {unsure} terminated with the first step after a reset, and nothing tells "
+                "whether ALE's game is over or has lost a life and goes on (life_loss_info=True), "
+                "where final_obs is garbage. Pass was_reset"
             )
+        return Course(rows[0], rows[1], rows[2], rows[3], n_live, n_replaced)
 
     def commit(self, course: Course, told: Told) -> None:
         """Write down how the lanes stand after a step that was added."""
-        settle(self._mode, course.live, course.ended, course.replaced, self.phase)
+        self._n_anew = settle(self._mode, course.live, course.ended, course.replaced, self.phase)
         self._counted = told.began is not None
         if told.began is not None:
-            self._began = told.began
+            self._began[:] = told.began
 
     def begin(self, lanes: Bools | Int64s) -> None:
         """Hear that lanes were reset from outside."""
         self.phase[lanes] = BEGINS
 
-    @property
-    def begin_anew(self) -> Bools:
-        """Lanes whose observation must be a new one, since a reset has followed an end.
+    def begin_anew(self) -> Int64s:
+        """Return the lanes whose observation must be a new one, since a reset has followed an end.
 
         Not those of NEXT_STEP, where the row of the reset itself begins with the last one.
         """
-        if self._mode == _NEXT_STEP:
-            return np.zeros(len(self.phase), np.bool_)
-        return self.phase == (BEGINS if self._mode == _SAME_STEP else AWAITS)  # type: ignore[no-any-return]
+        if not self._n_anew or self._mode == _NEXT_STEP:
+            return _NO_LANES
+        return np.flatnonzero(self.phase == (BEGINS if self._mode == _SAME_STEP else AWAITS))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held."""
+        arrays = (self.phase, self._began, self._told, self._begin, self._rows)
+        return sum(array.nbytes for array in arrays) + self._nothing_told.resets.nbytes
 
 
-def _began_of(info: Mapping[str, Any], n_lanes: int) -> Int64s | None:
-    """Return the emulator frame with which each lane's game began; None without ALE's counters.
+def _ale_counters(info: Mapping[str, Any], n_lanes: int) -> tuple[AnyArray, AnyArray] | None:
+    """Return the emulator's frame numbers of the lanes, all and of the episode, if they are there.
 
     Those of ALE's own vector environment, which counts through lost lives and knows no wrappers of
     single environments. Where Gymnasium has gathered such counters (it adds ``_frame_number``), a
@@ -163,49 +160,88 @@ def _began_of(info: Mapping[str, Any], n_lanes: int) -> Int64s | None:
     """
     number, of_episode = info.get("frame_number"), info.get("episode_frame_number")
     if (
-        not isinstance(number, np.ndarray)
-        or not isinstance(of_episode, np.ndarray)
-        or "_frame_number" in info
-        or number.shape != (n_lanes,)
-        or of_episode.shape != (n_lanes,)
+        isinstance(number, np.ndarray)
+        and isinstance(of_episode, np.ndarray)
+        and number.shape == of_episode.shape == (n_lanes,)
+        and number.dtype.kind == of_episode.dtype.kind == "i"
+        and "_frame_number" not in info
     ):
-        return None
-    return np.subtract(number, of_episode, dtype=np.int64)
+        return number, of_episode
+    return None
 
 
 @kernel
-def follow(mode: Any, phase: Any, told: Any, repeated: Any, terminated: Any, truncated: Any,
+def compare_counters(number: Any, of_episode: Any, counted: Any, before: Any, resets: Any,
+                     began: Any) -> None:  # fmt: skip
+    """Fill ``began``, and ``resets`` where ``before``, that of the last step, was ``counted``.
+
+    An episode began at the difference of the counters. Only a reset changes it.
+    """
+    for lane in range(len(resets)):
+        began[lane] = np.int64(number[lane]) - np.int64(of_episode[lane])
+        if not counted:
+            resets[lane] = UNTOLD
+        else:
+            resets[lane] = NOT_RESET if began[lane] == before[lane] else RESET
+
+
+@kernel
+def follow(mode: Any, phase: Any, told: Any, is_counted: Any, terminated: Any, truncated: Any,
            rows: Any) -> Any:  # fmt: skip
-    """Fill the rows of `Course`; return how many lanes live, and how many are replaced."""
-    n_live = n_replaced = 0
+    """Fill the rows of `Course`.
+
+    Parameters
+    ----------
+    rows : ndarray, (5, n_lanes) bool
+        In the last row is whether the observation is what the last step led to, where that is
+        known. Lanes for which it counts are noted there.
+
+    Returns
+    -------
+    n_live, n_replaced, n_asked : int
+        Lanes that live, that are replaced, and that were noted.
+    unsure : int
+        A lane that ended, and of which nothing tells whether it was reset, or -1.
+    """
+    n_live = n_replaced = n_asked = 0
+    unsure = -1
     for lane in range(len(phase)):
+        repeats = rows[4, lane]
         ends = terminated[lane] or truncated[lane]
         waits = phase[lane] == AWAITS
         # No reset ends an episode: a row that does was played.
         is_reset_row = (
-            mode == _NEXT_STEP and waits and repeated[lane] and not ends and told[lane] != NOT_RESET
+            mode == _NEXT_STEP and waits and repeats and not ends and told[lane] != NOT_RESET
         )
         ended = ends and not is_reset_row
         begins = phase[lane] == BEGINS
         replaced = False
         if mode == _SAME_STEP and ended:
             replaced = told[lane] != NOT_RESET
+            if is_counted and truncated[lane]:
+                replaced = True  # a game: ALE truncates no life
+            elif is_counted and (phase[lane] != RUNS or told[lane] == UNTOLD or not repeats):
+                unsure = lane
         elif mode == _DISABLED and waits:
             begins = begins or told[lane] != NOT_RESET
         else:
             begins = begins or told[lane] == RESET
+        asks = (mode == _NEXT_STEP and waits) or unsure == lane
         rows[0, lane] = not is_reset_row
         rows[1, lane] = ended
         rows[2, lane] = begins
         rows[3, lane] = replaced
+        rows[4, lane] = asks
         n_live += not is_reset_row
         n_replaced += replaced
-    return n_live, n_replaced
+        n_asked += asks
+    return n_live, n_replaced, n_asked, unsure
 
 
 @kernel
 def settle(mode: Any, live: Any, ended: Any, replaced: Any, phase: Any) -> Any:
-    """Fill ``phase`` with how the lanes stand after a step."""
+    """Fill ``phase`` with how the lanes stand after a step; return how many do not run on."""
+    n_anew = 0
     for lane in range(len(phase)):
         if not live[lane] or replaced[lane]:
             phase[lane] = BEGINS
@@ -213,3 +249,5 @@ def settle(mode: Any, live: Any, ended: Any, replaced: Any, phase: Any) -> Any:
             phase[lane] = AWAITS
         else:
             phase[lane] = RUNS
+        n_anew += phase[lane] != RUNS
+    return n_anew
