@@ -32,6 +32,8 @@ RUNS, AWAITS, BEGINS = range(3)
 NOT_RESET, RESET, UNTOLD = range(3)
 _NUMBER: dict[Mode, int] = {"same_step": 0, "next_step": 1, "disabled": 2}
 _SAME_STEP, _NEXT_STEP, _DISABLED = range(3)
+# What is kept from one step to the next.
+_LASTING = ("_mode", "phase", "_began", "_counted", "_n_anew")
 _NO_LANES: Int64s = np.zeros(0, np.int64)
 
 
@@ -70,11 +72,22 @@ class Resets:
         self._began: Int64s = np.zeros(n_lanes, np.int64)
         self._counted = False
         self._n_anew = 0  # lanes that an end has left awaiting a reset, or after it
+        self._open()
+
+    def _open(self) -> None:
+        n_lanes = len(self.phase)
         self._nothing_told = Told(np.full(n_lanes, UNTOLD, np.int8), None, False)
         # Of the step that is being added; they mean nothing before and after.
         self._told: Int8s = np.zeros(n_lanes, np.int8)
         self._begin: Int64s = np.zeros(n_lanes, np.int64)
         self._rows: Bools = np.zeros((5, n_lanes), np.bool_)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: vars(self)[name] for name in _LASTING}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._open()
 
     def told(self, info: Mapping[str, Any], was_reset: Bools | None) -> Told:
         """Read who was reset since the last step, by the user's word or ALE's counters."""
