@@ -394,6 +394,7 @@ def test_a_space_that_is_read_wrongly_is_warned_of(
         (STACKS, {"stack_axis": None, "frame_channels": 3}, "stack_axis=None says that there is"),
         (STACKS, {"stack_axis": "last"}, "stack_axis='last' must be a whole number or None"),
         (Dict(), {}, "has no entries"),
+        (Dict(state=Box(0, 1, (5,), np.float32)), {"stack_size": 3}, "stack_size=3 is of images"),
     ],
 )
 def test_arguments_that_would_be_ignored(space: Any, arguments: Any, match: str) -> None:

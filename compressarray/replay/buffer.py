@@ -362,8 +362,7 @@ class ReplayBuffer:
         -----
         UserWarning
             Once each: if stacks do not go on as the space was read, if none of a lane's steps goes
-            on from the one before it, if a lane goes on after an end that nobody reset
-            ("disabled").
+            on from the one before it, if an episode begins with what the last one ended with.
 
         Notes
         -----

@@ -207,6 +207,11 @@ def read_layouts(
             )
         else:
             layouts.append(_stacked(key, shape, dtype, stack_axis, frame_channels))
+    if stack_size is not None and not any(layout.feed == "newest" for layout in layouts):
+        raise ValueError(
+            f"stack_size={stack_size} is of images, and observation_space={space} has none "
+            "(entries of two axes or more): leave it out"
+        )
     are_stacks = any(layout.feed == "stacks" and len(layout.shape) > 2 for layout in layouts)
     if (stack_axis not in (0, None) or frame_channels != 1) and not are_stacks:
         raise ValueError(

@@ -14,7 +14,7 @@ AnyArray = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
 Int64s = npt.NDArray[np.int64]
 
-# Transitions that all have to say the same, and steps after which nobody asks any more.
+# Steps that all have to say the same, and those after which nobody asks any more.
 _N_SAYING = 8
 _N_STEPS = 64
 # Stacks are searched for along axes of up to so many planes a frame and frames a stack.
@@ -64,22 +64,23 @@ class StackWatch:
         """
         is_stack = self._layout.stack_size > 1
         self._n_steps += 1
-        for lane in np.flatnonzero(live):
-            if obs[lane].tobytes() == successor[lane].tobytes():
-                continue  # it goes on in any reading
-            if is_stack and not apart[lane]:
-                self._n_steps = _N_STEPS
-                return None
-            self._others = [
-                (axis, channels)
-                for axis, channels in self._others
-                if _goes_on(obs[lane], successor[lane], axis, channels)
-            ]
-            self._n_saying += 1
-            if self._n_saying == _N_SAYING or not (is_stack or self._others):
-                self._n_steps = _N_STEPS
-                return self._remark() if is_stack or self._others else None
-        return None
+        # One that stays as it is goes on in any reading.
+        moved = [k for k in np.flatnonzero(live) if obs[k].tobytes() != successor[k].tobytes()]
+        if not moved:
+            return None
+        if is_stack and not apart[moved].all():
+            self._n_steps = _N_STEPS
+            return None
+        self._others = [
+            (axis, channels)
+            for axis, channels in self._others
+            if all(_goes_on(obs[k], successor[k], axis, channels) for k in moved)
+        ]
+        self._n_saying += 1
+        if self._n_saying < _N_SAYING and (is_stack or self._others):
+            return None
+        self._n_steps = _N_STEPS
+        return self._remark() if is_stack or self._others else None
 
     def _remark(self) -> str:
         layout = self._layout

@@ -79,7 +79,7 @@ class Resets:
         self._nothing_told = Told(np.full(n_lanes, UNTOLD, np.int8), None, False)
         # Of the step that is being added; they mean nothing before and after.
         self._told: Int8s = np.zeros(n_lanes, np.int8)
-        self._begin: Int64s = np.zeros(n_lanes, np.int64)
+        self._begins_now: Int64s = np.zeros(n_lanes, np.int64)
         self._rows: Bools = np.zeros((5, n_lanes), np.bool_)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -96,7 +96,7 @@ class Resets:
             return self._nothing_told
         began = None
         if counters is not None:
-            began = self._begin
+            began = self._begins_now
             compare_counters(*counters, self._counted, self._began, self._told, began)
         if was_reset is not None:
             np.copyto(self._told, was_reset, casting="unsafe")
@@ -160,7 +160,7 @@ class Resets:
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        arrays = (self.phase, self._began, self._told, self._begin, self._rows)
+        arrays = (self.phase, self._began, self._told, self._begins_now, self._rows)
         return sum(array.nbytes for array in arrays) + self._nothing_told.resets.nbytes
 
 
