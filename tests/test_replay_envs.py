@@ -105,7 +105,7 @@ def ale(mode: AutoresetMode, **arguments: Any) -> AtariVectorEnv:
 class AleAgent:
     """Plays ALE's own stacks and single frames side by side, and feeds a buffer in every way."""
 
-    n_slots = 60
+    n_slots = 40
 
     def __init__(self, mode: AutoresetMode, arguments: dict[str, Any]) -> None:
         self.mode = mode
@@ -192,7 +192,7 @@ class AleAgent:
     [
         {"max_num_frames_per_episode": 100},
         {"episodic_life": True},
-        {"life_loss_info": True, "max_num_frames_per_episode": 260},
+        {"life_loss_info": True, "max_num_frames_per_episode": 200},
         {"max_num_frames_per_episode": 12, "use_fire_reset": False},  # less than its no-ops
     ],
     ids=str,
@@ -200,25 +200,25 @@ class AleAgent:
 def test_ale_s_own_stacks_and_every_way_of_feeding(
     mode: AutoresetMode, arguments: dict[str, Any]
 ) -> None:
-    for p_move in (0.0, 0.1):
+    has_lives = "life_loss_info" in arguments
+    for p_move in (0.0, 0.1) if has_lives else (0.06,):
         agent = AleAgent(mode, arguments)
         ends = resets = ended = 0
-        for t in range(150):
+        for t in range(100):
             # Now and then, and mostly just after an end.
             if agent.rng.random() < (5 * p_move if ended else p_move):
                 agent.move(str(agent.rng.choice(["reset", "mask", "clear", "load"])))
             ended, n_reset = agent.step()
             ends, resets = ends + ended, resets + n_reset
-            if t % 15 == 14:
+            if t % 20 == 19:
                 agent.check()
-        agent.check()
         for length in (1, 5):
             for buffer in agent.buffers.values():
                 assert_same_sequences(buffer, agent.oracle, length)
-        assert ends > 5
+        assert ends >= 3
+        assert resets >= 2
         if p_move == 0:
-            assert resets > 3
-            assert ("life_loss_info" in arguments) == (ends > resets + 3)
+            assert ends > resets + 2
         agent.stacked.close()
         agent.indexed.close()
 

@@ -539,6 +539,11 @@ class ReplayBuffer:
             delivered as they were, even if the ring has moved on.
         thread : bool, default True
             Decode in a thread what was drawn. The batches are the same without.
+
+        Notes
+        -----
+        Where nothing can be drawn any more, what was drawn before is delivered, and the error comes
+        after it. What was drawn before `clear` is gone.
         """
         checked_int("batch_size", batch_size, 1)
         ahead = checked_int("lookahead", lookahead, 0)
