@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from compressarray.kernels.compiling import kernel
-from compressarray.replay.layout import as_array
+from compressarray.replay.layout import as_array, as_kernels_take
 
 AnyArray = npt.NDArray[Any]
 
@@ -92,7 +92,7 @@ class Actions:
             return self._checked_floats(values)
         if self._bounds is not None and values.dtype.kind in "iu" and values.dtype != np.uint64:
             stored: AnyArray = np.empty(expected, self.stored_dtype)
-            rows = values.astype(np.int64).reshape(n_lanes, -1)
+            rows = as_kernels_take(values.astype(np.int64, copy=False)).reshape(n_lanes, -1)
             if store_integers(rows, self._bounds, self._offset, stored.reshape(n_lanes, -1)):
                 return stored
         return self._checked_integers(values)

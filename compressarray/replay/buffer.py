@@ -379,12 +379,12 @@ class ReplayBuffer:
         other environments every end is followed by a reset unless `was_reset` says otherwise.
         """
         with self._lock:
-            n = self.n_envs
             observations, transitions, resets = self._observations, self._transitions, self._resets
+            n = transitions.n_lanes
             said = checked_info(info, self.autoreset_mode)
             before = observations.checked(obs, "obs")
             after = observations.checked(next_obs, "next_obs")
-            observations.refuse_one_memory(before, after, obs is next_obs)
+            observations.refuse_one_memory(before, after)
             actions = self._actions.stored(action, n)
             rewards = checked_rewards(reward, n)
             ends = checked_bools("terminated", terminated, n)
@@ -401,13 +401,14 @@ class ReplayBuffer:
                     f"reward {np.asarray(reward)[bad]} of lane {bad} is not finite as float32; "
                     "check the environment"
                 )
-            remarks: list[str | None] = []
+            remarks: list[str] = []
             if course.n_replaced:
                 after = observations.with_final(after, course.replaced, said)
             if course.n_live:
                 breaks = observations.plan(before, after, live, begins, transitions, remarks)
-                remarks.append(self._remark_on_no_reset(told))
-                for remark in filter(None, remarks):
+                if not resets.all_run:
+                    remarks += self._remarks_on_no_reset(told)
+                for remark in remarks:
                     warnings.warn(remark, stacklevel=2)
                 self._settle(live)
                 observations.store(before, after)
@@ -420,29 +421,27 @@ class ReplayBuffer:
                 observations.discard(transitions.counts)
             resets.commit(course, told)
 
-    def _remark_on_no_reset(self, told: Told) -> str | None:
+    def _remarks_on_no_reset(self, told: Told) -> list[str]:
         """Say, once, that a lane seems to go on from where its episode ended."""
-        if self._has_warned_of_no_reset:
-            return None
         anew = self._resets.begin_anew()
-        if not len(anew):
-            return None
+        if self._has_warned_of_no_reset or not len(anew):
+            return []
         goes_on = anew[self._observations.same[anew] & (told.resets[anew] != NOT_RESET)]
         if not len(goes_on):
-            return None
+            return []
         self._has_warned_of_no_reset = True
         beginning = f"lane {goes_on[0]} ended, and its next obs is what it ended with"
         if self.autoreset_mode == "disabled":
-            return (
+            return [
                 f"{beginning}, though autoreset_mode='disabled' says that you reset it: if the "
                 "environment resets itself in the next step, this step is no transition, and "
                 "autoreset_mode must be 'next_step'; if its life was lost and the game goes on, "
                 "pass was_reset"
-            )
-        return (
+            ]
+        return [
             f"{beginning}, though it was reset: if the environment writes all its observations "
             "into one array, the reset has overwritten final_obs. Let it return obs.copy()"
-        )
+        ]
 
     def cut(self, lanes: npt.ArrayLike | None = None) -> None:
         """Say that lanes were reset from outside, all of them by default.

@@ -75,7 +75,8 @@ class Layout:
         """Return the frames of ``(n_lanes, *shape)``, in order, as flat bytes for a kernel."""
         # Along the first axis they lie in order as they are.
         frames = self.to_frames(values) if self.axis else values
-        return as_kernels_take(frames).reshape(-1).view(np.uint8)
+        flat = as_kernels_take(frames).reshape(-1)
+        return flat if flat.dtype == np.uint8 else flat.view(np.uint8)
 
     def to_sample(self, stacks: Any, n_lead: int) -> Any:
         """Make observations of ``(*lead, stack_size, *frame_shape)``, without copying.
@@ -100,7 +101,9 @@ class Layout:
 
     def checked(self, values: Any, n_lanes: int, what: str) -> AnyArray:
         """Return one entry for each lane as an array, or raise for a wrong shape or dtype."""
-        array = as_array(self.name_in(what), values)
+        array = values
+        if not isinstance(values, np.ndarray):
+            array = as_array(self.name_in(what), values)
         expected = (n_lanes, *self.shape)
         if array.shape != expected:
             raise ValueError(
@@ -108,7 +111,7 @@ class Layout:
                 "The number of lanes is fixed by n_envs, and the rest by observation_space"
             )
         self._check_dtype(array, what)
-        return array
+        return array  # type: ignore[no-any-return]
 
     def checked_one(self, value: Any, what: str) -> AnyArray:
         """Return the entry of one lane as an array, or raise for a wrong shape or dtype."""

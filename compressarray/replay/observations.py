@@ -105,19 +105,10 @@ class Observations:
             for entry in self.entries
         ]
 
-    def refuse_one_memory(
-        self, before: list[AnyArray], after: list[AnyArray], are_one: bool
-    ) -> None:
-        """Refuse checked observations that lie in the memory of their successors.
-
-        Parameters
-        ----------
-        before, after : list of ndarray
-        are_one : bool
-            Whether one object was given for both.
-        """
+    def refuse_one_memory(self, before: list[AnyArray], after: list[AnyArray]) -> None:
+        """Refuse checked observations that lie in the memory of their successors."""
         for entry, obs, successor in zip(self.entries, before, after, strict=True):
-            if are_one or _are_one_memory(obs, successor):
+            if _are_one_memory(obs, successor):
                 name, successors = entry.layout.name_in("obs"), entry.layout.name_in("next_obs")
                 raise ValueError(
                     f"{name} and {successors} are one memory: whatever {name} was, the environment "
@@ -179,7 +170,7 @@ class Observations:
         live: Bools,
         begins: Bools,
         transitions: Transitions,
-        remarks: list[str | None],
+        remarks: list[str],
     ) -> bool:
         """Find out how observations go on; nothing that lasts is written.
 
@@ -202,18 +193,23 @@ class Observations:
             Whether an episode begins in one of the live lanes, and nobody has said that its last
             one ended.
         """
-        breaks = False
+        n_begin = n_break = 0
         for entry, obs, successor in zip(self.entries, before, after, strict=True):
             entry.look(obs, successor, live)
-            breaks |= join(live, transitions.running, entry.plan, begins)
-            remarks.append(entry.remark(obs, successor, live))
-        for entry in self.entries:
-            entry.begin(begins)
-        if breaks:
+            n_begin, n_break = join(live, transitions.running, entry.plan, begins)
+            remark = entry.remark(obs, successor, live)
+            if remark is not None:
+                remarks.append(remark)
+        if n_begin:
+            for entry in self.entries:
+                entry.begin(begins)
+        if n_break:
             same = {entry.layout.key: entry.plan["same"] for entry in self.entries}
             broken = live & begins & transitions.running
-            remarks.append(self._breaks.see(broken, transitions.counts, same))
-        return breaks
+            remark = self._breaks.see(broken, transitions.counts, same)
+            if remark is not None:
+                remarks.append(remark)
+        return n_break > 0
 
     @property
     def same(self) -> Bools:
@@ -393,12 +389,9 @@ def _final_of(final: Any, lane: int, n_lanes: int, layout: Layout) -> Any:
 
 
 def _are_one_memory(one: AnyArray, other: AnyArray) -> bool:
-    """Whether two arrays of one shape are the same bytes of memory, as far as numpy knows."""
-    if one is other:
-        return True
-    owner = one if one.base is None else one.base
-    if owner is not (other if other.base is None else other.base):
-        return False  # told in a fraction of the time that comparing addresses takes
+    """Whether two arrays of one shape are the same bytes of memory."""
+    if not np.may_share_memory(one, other):  # a fraction of what comparing addresses takes
+        return False
     addresses = [each.__array_interface__["data"][0] for each in (one, other)]
     return addresses[0] == addresses[1] and one.strides == other.strides and one.size > 0
 

@@ -33,7 +33,7 @@ NOT_RESET, RESET, UNTOLD = range(3)
 _NUMBER: dict[Mode, int] = {"same_step": 0, "next_step": 1, "disabled": 2}
 _SAME_STEP, _NEXT_STEP, _DISABLED = range(3)
 # What is kept from one step to the next.
-_LASTING = ("_mode", "phase", "_began", "_counted", "_n_anew")
+_LASTING = ("_mode", "phase", "_began", "_counted", "all_run")
 _NO_LANES: Int64s = np.zeros(0, np.int64)
 
 
@@ -54,6 +54,7 @@ class Course(NamedTuple):
     replaced: Bools  # `next_obs` is a reset's, and what the step led to is in ``final_obs``
     n_live: int
     n_replaced: int
+    n_anew: int  # lanes that do not run on after it
 
 
 class Resets:
@@ -71,7 +72,7 @@ class Resets:
         # The emulator's frame with which each lane's game began, by ALE's counters.
         self._began: Int64s = np.zeros(n_lanes, np.int64)
         self._counted = False
-        self._n_anew = 0  # lanes that an end has left awaiting a reset, or after it
+        self.all_run = False  # whether ``phase`` is RUNS everywhere
         self._open()
 
     def _open(self) -> None:
@@ -80,6 +81,7 @@ class Resets:
         # Of the step that is being added; they mean nothing before and after.
         self._told: Int8s = np.zeros(n_lanes, np.int8)
         self._begins_now: Int64s = np.zeros(n_lanes, np.int64)
+        self._next: Int8s = np.zeros(n_lanes, np.int8)
         self._rows: Bools = np.zeros((5, n_lanes), np.bool_)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -123,23 +125,28 @@ class Resets:
         """
         rows = self._rows
         rows[4] = False
-        step = self._mode, self.phase, told.resets, told.is_counted, terminated, truncated, rows
-        n_live, n_replaced, n_asked, unsure = follow(*step)
+        step = (
+            self._mode, self.phase, told.resets, told.is_counted, terminated, truncated, rows,
+            self._next,
+        )  # fmt: skip
+        n_live, n_replaced, n_anew, n_asked, unsure = follow(*step)
         if n_asked:  # seldom: a lane waits for its reset, or ends
             asked = np.flatnonzero(rows[4])
             rows[4, asked] = repeats(asked)
-            n_live, n_replaced, _, unsure = follow(*step)
+            n_live, n_replaced, n_anew, _, unsure = follow(*step)
         if unsure >= 0:
             raise ValueError(
                 f"lane {unsure} terminated with the first step after a reset, and nothing tells "
                 "whether ALE's game is over or has lost a life and goes on (life_loss_info=True), "
                 "where final_obs is garbage. Pass was_reset"
             )
-        return Course(rows[0], rows[1], rows[2], rows[3], n_live, n_replaced)
+        return Course(rows[0], rows[1], rows[2], rows[3], n_live, n_replaced, n_anew)
 
     def commit(self, course: Course, told: Told) -> None:
         """Write down how the lanes stand after a step that was added."""
-        self._n_anew = settle(self._mode, course.live, course.ended, course.replaced, self.phase)
+        if course.n_anew or not self.all_run:
+            self.phase[:] = self._next
+            self.all_run = not course.n_anew
         self._counted = told.began is not None
         if told.began is not None:
             self._began[:] = told.began
@@ -147,20 +154,21 @@ class Resets:
     def begin(self, lanes: Bools | Int64s) -> None:
         """Hear that lanes were reset from outside."""
         self.phase[lanes] = BEGINS
+        self.all_run = False
 
     def begin_anew(self) -> Int64s:
         """Return the lanes whose observation must be a new one, since a reset has followed an end.
 
         Not those of NEXT_STEP, where the row of the reset itself begins with the last one.
         """
-        if not self._n_anew or self._mode == _NEXT_STEP:
+        if self._mode == _NEXT_STEP:
             return _NO_LANES
         return np.flatnonzero(self.phase == (BEGINS if self._mode == _SAME_STEP else AWAITS))
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        arrays = (self.phase, self._began, self._told, self._begins_now, self._rows)
+        arrays = (self.phase, self._began, self._told, self._begins_now, self._next, self._rows)
         return sum(array.nbytes for array in arrays) + self._nothing_told.resets.nbytes
 
 
@@ -200,8 +208,8 @@ def compare_counters(number: Any, of_episode: Any, counted: Any, before: Any, re
 
 @kernel
 def follow(mode: Any, phase: Any, told: Any, is_counted: Any, terminated: Any, truncated: Any,
-           rows: Any) -> Any:  # fmt: skip
-    """Fill the rows of `Course`.
+           rows: Any, after: Any) -> Any:  # fmt: skip
+    """Fill the rows of `Course`, and ``after`` with how the lanes stand after the step.
 
     Parameters
     ----------
@@ -211,12 +219,12 @@ def follow(mode: Any, phase: Any, told: Any, is_counted: Any, terminated: Any, t
 
     Returns
     -------
-    n_live, n_replaced, n_asked : int
-        Lanes that live, that are replaced, and that were noted.
+    n_live, n_replaced, n_anew, n_asked : int
+        Lanes that live, that are replaced, that do not run on, and that were noted.
     unsure : int
         A lane that ended, and of which nothing tells whether it was reset, or -1.
     """
-    n_live = n_replaced = n_asked = 0
+    n_live = n_replaced = n_anew = n_asked = 0
     unsure = -1
     for lane in range(len(phase)):
         repeats = rows[4, lane]
@@ -245,22 +253,14 @@ def follow(mode: Any, phase: Any, told: Any, is_counted: Any, terminated: Any, t
         rows[2, lane] = begins
         rows[3, lane] = replaced
         rows[4, lane] = asks
+        if is_reset_row or replaced:
+            after[lane] = BEGINS
+        elif ended and mode != _SAME_STEP:
+            after[lane] = AWAITS
+        else:
+            after[lane] = RUNS
         n_live += not is_reset_row
         n_replaced += replaced
+        n_anew += after[lane] != RUNS
         n_asked += asks
-    return n_live, n_replaced, n_asked, unsure
-
-
-@kernel
-def settle(mode: Any, live: Any, ended: Any, replaced: Any, phase: Any) -> Any:
-    """Fill ``phase`` with how the lanes stand after a step; return how many do not run on."""
-    n_anew = 0
-    for lane in range(len(phase)):
-        if not live[lane] or replaced[lane]:
-            phase[lane] = BEGINS
-        elif ended[lane] and mode != _SAME_STEP:
-            phase[lane] = AWAITS
-        else:
-            phase[lane] = RUNS
-        n_anew += phase[lane] != RUNS
-    return n_anew
+    return n_live, n_replaced, n_anew, n_asked, unsure

@@ -177,16 +177,16 @@ def join(live: Any, running: Any, plan: Any, begins: Any) -> Any:
 
     Returns
     -------
-    bool
-        Whether one of the lanes in ``begins`` lives and its last episode had not ended.
+    n_begin, n_break : int
+        Lanes in ``begins``, and those of them that live and whose last episode had not ended.
     """
-    breaks = False
+    n_begin = n_break = 0
     for k in range(len(live)):
         if not plan[k].same:
             begins[k] = True
-        if begins[k] and live[k] and running[k]:
-            breaks = True
-    return breaks
+        n_begin += begins[k]
+        n_break += begins[k] and live[k] and running[k]
+    return n_begin, n_break
 
 
 @kernel
