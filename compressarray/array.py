@@ -879,15 +879,7 @@ class DiffFrameArray(NDArrayOperatorsMixin):
         """
         self._refuse_view("discard")
         shared = self._frames
-        counts = np.asarray(before)
-        if counts.dtype.kind not in "iu":
-            raise TypeError(f"before holds {counts.dtype}; counts must be integers")
-        if counts.shape != (shared.n_lanes,):
-            raise ValueError(
-                f"before has shape {counts.shape}; it must hold one count for each lane, "
-                f"({shared.n_lanes},)"
-            )
-        shared.discard(counts.astype(np.int64))
+        shared.discard(self._checked_counts(before, "before"))
 
     def pin(self, frames: npt.ArrayLike) -> Int64s:
         """Store frames for good, under reserved indices that `gather` takes.
@@ -934,9 +926,25 @@ class DiffFrameArray(NDArrayOperatorsMixin):
         self._refuse_view("clear")
         self._frames.clear()
 
+    def _write_with(self, writer: Writer) -> None:
+        """Make every write a part of another one's; whoever calls this has the array alone."""
+        self._frames.writer.settle()
+        self._frames.writer = writer
+
     def _refuse_view(self, what: str) -> None:
         if self._is_view:
             raise TypeError(f"a view has no {what}; call it on the array that it was made from")
+
+    def _checked_counts(self, counts: npt.ArrayLike, name: str) -> Int64s:
+        values = np.asarray(counts)
+        if values.dtype.kind not in "iu":
+            raise TypeError(f"{name} holds {values.dtype}; counts must be integers")
+        if values.shape != (self.n_lanes,):
+            raise ValueError(
+                f"{name} has shape {values.shape}; it must hold one count for each lane, "
+                f"({self.n_lanes},)"
+            )
+        return values.astype(np.int64)
 
     def _checked_frames(self, frames: npt.ArrayLike, what: str) -> AnyArray:
         values = np.asarray(frames)
