@@ -44,26 +44,26 @@ def _is_with(path: str, line: int) -> bool:
     return linecache.getline(path, line).lstrip().startswith("with ")
 
 
-def lines_of(function: Callable[[], object]) -> int:
-    """Run a function; return how many lines of the library that took."""
-    return _run(function, None)
+def lines_of(function: Callable[..., object], *arguments: object) -> int:
+    """Call a function; return how many lines of the library that took."""
+    return _run(None, function, *arguments)
 
 
-def interrupted(function: Callable[[], object], at: int) -> str | None:
-    """Run a function up to its ``at``-th line of the library; return where that was."""
+def interrupted(at: int, function: Callable[..., object], *arguments: object) -> str | None:
+    """Call a function up to its ``at``-th line of the library; return where that was."""
     try:
-        _run(function, at)
+        _run(at, function, *arguments)
     except Interrupt as interrupt:
         return str(interrupt)
     return None
 
 
-def _run(function: Callable[[], object], at: int | None) -> int:
+def _run(at: int | None, function: Callable[..., object], *arguments: object) -> int:
     tracer = _Tracer(at)
     before = sys.gettrace()
     sys.settrace(tracer)
     try:
-        function()
+        function(*arguments)
     finally:
         sys.settrace(before)
     return tracer.n_lines

@@ -33,7 +33,7 @@ from compressarray.codecs.words import (
     classify,
     token_key,
 )
-from compressarray.kernels.compiling import kernel
+from compressarray.kernels.compiling import kernel, plain
 from compressarray.kernels.memory import load64, load_tail, nonzero_bytes, widen_mask
 
 Int64s = npt.NDArray[np.int64]
@@ -113,6 +113,7 @@ def starting_tokens(row_bytes: int) -> Int64s:
     A changed word mostly follows the one before it, or lies one row below it, and its changed
     bytes mostly form one run: the weights are rounded from ten Atari games.
     """
+    key_of = plain(token_key)
     down = max(row_bytes // 8 - 1, 1)
     skips = {0: 0.47, down: 0.2, down - 1: 0.09, down + 1: 0.04, 1: 0.03}
     kinds = {LITERAL: 0.5, UNIFORM: 0.1, BACKGROUND: 0.2, LEFT: 0.1, ABOVE: 0.1}
@@ -127,11 +128,11 @@ def starting_tokens(row_bytes: int) -> Int64s:
                 for kind, kind_weight in kinds.items():
                     # of rows so long that no token skips one, only the next words are named
                     if 0 <= skip <= MAX_SKIP and not (kind == LITERAL and first == last):
-                        key = int(token_key(skip, mask, kind))
+                        key = int(key_of(skip, mask, kind))
                         weights[key] = skip_weight * mask_weight * kind_weight
     # three in four whole, then the parts of all others: skips up to five rows
     whole = sorted(weights, key=lambda key: -weights[key])[:192]
-    skip_only = [token_key(skip, 0, LITERAL) for skip in range(min(5 * down, ESCAPE - len(whole)))]
+    skip_only = [key_of(skip, 0, LITERAL) for skip in range(min(5 * down, ESCAPE - len(whole)))]
     return np.array([*whole, *skip_only], np.int64)
 
 

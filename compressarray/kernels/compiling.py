@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import threading
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -59,12 +60,47 @@ class _KernelCache(FunctionCache):
 
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile on first use, to run without the GIL; keep the machine code on disk."""
-    dispatcher = njit(nogil=True)(function)
+    dispatcher: Any = njit(nogil=True)(function)
     if hasattr(dispatcher, "_cache"):  # not under NUMBA_DISABLE_JIT
         dispatcher._cache = _KernelCache(function)
+        dispatcher._compile_for_args = _apart(dispatcher._compile_for_args)
     return dispatcher
 
 
+def _apart(compile_for: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile in a thread of its own.
+
+    Signals are handled in the main thread: one that comes while numba compiles there, such as that
+    of Ctrl-C, would leave it unable to compile anything more.
+    """
+
+    def compile_apart(*arguments: Any, **options: Any) -> Any:
+        if threading.current_thread() is not threading.main_thread():
+            return compile_for(*arguments, **options)
+        answer: list[Any] = []
+        failure: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                answer.append(compile_for(*arguments, **options))
+            except BaseException as error:
+                failure.append(error)
+
+        thread = threading.Thread(target=work, name="compressarray-compiler")
+        thread.start()
+        thread.join()
+        if failure:
+            raise failure[0]
+        return answer[0]
+
+    return compile_apart
+
+
 def inlined(function: Callable[..., Any]) -> Any:
-    """Compile into every kernel that calls it."""
+    """Compile into every kernel that calls it. For Python there is `plain`."""
     return njit(inline="always")(function)
+
+
+def plain(function: Any) -> Any:
+    """The Python function of one that is inlined, which calls no other: nothing is compiled."""
+    return getattr(function, "py_func", function)

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from compressarray.errors import CorruptFrameError
-from compressarray.kernels.compiling import inlined, kernel
+from compressarray.kernels.compiling import inlined, kernel, plain
 from compressarray.kernels.memory import base_of, copy_bytes, move_bytes, same_bytes
 from compressarray.snapshots import Snapshot, array_of
 from compressarray.store.base import address_of
@@ -268,7 +268,7 @@ class Arena:
         entry = int(allocate(self.state, chunk.nbytes))
         if entry < 0:
             raise MemoryError(f"the arena has no room for a chunk of {chunk.nbytes} bytes")
-        start = chunk_start(self.state, entry)
+        start = int(plain(chunk_start)(self.state, entry))
         self.state.memory[start : start + chunk.nbytes] = chunk
         return entry
 
@@ -304,7 +304,7 @@ class Arena:
 
     def view(self, entry: int) -> npt.NDArray[np.uint8]:
         """The bytes of one chunk, a view that the next write may move."""
-        start = chunk_start(self.state, entry)
+        start = int(plain(chunk_start)(self.state, entry))
         return self.state.memory[start : start + int(self.state.size[entry])]
 
 

@@ -13,6 +13,7 @@ from compressarray.codecs.learning import Changes, Learnt
 from compressarray.codecs.packing import Packer
 from compressarray.codecs.words import CODEBOOK_WORDS, encode_table_words, record_bytes
 from compressarray.errors import CorruptFrameError
+from compressarray.kernels.compiling import plain
 from compressarray.snapshots import MOST, Snapshot, array_of, int_of, part_of
 from compressarray.store import gop_journal as journal
 from compressarray.store import gop_layout as layout
@@ -129,7 +130,7 @@ class GopStore(Store):
         meta[layout.RECORD_KIND] = layout.SPARSE if codec.name == "sparse" else layout.DELTA
         meta[layout.OPEN_PER_LANE] = per_lane = open_per_lane(stack, frame_bytes, codec)
         # tokens, values and a record of one frame, then a closed stream
-        record_room = layout.record_room(frame_bytes)
+        record_room = plain(layout.record_room)(frame_bytes)
         self._coding_bytes = 17 * ((frame_bytes + 7) // 8) + GUARD_BYTES + record_room
         map_bytes = 2 * gop * stack
         self._stream_bytes = (
@@ -149,7 +150,7 @@ class GopStore(Store):
         self._gops = Table(max_chunks)
         # A write holds what it replaces until it is done.
         self._arena = Arena(
-            2 * n_rows * n_lanes * stack * (record_bytes(frame_bytes, self._packs) + 16)
+            2 * n_rows * n_lanes * stack * (plain(record_bytes)(frame_bytes, self._packs) + 16)
             + 2 * max_chunks * (map_bytes + 64),
             2 * max_chunks,
             self._stream_bytes,
@@ -228,7 +229,7 @@ class GopStore(Store):
         if not chunk[0] & layout.PACKED_FLAG:
             return chunk
         stream = np.empty(self._stream_bytes, np.uint8)
-        codes = np.empty(layout.record_room(self._frame_bytes), np.uint8)
+        codes = np.empty(plain(layout.record_room)(self._frame_bytes), np.uint8)
         size = unpack_stream(
             self._state,
             address_of(chunk),
@@ -436,7 +437,7 @@ class GopStore(Store):
         if not self._packs:
             return stream
         assert self._codebooks is not None
-        packer = self._codebooks.of(int(layout.codebook_of(int(stream[0])))).packer
+        packer = self._codebooks.of(plain(layout.codebook_of)(int(stream[0]))).packer
         if packer is None:
             return stream
         chunk = np.empty(2 * len(stream) + GUARD_BYTES, np.uint8)
@@ -724,7 +725,7 @@ class GopStore(Store):
             "ready_at_votes": self._ready_at_votes,
             "tidied_at": self._tidied_at,
             "codebooks": None if self._codebooks is None else self._codebooks.snapshot(),
-            "open_codebook": layout.codebook_of(state.open_flags),
+            "open_codebook": plain(layout.codebook_of)(state.open_flags),
             "backgrounds": state.backgrounds[1:, :n_bytes].copy(),
             "background": int(meta[layout.BACKGROUND]),
             "candidate": state.candidate[:, :n_bytes].copy(),
