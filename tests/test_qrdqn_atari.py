@@ -333,8 +333,8 @@ def test_the_dense_buffer_beside_the_librarys(n_step, num_envs):
         info = {"final_obs": next_obs.copy()}
         next_obs[truncated, :-1] = 0  # a reset; where a life was lost the stack runs on
         transition = (obs, rng.integers(9, size=num_envs), rng.normal(size=num_envs))
-        for each in (dense, buffer):
-            each.add(*transition, terminated, truncated, next_obs, info)
+        dense.add(*transition, terminated, truncated, next_obs, info)
+        buffer.add(*transition, terminated, truncated, next_obs, info, was_reset=truncated)
         obs = next_obs
         if step % 50 == 40:
             dense.cut()

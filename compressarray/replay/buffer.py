@@ -453,7 +453,8 @@ class ReplayBuffer:
             ]
         return [
             f"{beginning}, though it was reset: if the environment writes all its observations "
-            "into one array, the reset has overwritten final_obs. Let it return obs.copy()"
+            "into one array, the reset has overwritten final_obs. Let it return obs.copy(); if a "
+            "life was lost and the game goes on, pass was_reset"
         ]
 
     def cut(self, lanes: npt.ArrayLike | None = None) -> None:
