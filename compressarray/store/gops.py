@@ -54,7 +54,7 @@ MAX_GOP_BYTES = 1 << 28
 MAX_PACKED_BYTES = 1 << 26  # of a frame, so that three bytes count its words
 GUARD_BYTES = 64
 # Of notes on what a write replaces: to begin with, and more when they are full.
-FIRST_LOG_WORDS, WORDS_AT_ONCE = 64, 256
+FIRST_LOG_WORDS, WORDS_AT_ONCE, MOST_LOG_WORDS = 64, 256, 1024
 # Counts that a copy goes on from.
 _COUNTS = [layout.VOTES, layout.CREDIT, layout.N_CLOSED, layout.N_EVICTED, layout.N_ENCODED]
 
@@ -510,6 +510,8 @@ class GopStore(Store):
         self._attach(self._state._replace(open_bytes=grown))
 
     def _tidy(self) -> None:
+        if len(self._state.log) > MOST_LOG_WORDS:
+            self._attach(self._state._replace(log=np.zeros(FIRST_LOG_WORDS, np.int64)))
         state = self._state
         meta = state.meta
         closed = int(meta[layout.N_CLOSED])
