@@ -15,7 +15,7 @@ import numpy.typing as npt
 from compressarray.array.blockwise import Blocked, dense
 from compressarray.array.dispatch import on_dense
 from compressarray.array.frames import _Frames, as_bytes
-from compressarray.array.leads import FramesMovedError, Leads
+from compressarray.array.leads import Leads
 from compressarray.array.ndarray import NDArrayFace
 from compressarray.checks import (
     checked_fill,
@@ -37,7 +37,7 @@ AnyArray = npt.NDArray[Any]
 # Frames that are held beside a result, while keys reach inside frames: one group of pictures.
 _FRAMES_AT_ONCE = 16
 # Where frames are so small that sixteen of them cost more to ask for than to decode.
-_BYTES_AT_ONCE = 1 << 18
+_BYTES_AT_ONCE = 1 << 16
 
 
 class DiffFrameArray(NDArrayFace):
@@ -446,10 +446,7 @@ class DiffFrameArray(NDArrayFace):
 
     def _seen(self, view: Callable[[AnyArray], AnyArray]) -> DiffFrameArray:
         """View the array as a function of ndarrays does that only moves axes."""
-        try:
-            leads = self._leads.seen(self._frames.frame_shape, view)
-        except FramesMovedError as error:
-            raise FramesMovedError(f"{error}; do it to np.asarray(a), a dense copy") from None
+        leads = self._leads.seen(self._frames.frame_shape, view)
         return self._view(leads, self._frames, self)
 
     def _view(self, leads: Leads, frames: _Frames, of: DiffFrameArray | None) -> DiffFrameArray:

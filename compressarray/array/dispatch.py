@@ -85,8 +85,18 @@ def _replaced(value: Any, replace: Callable[[Any], Any]) -> Any:
     return replace(value)
 
 
-def on_dense(function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) -> Any:
+def on_dense(
+    function: Callable[..., Any], args: Any, kwargs: dict[str, Any], target: Any = ()
+) -> Any:
     """Call a function of ndarrays with dense copies, and store what it writes into them.
+
+    Parameters
+    ----------
+    function : callable
+    args, kwargs
+        Its arguments, arrays of ours among them, in nested lists, tuples and dictionaries, too.
+    target : object, optional
+        The argument that it is known to write into, besides ``out``.
 
     Returns
     -------
@@ -96,7 +106,7 @@ def on_dense(function: Callable[..., Any], args: Any, kwargs: dict[str, Any]) ->
     """
     copies = _Copies()
     dense_args, dense_kwargs = copies.of(tuple(args)), copies.of(kwargs)
-    copies.open_for_writing(kwargs.get("out", ()))
+    copies.open_for_writing((kwargs.get("out", ()), target))
     try:
         result = function(*dense_args, **dense_kwargs)
     except Exception:  # it may be one that writes; nothing was changed so far, so try again
@@ -143,7 +153,8 @@ def array_ufunc(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], kwargs: A
             kwargs["where"] = where
     if out is not None:
         kwargs["out"] = out
-    return on_dense(getattr(ufunc, method), inputs, kwargs)
+    # `at` does not always look whether what it writes into is read-only
+    return on_dense(getattr(ufunc, method), inputs, kwargs, first if method == "at" else ())
 
 
 _REDUCE = {"axis", "dtype", "keepdims", "initial", "where"}
@@ -201,15 +212,14 @@ _METHODS = {
         **{
             name: name
             for name in (
-                "all", "any", "argmax", "argmin", "astype", "clip", "max", "mean", "min", "prod",
+                "all", "any", "argmax", "argmin", "max", "mean", "min", "prod",
                 "ravel", "repeat", "round", "squeeze", "std", "sum",
-                "swapaxes", "take", "transpose", "var", "put", "nonzero",
+                "swapaxes", "take", "var", "nonzero",
             )
         },
         "amax": "max",
         "amin": "min",
         "around": "round",
-        "permute_dims": "transpose",
     }.items()
 }  # fmt: skip
 
@@ -259,6 +269,36 @@ def _reshape(a: Any, /, shape: Any, order: Any = "C", *, copy: Any = None) -> An
     return a.reshape(shape, order=order, copy=copy)
 
 
+def _clip(
+    a: Any, a_min: Any = np._NoValue, a_max: Any = np._NoValue, out: Any = None, **kwargs: Any
+) -> Any:
+    is_ours = isinstance(a, Blocked)
+    old_names = [limit is not np._NoValue for limit in (a_min, a_max)]
+    if is_ours and not any(old_names):
+        return a.clip(kwargs.pop("min", None), kwargs.pop("max", None), out, **kwargs)
+    if is_ours and all(old_names) and not kwargs.keys() & {"min", "max"}:
+        return a.clip(a_min, a_max, out, **kwargs)
+    return on_dense(np.clip, (a, a_min, a_max, out), kwargs)
+
+
+def _put(a: Any, ind: Any, v: Any, mode: Any = "raise") -> None:
+    is_ours = isinstance(a, Blocked)
+    if is_ours:
+        a.put(ind, v, mode)
+    else:
+        on_dense(np.put, (a, ind, v, mode), {})
+
+
+def _transpose(a: Any, axes: Any = None) -> Any:
+    return a.transpose(axes)
+
+
+def _astype(x: Any, dtype: Any, /, *, copy: Any = True, device: Any = None) -> Any:
+    if device not in (None, "cpu"):
+        raise ValueError(f"device={device!r} must be 'cpu' or None")
+    return x.astype(dtype, copy=copy)
+
+
 def _full_like(a: Any, fill_value: Any, *args: Any, **kwargs: Any) -> Any:
     return np.full_like(_outside(a), dense(fill_value), *args, **kwargs)
 
@@ -268,6 +308,8 @@ def _copy(a: Any, order: Any = "K", **_: Any) -> Any:
 
 
 _BY_BLOCKS: dict[Any, Callable[..., Any]] = {
+    np.astype: _astype,
+    np.clip: _clip,
     np.copy: _copy,
     np.full_like: _full_like,
     np.imag: lambda val: val.imag,
@@ -280,6 +322,8 @@ _BY_BLOCKS: dict[Any, Callable[..., Any]] = {
     np.isclose: _isclose,
     np.may_share_memory: _shares_memory,
     np.ptp: _ptp,
+    np.put: _put,
+    np.transpose: _transpose,
     np.shares_memory: _shares_memory,
     np.where: _where,
 }

@@ -143,7 +143,8 @@ class Leads(NamedTuple):
         if not stays:
             raise FramesMovedError(
                 f"shape {self.shape + frame_shape} would become {seen.shape} and change the "
-                f"frames: the last axes must stay {frame_shape}, in their order"
+                f"frames: the last axes must stay {frame_shape}, in their order. Take the view of "
+                "np.asarray(a), a dense copy, instead"
             )
         offset = _address(seen) - _address(dense) if dense.size else 0
         strides = tuple(stride // unit for stride in seen.strides[:n_lead])

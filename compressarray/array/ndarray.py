@@ -37,49 +37,44 @@ Operator = Callable[..., Any]
 _NO_VALUE: Any = np._NoValue
 
 
-def _operate(op: Operator, x: Any, y: Any) -> Any:
-    x, y = as_operand(x), as_operand(y)
-    if is_plain(x) and is_plain(y) and op is not operator.matmul:
-        return compute(op, (x, y))
-    return op(dense(x), dense(y))  # whoever else has a say in it meets an ndarray
-
-
-def _operate_in_place(op: Operator, a: Blocked, other: Any) -> Any:
-    other = as_operand(other)
-    if is_plain(other) and op is not operator.imatmul:
-        change(op, a, (other,))
-        return a
-    values = dense(a)
-    result = op(values, dense(other))
-    if result is not values:
-        return result
-    store_changes(a, values)
-    return a
-
-
 def _comparison(name: str) -> Operator:
-    op = getattr(operator, name)
-
-    def compare(self: Any, other: object) -> Any:
-        return _operate(op, self, other)
-
-    return compare
+    """Make ``__name__``."""
+    return _arithmetic(name)[0]
 
 
 def _arithmetic(name: str) -> tuple[Operator, Operator, Operator]:
-    """Make ``__name__``, ``__rname__`` and ``__iname__``."""
+    """Make ``__name__``, ``__rname__`` and ``__iname__``.
+
+    Whoever else has a say in the result (a subclass of ndarray, a class with a higher priority)
+    meets an ndarray: its own operator decides who answers.
+    """
     op = divmod if name == "divmod" else getattr(operator, f"__{name}__")
     in_place = getattr(operator, f"__i{name}__", None)
+    by_blocks = name != "matmul"
 
     def forward(self: Any, other: Any) -> Any:
-        return _operate(op, self, other)
+        other = as_operand(other)
+        if by_blocks and is_plain(other):
+            return compute(op, (self, other))
+        return getattr(dense(self), f"__{name}__")(dense(other))
 
     def reflected(self: Any, other: Any) -> Any:
-        return _operate(op, other, self)
+        other = as_operand(other)
+        if by_blocks and is_plain(other):
+            return compute(op, (other, self))
+        return getattr(dense(self), f"__r{name}__")(dense(other))
 
     def changing(self: Any, other: Any) -> Any:
-        assert in_place is not None
-        return _operate_in_place(in_place, self, other)
+        other = as_operand(other)
+        if by_blocks and is_plain(other) and in_place is not None:
+            change(in_place, self, (other,))
+            return self
+        values = dense(self)
+        result = getattr(values, f"__i{name}__")(dense(other))
+        if result is not values:
+            return result
+        store_changes(self, values)
+        return self
 
     return forward, reflected, changing
 
@@ -525,6 +520,7 @@ class NDArrayFace(Blocked):
         """Return the complex conjugate, dense; of other dtypes the array itself."""
         if args or kwargs or self.dtype.kind == "c":
             return np.conjugate(self, *args, **kwargs)
+        np.empty(0, self.dtype).conjugate()  # numpy refuses what is no number
         return self
 
     conj = conjugate

@@ -103,15 +103,18 @@ def _reduce(
     if has_mask:
         where = where if isinstance(where, Blocked) else np.asarray(where)
         np.broadcast_to(np.empty((), "V0"), where.shape)
-    # one element is enough for numpy's own checks, and shows the dtype of the result
-    like = np.ones((1,) * a.ndim, bool) if has_mask else True
-    one = ufunc.reduce(np.zeros((1,) * a.ndim, read_dtype), **first, where=like)
     shape = tuple(1 if axis in axes else length for axis, length in enumerate(a.shape))
-    result = np.empty(shape, one.dtype if out is None else out.dtype)
     if 0 in a.shape:
+        room = None if out is None else np.empty(shape, out.dtype)
         mask = where[...] if isinstance(where, Blocked) else where
-        ufunc.reduce(np.empty(a.shape, read_dtype), **first, where=mask, out=result)
-        return result
+        nothing: AnyArray = ufunc.reduce(
+            np.empty(a.shape, read_dtype), **first, where=mask, out=room
+        )
+        return nothing
+    # one element is enough for numpy's own checks, and shows the dtype of the result
+    mask = np.ones((1,) * a.ndim, bool) if has_mask else True
+    one = ufunc.reduce(_one_element(a, read), **first, where=mask)
+    result = np.empty(shape, one.dtype if out is None else out.dtype)
     # beside a mask a part may come to nothing, and what has no identity needs a beginning then
     later = first if has_mask and ufunc.identity is None else options
     ends_early = ufunc in (np.logical_or, np.logical_and) and result.size == 1
@@ -127,6 +130,13 @@ def _reduce(
         if ends_early and bool(result.ravel()[0]) is (ufunc is np.logical_or):
             break
     return result
+
+
+def _one_element(a: Blocked, read: Reader) -> AnyArray:
+    """Return the first element with all axes, to see what numpy makes of its kind."""
+    _, block = next(a._blocks())
+    frame = read(tuple(slice(0, 1) for _ in block))
+    return frame[(slice(0, 1),) * a.ndim]
 
 
 def _region(block: Block, axes: tuple[int, ...]) -> tuple[Block, bool]:
@@ -231,6 +241,9 @@ def std(
     """Return the standard deviation as `numpy.std` does; the array is read twice."""
     out = _single(out)
     axes, found = _var(a, axis, dtype, out, ddof, where, mean, correction)
+    if out is None and not keepdims and len(axes) == a.ndim:
+        # numpy casts a scalar where it refuses to cast an array
+        return _finish(np.sqrt(found).astype(found.dtype), axes, keepdims, out)
     return _finish(np.sqrt(found, out=found), axes, keepdims, out)
 
 
@@ -301,10 +314,9 @@ def arg_extremum(
         Without, the index counts over all elements.
     keepdims : bool, default False
     """
-    # numpy's own checks, on one element
-    find(np.zeros((1,) * a.ndim, a.dtype), axis=axis)
     if 0 in a.shape:
         return find(np.empty(a.shape, a.dtype), axis=axis, keepdims=keepdims)
+    find(_one_element(a, a.__getitem__), axis=axis)  # numpy's own checks
     if axis is None:
         index = _arg_of_all(a, find)
         return np.full((1,) * a.ndim, index) if keepdims else index
