@@ -246,6 +246,29 @@ def test_writing_through_numpy_into_views() -> None:
     assert_holds(square, plain)
 
 
+def test_into_dense_arrays_by_blocks() -> None:
+    array, dense = arrays()
+    room, plain = np.zeros(SHAPE, np.int64), np.zeros(SHAPE, np.int64)
+    before = array.stats()["frames_decoded"]
+    assert np.multiply(array, 3, out=room) is room
+    np.copyto(room, array, where=MASK)
+    assert array.stats()["frames_decoded"] - before == 2 * SHAPE[0]
+    np.multiply(dense, 3, out=plain)
+    np.copyto(plain, dense, where=MASK)
+    assert np.array_equal(room, plain)
+    # a block that was written must not be read as an operand afterwards
+    long, same = np.arange(1440 + 72).reshape(21, 8, 9), np.arange(1440 + 72).reshape(21, 8, 9)
+    np.add(array, long[:-1], out=long[1:])
+    np.add(dense, same[:-1], out=same[1:])
+    assert np.array_equal(long, same)
+    with pytest.raises(ValueError, match="broadcast"):
+        np.copyto(np.zeros((3, 3), np.uint8), array)
+    read_only = np.zeros(SHAPE, np.uint8)
+    read_only.flags.writeable = False
+    with pytest.raises(ValueError, match="read-only"):
+        np.copyto(read_only, array)
+
+
 def test_a_function_that_fails_changes_nothing() -> None:
     array, dense = arrays()
 

@@ -102,6 +102,26 @@ def test_where(name: str, ours: bool) -> None:
     assert_alike(getattr(array, name)(where=row), getattr(dense, name)(where=row), dense)
 
 
+@pytest.mark.parametrize("shape", [(41, 1, 1, 1), (2, *SHAPE), (5,), (39, 3, 5, 4)])
+@pytest.mark.parametrize("name", ["sum", "mean", "var", "any"])
+def test_masks_of_another_shape(name: str, shape: tuple[int, ...]) -> None:
+    array, _ = pair("i4")
+    with pytest.raises(ValueError, match=r"broadcast|shape"):
+        getattr(array, name)(where=np.ones(shape, bool))
+    if name == "var":
+        with pytest.raises(ValueError, match=r"broadcast|shape"):
+            array.var(mean=np.ones(shape))
+
+
+def test_a_mean_that_is_known() -> None:
+    array, dense = pair("i4")
+    for axis in (None, 0, (1, 3)):
+        for mean in (1, dense.mean(axis=axis, keepdims=True)):
+            given: dict[str, Any] = {"axis": axis, "mean": mean}
+            assert_alike(np.var(array, **given), np.var(dense, **given), dense)
+            assert_alike(array.std(**given), dense.std(**given), dense)
+
+
 def test_initial_counts_once() -> None:
     array, dense = pair("i4")
     mask = dense > 0

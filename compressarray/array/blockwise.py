@@ -21,8 +21,10 @@ __all__ = [
     "any_block",
     "as_operand",
     "change",
+    "check_broadcast",
     "compute",
     "dense",
+    "fill",
     "is_plain",
     "part_of",
     "shape_of",
@@ -170,15 +172,10 @@ def change(op: Callable[..., Any], target: Blocked, operands: Sequence[Any]) -> 
         If the operands broadcast to another shape.
     """
     op(*map(_of_no_elements, (target, *operands)))  # types first, as numpy checks them
-    shape = np.broadcast_shapes(target.shape, *map(shape_of, operands))
-    if shape != target.shape:
-        raise ValueError(
-            f"non-broadcastable output operand with shape {target.shape} doesn't match the "
-            f"broadcast shape {shape}"
-        )
+    check_broadcast(target.shape, operands)
     parts = [
         x
-        if not isinstance(x, Blocked) or (x.shape == shape and target._meets_only_itself(x))
+        if not isinstance(x, Blocked) or (x.shape == target.shape and target._meets_only_itself(x))
         else dense(x)
         for x in operands
     ]
@@ -187,6 +184,37 @@ def change(op: Callable[..., Any], target: Blocked, operands: Sequence[Any]) -> 
             values = target[block]
             op(values, *(part_of(x, block, target.ndim) for x in parts))
             target[block] = values
+
+
+def fill(op: Callable[..., Any], target: AnyArray, operands: Sequence[Any]) -> bool:
+    """Do as `change`, to a dense array; return whether it could be done by blocks.
+
+    That is where an operand is an array of ours of the target's shape, and no other one may share
+    memory with the target, since a block that is written could be read later.
+    """
+    op(*map(_of_no_elements, (target, *operands)))
+    check_broadcast(target.shape, operands)
+    lead = next((x for x in operands if isinstance(x, Blocked) and x.shape == target.shape), None)
+    if lead is None or any(
+        isinstance(x, np.ndarray) and np.may_share_memory(x, target) for x in operands
+    ):
+        return False
+    parts = [
+        x if not isinstance(x, Blocked) or x.shape == lead.shape else dense(x) for x in operands
+    ]
+    for _, block in lead._blocks():
+        op(target[block], *(part_of(x, block, lead.ndim) for x in parts))
+    return True
+
+
+def check_broadcast(shape: tuple[int, ...], operands: Sequence[Any]) -> None:
+    """Raise ValueError unless operands broadcast to a shape, and not beyond it."""
+    found = np.broadcast_shapes(shape, *map(shape_of, operands))
+    if found != shape:
+        raise ValueError(
+            f"non-broadcastable output operand with shape {shape} doesn't match the broadcast "
+            f"shape {found}"
+        )
 
 
 def any_block(op: Callable[..., Any], lead: Blocked, operands: Sequence[Any]) -> bool:

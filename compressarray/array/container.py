@@ -84,6 +84,10 @@ class DiffFrameArray(NDArrayFace):
     does, and so does ``a += 1``. Reading decodes the groups of pictures that a key names and no
     others; writing encodes anew those that it touches.
 
+    Functions of numpy may write into the array as they do into an ndarray; what cannot be done
+    raises. Two tools of numpy never say that they will write, `numpy.nditer` and
+    `numpy.nested_iters`: they walk over a dense copy, and what they write is lost.
+
     Many threads may read while one writes: each frame comes wholly old or wholly new. What
     one call decodes into 4 MiB or more, with "sparse", "delta" or "delta-huffman", is shared out to
     several threads: as many as the environment variable ``NUMBA_NUM_THREADS`` said when numba was

@@ -22,6 +22,7 @@ from compressarray.array.blockwise import (
     change,
     compute,
     dense,
+    fill,
     is_plain,
     store_changes,
 )
@@ -146,9 +147,13 @@ def array_ufunc(ufunc: np.ufunc, method: str, inputs: tuple[Any, ...], kwargs: A
         if all(map(is_plain, operands)) and order in ("K", "C", "A") and "signature" not in kwargs:
             if out is None:
                 return compute(partial(_call, ufunc, kwargs, has_mask), operands)
-            if len(out) == 1 and isinstance(out[0], Blocked):
-                change(partial(_call_into, ufunc, kwargs, has_mask), out[0], operands)
-                return out[0]
+            if len(out) == 1 and is_plain(out[0]):
+                into = partial(_call_into, ufunc, kwargs, has_mask)
+                if isinstance(out[0], Blocked):
+                    change(into, out[0], operands)
+                    return out[0]
+                if fill(into, out[0], operands):
+                    return out[0]
         if has_mask:
             kwargs["where"] = where
     if out is not None:
@@ -206,22 +211,15 @@ _OF_OUTSIDE = {
 # They return views of an ndarray, whatever it holds.
 _VIEWS = {np.expand_dims, np.moveaxis, np.rollaxis}
 
+# They are methods of the same arguments.
 _METHODS = {
-    getattr(np, name): method
-    for name, method in {
-        **{
-            name: name
-            for name in (
-                "all", "any", "argmax", "argmin", "max", "mean", "min", "prod",
-                "ravel", "repeat", "round", "squeeze", "std", "sum",
-                "swapaxes", "take", "var", "nonzero",
-            )
-        },
-        "amax": "max",
-        "amin": "min",
-        "around": "round",
-    }.items()
+    getattr(np, name): name
+    for name in (
+        "all", "any", "argmax", "argmin", "max", "mean", "min", "nonzero", "prod", "ravel",
+        "repeat", "round", "squeeze", "std", "sum", "swapaxes", "take", "var",
+    )
 }  # fmt: skip
+_METHODS.update({np.amax: "max", np.amin: "min", np.around: "round"})
 
 
 def _count_nonzero(a: Any, axis: Any = None, *, keepdims: Any = False) -> Any:
@@ -236,12 +234,17 @@ def _ptp(a: Any, axis: Any = None, out: Any = None, keepdims: Any = np._NoValue)
 
 def _copyto(dst: Any, src: Any, casting: Any = "same_kind", where: Any = True) -> None:
     operands = [as_operand(src), as_operand(where)]
-    if not isinstance(dst, Blocked) or not all(map(is_plain, operands)):
-        on_dense(np.copyto, (dst, src, casting, where), {})
-        return
-    change(
-        lambda block, new, mask: np.copyto(block, new, casting=casting, where=mask), dst, operands
-    )
+
+    def copy(block: AnyArray, new: Any, mask: Any) -> None:
+        np.copyto(block, new, casting=casting, where=mask)
+
+    if all(map(is_plain, operands)):
+        if isinstance(dst, Blocked):
+            change(copy, dst, operands)
+            return
+        if type(dst) is np.ndarray and fill(copy, dst, operands):
+            return
+    on_dense(np.copyto, (dst, src, casting, where), {})
 
 
 def _where(condition: Any, *choices: Any) -> Any:

@@ -230,8 +230,6 @@ class NDArrayFace(Blocked):
         With ``copy=False`` and the array's own dtype it is the array itself.
         """
         wanted = np.dtype(dtype)
-        if not np.can_cast(self.dtype, wanted, casting):
-            np.empty((0,) * self.ndim, self.dtype).astype(wanted, casting=casting)
         if not copy and wanted == self.dtype and order != "F":
             return self
         result = compute(lambda part: part.astype(wanted, casting=casting), (self,))

@@ -15,7 +15,14 @@ import numpy as np
 import numpy.typing as npt
 from numpy.lib.array_utils import normalize_axis_tuple
 
-from compressarray.array.blockwise import Blocked, any_block, part_of
+from compressarray.array.blockwise import (
+    Blocked,
+    any_block,
+    as_operand,
+    check_broadcast,
+    part_of,
+    shape_of,
+)
 from compressarray.indexing import Block
 
 __all__ = [
@@ -102,7 +109,7 @@ def _reduce(
     has_mask = where is not True
     if has_mask:
         where = where if isinstance(where, Blocked) else np.asarray(where)
-        np.broadcast_to(np.empty((), "V0"), where.shape)
+        check_broadcast(a.shape, (where,))
     shape = tuple(1 if axis in axes else length for axis, length in enumerate(a.shape))
     if 0 in a.shape:
         room = None if out is None else np.empty(shape, out.dtype)
@@ -264,7 +271,8 @@ def _var(
     if mean is _NO_VALUE:
         mean = _reduce(a, a.__getitem__, a.dtype, np.add, axes, dtype, where=where)
         mean = np.true_divide(mean, count, out=mean, casting="unsafe")
-    mean = np.asarray(mean)
+    mean = as_operand(mean)
+    check_broadcast(a.shape, (mean,))
 
     def squares(block: Block) -> AnyArray:
         away = np.asarray(a[block] - part_of(mean, block, a.ndim))
@@ -274,7 +282,7 @@ def _var(
         away *= away
         return away
 
-    like = np.zeros((1,) * a.ndim, a.dtype) - np.zeros((1,) * a.ndim, mean.dtype)
+    like = np.zeros(1, a.dtype) - (np.zeros(1, mean.dtype) if shape_of(mean) else mean)
     found = _reduce(a, squares, like.real.dtype, np.add, axes, dtype, out, where=where)
     left = np.maximum(count - ddof, 0)
     return axes, np.true_divide(found, left, out=found, casting="unsafe")
