@@ -17,14 +17,13 @@ from tests.numpys_own import tests_of as _tests_of
 
 RECORDED_WITH = "2.4"
 
-pytestmark = [
-    pytest.mark.skipif(
-        not np.__version__.startswith(RECORDED_WITH + "."),
-        reason=f"what differs is recorded for the tests of numpy {RECORDED_WITH}",
-    ),
-    # numpy warns who shuffles what is no ndarray
-    pytest.mark.filterwarnings("ignore:you are shuffling:UserWarning"),
-]
+if not np.__version__.startswith(RECORDED_WITH + "."):
+    pytest.skip(
+        f"what differs is recorded for the tests of numpy {RECORDED_WITH}", allow_module_level=True
+    )
+
+# numpy warns who shuffles what is no ndarray
+pytestmark = pytest.mark.filterwarnings("ignore:you are shuffling:UserWarning")
 
 MEMORY = "is about memory, which a compressed array has not got: strides, flags, buffers, addresses"
 READS = "writes into what a read returned, and a read is a copy"
