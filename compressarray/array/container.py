@@ -363,6 +363,8 @@ class DiffFrameArray(NDArrayFace):
         if order not in ("C", "A"):
             return self._seen(lambda seen: seen.reshape(wanted, order=order, copy=False))
         anew = self._leads.reshaped(wanted, frame_shape)
+        if not copy and self._leads.is_plain:
+            return self._view(anew, self._frames, self)
         if not copy:
             try:
                 return self._seen(lambda seen: seen.reshape(wanted, copy=False))
