@@ -41,7 +41,9 @@ def test_every_public_name_of_an_ndarray() -> None:
     array, _ = pair()
     refused = {"T", "mT", "ctypes", "data", "flags", "strides"}
     for name in dir(np.empty(1)):
-        if name.startswith("_") or not hasattr(np.empty((1, 1)), name):  # some are gone since numpy 2
+        if name.startswith("_") or not hasattr(
+            np.empty((1, 1)), name
+        ):  # some are gone since numpy 2
             continue
         if name in refused:
             with pytest.raises(AttributeError, match=r"np\.asarray\(a\)"):

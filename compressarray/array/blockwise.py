@@ -7,7 +7,6 @@ blocks holds one of them beside its result.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from math import prod
 from typing import Any
 
@@ -67,8 +66,8 @@ class Blocked:
         """Cover the array in C order: the first element of each block, and its slices."""
         raise NotImplementedError
 
-    def _writing(self) -> AbstractContextManager[None]:
-        """Do all that is written inside, or nothing."""
+    def _write_whole(self, write: Callable[..., None], *args: Any) -> None:
+        """Call what writes several times: all of it is stored, or nothing."""
         raise NotImplementedError
 
     def _seen(self, view: Callable[[AnyArray], AnyArray]) -> Any:
@@ -179,11 +178,14 @@ def change(op: Callable[..., Any], target: Blocked, operands: Sequence[Any]) -> 
         else dense(x)
         for x in operands
     ]
-    with target._writing():
+
+    def write() -> None:
         for _, block in target._blocks():
             values = target[block]
             op(values, *(part_of(x, block, target.ndim) for x in parts))
             target[block] = values
+
+    target._write_whole(write)
 
 
 def fill(op: Callable[..., Any], target: AnyArray, operands: Sequence[Any]) -> bool:
@@ -234,7 +236,8 @@ def store_changes(target: Blocked, values: AnyArray) -> None:
     """Write the frames in which dense values differ from the array that they were read from."""
     if not values.nbytes:
         return
-    with target._writing():
+
+    def write() -> None:
         for _, block in target._blocks():
             part = values[block]
             lead = part.shape[: len(block)]
@@ -244,6 +247,8 @@ def store_changes(target: Blocked, values: AnyArray) -> None:
                 target[tuple(axis.start + i for axis, i in zip(block, changed, strict=True))] = (
                     part[changed]
                 )
+
+    target._write_whole(write)
 
 
 def _frames_as_bytes(part: AnyArray, lead: tuple[int, ...]) -> npt.NDArray[np.uint8]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy as copying
 import operator
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
 from math import prod
 from typing import Any, Literal, SupportsIndex
 
@@ -295,8 +294,7 @@ class DiffFrameArray(NDArrayFace):
         selection = select(
             _plain_key(key), self._leads.shape, frames.frame_shape, frames.dtype, value
         )
-        with self._writing():
-            selection.write(value, self._read, self._write, _FRAMES_AT_ONCE)
+        self._write_whole(selection.write, value, self._read, self._write, _FRAMES_AT_ONCE)
 
     def _read(self, cells: Int64s, out: AnyArray) -> None:
         if not self._frames.is_empty:
@@ -306,8 +304,9 @@ class DiffFrameArray(NDArrayFace):
         if not self._frames.is_empty:
             self._frames.write(cells if self._is_native else self._leads.to_base(cells), values)
 
-    def _writing(self) -> AbstractContextManager[None]:
-        return self._frames.transaction()
+    def _write_whole(self, write: Callable[..., None], *args: Any) -> None:
+        with self._frames.transaction():
+            write(*args)
 
     def _blocks(self) -> Iterator[tuple[int, Block]]:
         frame_size = prod(self._frames.frame_shape)
