@@ -57,10 +57,13 @@ def checked_fill(fill_value: Any, dtype: np.dtype[Any]) -> Any:
     return fill_value
 
 
-def checked_stack_axis(stack_axis: Any, ndim: int, n_lead: int) -> int | None:
+def checked_stack_axis(
+    stack_axis: Any, shape: tuple[int, ...], n_lead: int, longest: int
+) -> int | None:
     """The axis that holds stacks, from 0; TypeError or ValueError for one that cannot."""
+    ndim = len(shape)
     if isinstance(stack_axis, str) and stack_axis == "auto":
-        return n_lead - 1 if n_lead >= 3 else None
+        return n_lead - 1 if n_lead >= 3 and shape[n_lead - 1] <= longest else None
     if stack_axis is None:
         return None
     try:
@@ -72,6 +75,11 @@ def checked_stack_axis(stack_axis: Any, ndim: int, n_lead: int) -> int | None:
         raise ValueError(
             f"stack_axis={stack_axis} must be one of the axes between time and frame, "
             f"{list(range(1, n_lead))}, or None"
+        )
+    if shape[axis] > longest:
+        raise ValueError(
+            f"stack_axis={stack_axis} has {shape[axis]} frames, and stacks have at most {longest}; "
+            "use stack_axis=None, which makes lanes of them"
         )
     return axis
 

@@ -209,24 +209,31 @@ class Selection:
         raise NotImplementedError
 
     def _empty(self, shape: Shape) -> AnyArray:
-        """Room for a result. The gaps of structured dtypes must not show what was there before."""
-        if not self.dtype.itemsize:  # fields may be strings of no length, which numpy makes longer
-            room: AnyArray = np.empty(shape, [("", self.dtype)])["f0"]
-            return room
-        return (np.empty if self.dtype.names is None else np.zeros)(shape, self.dtype)
+        """Room for elements. The gaps of structured dtypes must not show what was there before."""
+        if not self.dtype.itemsize:
+            # np.empty makes room for a character in strings that have none
+            nothing: AnyArray = np.ndarray(shape, self.dtype)
+            return nothing
+        if self.dtype.names is not None:
+            return np.zeros(shape, self.dtype)
+        return np.empty(shape, self.dtype)
 
     def _cast(self, value: Any) -> AnyArray:
         """Give a value the dtype and shape of the selection, without copying what has both."""
         if self.is_scalar:
-            one = np.empty(1, self.dtype)
+            one = self._empty((1,))
             one[0] = value  # numpy has rules of its own for single elements
             return one.reshape(())
         origin, shape = self._origin, self.shape
         try:
             if isinstance(value, np.ndarray):
-                array = value.astype(self.dtype, copy=False, subok=False)
+                array = value.view(np.ndarray)
             else:
                 array = np.asarray(value, self.dtype)
+            if array.dtype != self.dtype:
+                cast = self._empty(array.shape)
+                np.copyto(cast, array, casting="unsafe")
+                array = cast
             if array.shape == shape:
                 return array
             if origin.is_full_mask and array.ndim > 1:

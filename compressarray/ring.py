@@ -18,6 +18,32 @@ Int64s = npt.NDArray[np.int64]
 FIRST_PIN = 2**63 - 2
 
 
+class RingStep:
+    """What a write has changed of a `Ring`; see `compressarray.writing`."""
+
+    def __init__(self, ring: Ring, lanes: Int64s, places: Int64s) -> None:
+        self._ring = ring
+        self._lanes = lanes
+        self._counts, self._oldest = ring.counts[lanes], ring.oldest[lanes]
+        self._places = places
+        self._retired = ring._retired[places] if len(places) else None
+
+    def finish(self) -> None:
+        """Do nothing: what was replaced is held here alone."""
+
+    def roll_back(self) -> None:
+        """Number frames as before."""
+        ring = self._ring
+        ring.counts[self._lanes] = self._counts
+        ring.oldest[self._lanes] = self._oldest
+        if self._retired is not None:
+            ring._retired[self._places] = self._retired
+        ring.n_changes += 1
+
+
+_NONE = np.zeros(0, np.int64)
+
+
 class Ring:
     """The frame indices of ``n_lanes`` lanes of ``n_slots`` slots each.
 
@@ -61,15 +87,23 @@ class Ring:
         ring.n_changes = int_of(snapshot, "n_changes", 0)
         return ring
 
-    def advance(self, lanes: Int64s, n_rows: int) -> tuple[Int64s, Int64s]:
+    def advance(
+        self, lanes: Int64s, n_rows: int, steps: list[Any]
+    ) -> tuple[Int64s, Int64s]:  # fmt: skip
         """Number ``n_rows`` new frames in each of some lanes, and evict what they replace.
 
-        They can be found once `publish` says that they are written.
+        They can be found once `publish` says that they are written. How to take both back is
+        added to ``steps``.
 
         Returns
         -------
         indices, slots : ndarray, (n_rows, len(lanes)) int64
         """
+        places = _NONE
+        if self._retired.size:
+            slots = (self.counts[lanes] + np.arange(n_rows)[:, None]) % self.n_slots
+            places = (slots * self.n_lanes + lanes).ravel()
+        steps.append(RingStep(self, lanes, places))
         both = np.empty((2, n_rows, len(lanes)), np.int64)
         number_rows(self.counts, self.oldest, self.n_slots, self._retired, lanes, both)
         self.n_changes += 1
@@ -79,17 +113,19 @@ class Ring:
         """Let the frames that `advance` numbered be found."""
         count_rows(self.counts, lanes, n_rows)
 
-    def retire(self, slots_and_lanes: Int64s) -> None:
-        """Retire the indices that live in places ``slot * n_lanes + lane``."""
+    def retire(self, slots_and_lanes: Int64s, steps: list[Any]) -> None:
+        """Retire the indices that live in places ``slot * n_lanes + lane``; see `advance`."""
         if self.counts.any():
             if not self._retired.size:
                 self._retired = np.zeros(self.n_slots * self.n_lanes, np.bool_)
+            steps.append(RingStep(self, _NONE, slots_and_lanes))
             self._retired[slots_and_lanes] = True
             self.n_changes += 1
 
-    def discard(self, before: Int64s) -> Int64s:
+    def discard(self, before: Int64s, steps: list[Any]) -> Int64s:
         """End the indices of counts below ``before``; return the counts that were kept first."""
         oldest: Int64s = self.oldest.copy()
+        steps.append(RingStep(self, np.arange(self.n_lanes), _NONE))
         np.maximum(oldest, np.minimum(before, self.counts), out=self.oldest)
         self.n_changes += 1
         return oldest

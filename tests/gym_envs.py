@@ -9,6 +9,7 @@ import ale_py
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Dict, Discrete
+from gymnasium.vector import VectorEnv, VectorWrapper
 from gymnasium.wrappers import TransformObservation
 
 gym.register_envs(ale_py)
@@ -63,6 +64,23 @@ def atari(
     shape = (42, 40, 3) if rgb else (42, 40)
     space = Box(0, 255, shape, np.uint8)
     return TransformObservation(env, lambda screen: screen[::5, ::4].copy(), space)
+
+
+class Frames(VectorWrapper):
+    """Keeps what the environment gave, beneath the wrapper that makes indices of it."""
+
+    def __init__(self, env: VectorEnv) -> None:
+        super().__init__(env)
+        self.shown: Any = None
+        self.infos: Any = None
+
+    def reset(self, **kwargs: Any) -> Any:
+        self.shown, self.infos = self.env.reset(**kwargs)
+        return self.shown, self.infos
+
+    def step(self, actions: Any) -> Any:
+        self.shown, *outcome, self.infos = self.env.step(actions)
+        return self.shown, *outcome, self.infos
 
 
 class Play(gym.Wrapper):

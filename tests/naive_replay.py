@@ -56,7 +56,8 @@ class NaiveReplay:
         self.ends: list[set[int]] = [set() for _ in range(n_envs)]  # the last step of each episode
         self.shown: list[Any] = [None] * n_envs  # what each lane's last step led to, as added
         self.stacks: list[Any] = [None] * n_envs
-        self.resetting = [False] * n_envs
+        # "runs", "awaits" a reset after an end, or "begins" with the next observation
+        self.phase = ["begins"] * n_envs
 
     def add(
         self,
@@ -67,25 +68,46 @@ class NaiveReplay:
         truncated: Any,
         next_obs: Any,
         final_obs: Any = None,
+        was_reset: Any = None,
     ) -> None:
-        """Add one step of each lane; ``final_obs[lane]`` is looked at where an episode ended."""
+        """Add one step of each lane.
+
+        ``final_obs[lane]`` is looked at where an environment was reset in the step that ended its
+        episode. ``was_reset`` says where an end is followed by a reset; None: everywhere.
+        """
         for lane in range(self.n_envs):
             ended = bool(terminated[lane] or truncated[lane])
-            if self.resetting[lane]:
-                self.resetting[lane] = ended  # a reset's row ends nothing
+            told = None if was_reset is None else bool(was_reset[lane])
+            phase, shown, before = self.phase[lane], self.shown[lane], _row(obs, lane)
+            resets_itself = (
+                self.autoreset_mode == "next_step"
+                and phase == "awaits"
+                and _image(before).tobytes() == _image(shown).tobytes()
+                and not ended  # a reset's row ends nothing
+                and told is not False
+            )
+            if resets_itself:
+                self.phase[lane] = "begins"
                 continue
-            led_to = _row(next_obs, lane)
-            if ended and self.autoreset_mode == "same_step":
-                led_to = _row(final_obs, lane)
-            self._add_step(lane, _row(obs, lane), led_to, action, reward, terminated, truncated)
-            self.resetting[lane] = ended and self.autoreset_mode == "next_step"
+            in_this_step = self.autoreset_mode == "same_step" and ended and told is not False
+            begins = phase == "begins" or not _equal(before, shown)
+            if self.autoreset_mode == "disabled" and phase == "awaits":
+                begins = begins or told is not False
+            elif not (self.autoreset_mode == "same_step" and ended):
+                begins = begins or told is True
+            led_to = _row(final_obs if in_this_step else next_obs, lane)
+            self._add_step(lane, before, led_to, begins, action, reward, terminated, truncated)
+            if in_this_step:
+                self.phase[lane] = "begins"
+            else:
+                waits = ended and self.autoreset_mode != "same_step"
+                self.phase[lane] = "awaits" if waits else "runs"
 
-    def _add_step(self, lane: int, obs: Any, led_to: Any, action: Any, reward: Any, terminated: Any,
-                  truncated: Any) -> None:  # fmt: skip
+    def _add_step(self, lane: int, obs: Any, led_to: Any, begins: bool, action: Any, reward: Any,
+                  terminated: Any, truncated: Any) -> None:  # fmt: skip
         steps, ends = self.steps[lane], self.ends[lane]
-        if steps and not _equal(obs, self.shown[lane]):
-            ends.add(len(steps) - 1)  # a reset that nobody announced
-        begins = not steps or len(steps) - 1 in ends
+        if steps and begins:
+            ends.add(len(steps) - 1)  # perhaps a reset that nobody announced
         sampled, sampled_next = obs, led_to
         if self.stack_size is not None:
             frame, next_frame = _image(obs), _image(led_to)
@@ -115,7 +137,12 @@ class NaiveReplay:
         """End a lane's episode from outside."""
         if self.steps[lane]:
             self.ends[lane].add(len(self.steps[lane]) - 1)
-        self.resetting[lane] = False
+        self.phase[lane] = "begins"
+
+    def clear(self) -> None:
+        """Forget the steps; the lanes go on as they stand."""
+        self.steps = [[] for _ in range(self.n_envs)]
+        self.ends = [set() for _ in range(self.n_envs)]
 
     def __len__(self) -> int:
         return sum(min(len(steps), self.n_slots) for steps in self.steps)

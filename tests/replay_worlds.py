@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +39,7 @@ class Setting:
     seed: int = 0
     extra: int = 0  # transitions of capacity that no lane can use
     resets: int = 0  # resets from outside that shared frames have room for
+    has_lives: bool = False  # ends without a reset, of which `was_reset` tells
 
     @property
     def is_newest(self) -> bool:
@@ -97,6 +99,7 @@ class World:
         self.rng = np.random.default_rng(setting.seed)
         self.lanes = [Lane(setting, self.rng) for _ in range(setting.n_envs)]
         self.resetting = [False] * setting.n_envs
+        self.was_reset = np.zeros(setting.n_envs, bool)  # from outside, since the last step
         self.frames: DiffFrameArray | None = None
         if setting.feed == "indices":
             rows = 2 * setting.n_slots + setting.stack_size + setting.resets
@@ -189,32 +192,32 @@ class World:
         n, rng, mode = self.setting.n_envs, self.rng, self.setting.mode
         glitch = p_glitch if self.setting.feed != "indices" else 0
         obs, given_obs = self.observe(), self.given()
-        terminated, truncated = np.zeros((2, n), bool)
+        terminated, truncated, lost = np.zeros((3, n), bool)
+        was_reset = self.was_reset if mode == "disabled" else np.zeros(n, bool)
+        self.was_reset = np.zeros(n, bool)
         final: list[Any] = [None] * n
         given_final = np.full(n, None, object)
         for k, lane in enumerate(self.lanes):
             if self.resetting[k]:
-                lane.reset()
-                self.resetting[k] = False
-                if self.frames is not None:
-                    self.enter([k])
+                self.begin(k)
+                was_reset[k] = True
                 continue
             lane.step(rng.random() < glitch)
             if self.frames is not None:
                 self.store(k, lane.frames[-1])
             terminated[k] = rng.random() < p_terminate
             truncated[k] = rng.random() < p_truncate
-            if terminated[k] or truncated[k]:
+            lost[k] = terminated[k] and self.setting.has_lives and rng.random() < 0.5
+            if (terminated[k] or truncated[k]) and not lost[k]:
                 self.resetting[k] = mode == "next_step"
                 if mode == "same_step":
                     final[k] = lane.observation()
                     given_final[k] = final[k] if self.frames is None else self.indices[k].copy()
-                    lane.reset()
-                    if self.frames is not None:
-                        self.enter([k])
+                    self.begin(k)
+                    was_reset[k] = True
         action = rng.integers(-1, N_ACTIONS - 1, n)
         reward = np.round(rng.normal(size=n), 2)
-        ended = terminated | truncated
+        ended = (terminated | truncated) & ~lost
         info: dict[str, Any] = {}
         if mode == "same_step" and ended.any():
             info = {"final_obs": given_final, "_final_obs": ended}
@@ -224,17 +227,31 @@ class World:
                 key: [None if each is None else each[key] for each in final]
                 for key in ("image", "vector")
             }
-        self.buffer.add(given_obs, action, reward, terminated, truncated, given_next, info)
-        self.oracle.add(obs, action, reward, terminated, truncated, next_obs, final)
+        told = {"was_reset": was_reset} if self.setting.has_lives else {}
+        with warnings.catch_warnings():
+            # Frames are drawn from so few that a reset's may be the last one again.
+            warnings.filterwarnings("ignore", "lane . ended, and its next obs is what it ended")
+            self.buffer.add(
+                given_obs, action, reward, terminated, truncated, given_next, info, **told
+            )
+        self.oracle.add(obs, action, reward, terminated, truncated, next_obs, final, **told)
         if mode == "disabled":
             self.reset_from_outside(np.flatnonzero(ended))
 
+    def begin(self, lane: int) -> None:
+        """Reset a lane's environment."""
+        self.lanes[lane].reset()
+        self.resetting[lane] = False
+        if self.frames is not None:
+            self.enter([lane])
+
     def reset_from_outside(self, lanes: Any) -> None:
+        """Reset lanes whenever, and say nothing: a new observation is noticed."""
         for lane in lanes:
-            self.lanes[lane].reset()
-            self.resetting[lane] = False
+            self.begin(lane)
+            self.was_reset[lane] = True
             if self.frames is not None:
-                self.enter([lane])
+                self.oracle.cut(lane)  # its index tells, even where the pixels are the same
 
     def cut(self, lanes: list[int]) -> None:
         """Reset lanes in the middle of their episodes, and say so."""
@@ -242,6 +259,11 @@ class World:
         self.buffer.cut(lanes)
         for lane in lanes:
             self.oracle.cut(lane)
+
+    def clear(self) -> None:
+        """Clear the buffer; the environments go on."""
+        self.buffer.clear()
+        self.oracle.clear()
 
 
 def assert_row(batch: Batch | SequenceBatch, row: int, expected: dict[str, Any]) -> None:

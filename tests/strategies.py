@@ -184,6 +184,45 @@ def layouts(
     return Layout(tuple(lead + frame), dtype, frame_ndim, codec, stack_axis, gop_length, fill)
 
 
+# Frames of 64 KiB to 4 MiB: channels first and last, floats, one row, one column. What is drawn
+# from these is a few of them, in rings that are overwritten for long.
+LARGE_FRAMES: tuple[tuple[tuple[int, ...], str], ...] = (
+    ((224, 224, 3), "u1"),
+    ((3, 224, 224), "u1"),
+    ((3, 210, 160), "u1"),
+    ((256, 256), "u1"),
+    ((84, 84, 12), "u1"),
+    ((4, 96, 96), "f4"),
+    ((96, 96, 3), "f4"),
+    ((1, 70_000), "u1"),
+    ((70_000, 1), "u1"),
+    ((300, 301), "u2"),
+    ((2, 32_768), ">f8"),
+    ((66_000,), "u1"),
+)
+HUGE_FRAMES: tuple[tuple[tuple[int, ...], str], ...] = (
+    ((480, 640, 3), "u1"),
+    ((3, 600, 800), "u1"),
+    ((1024, 1024), "f4"),
+)
+
+
+@st.composite
+def large_layouts(draw: st.DrawFn, *, codecs: tuple[str, ...] = tuple(CODECS)) -> Layout:
+    """Small rings of large frames."""
+    codec = draw(st.sampled_from(codecs))
+    huge = draw(st.integers(0, 9)) == 0
+    known = HUGE_FRAMES if huge else LARGE_FRAMES
+    if codec == "sparse":
+        known = tuple(each for each in LARGE_FRAMES if each[1] == "u1" and len(each[0]) == 2)
+    frame, dtype = draw(st.sampled_from(known))
+    lead = draw(st.sampled_from(((1,), (2,), (3,)) if huge else ((1,), (5,), (2, 2), (3, 1, 2))))
+    gop_length = None
+    if codec in CHAINED_CODECS:
+        gop_length = draw(st.sampled_from((None, 1, 2, 3)))
+    return Layout(lead + frame, np.dtype(dtype), len(frame), codec, gop_length=gop_length)
+
+
 # --------------------------------------------------------------------------- frames
 
 
@@ -246,6 +285,21 @@ def _special_floats(dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
         pairs[:, 0], pairs[:, 1] = bits, bits[::-1]
         return pairs.view(dtype)[:, 0]
     return bits
+
+
+def camera(
+    n: int, shape: tuple[int, ...], dtype: np.dtype[Any] | str | type = np.uint8, seed: int = 0
+) -> np.ndarray[Any, Any]:
+    """A smooth picture that drifts, with the noise of a sensor in the low bits of each element."""
+    dtype = np.dtype(dtype)
+    rng = np.random.default_rng(seed)
+    size = prod(shape)
+    phases = np.linspace(0, 9, size)[None] + rng.random((n, 1))
+    smooth = (100 + 90 * np.sin(phases)).astype(np.uint8)
+    noisy = smooth + rng.integers(0, 4, (n, size), np.uint8)
+    raw = np.repeat(noisy[..., None], dtype.itemsize, axis=-1)
+    raw[..., 0] ^= rng.integers(0, 4, (n, size), np.uint8)
+    return from_bits(raw, dtype).reshape(n, *shape)
 
 
 KINDS = (

@@ -31,6 +31,7 @@ from tests.strategies import (
     assert_same_kind_of_error,
     frames,
     keys,
+    large_layouts,
     layouts,
     noise,
     outcome,
@@ -47,15 +48,14 @@ class ArrayMachine(RuleBasedStateMachine):
     array: DiffFrameArray
     oracle: NaiveFrameArray
     layout: Layout
-
-    @initialize(
-        layout=layouts(empty=False, max_cells=30, max_frame_size=48).filter(
-            # the oracle indexes rows, and a row that is one string is no array
-            lambda layout: layout.dtype.kind not in "SU" or len(layout.shape) > 1
-        ),
-        seed=st.integers(0, 999),
+    drawn_layouts = layouts(empty=False, max_cells=30, max_frame_size=48).filter(
+        # the oracle indexes rows, and a row that is one string is no array
+        lambda layout: layout.dtype.kind not in "SU" or len(layout.shape) > 1
     )
-    def build(self, layout: Layout, seed: int) -> None:
+
+    @initialize(data=st.data(), seed=st.integers(0, 999))
+    def build(self, data: st.DataObject, seed: int) -> None:
+        layout = data.draw(self.drawn_layouts)
         self.layout = layout
         self.array = layout.build()
         self.oracle = NaiveFrameArray(
@@ -426,3 +426,15 @@ class ArrayMachine(RuleBasedStateMachine):
 
 TestArrayMachine = ArrayMachine.TestCase
 TestArrayMachine.settings = settings(max_examples=examples(100), stateful_step_count=30)
+
+
+class LargeArrayMachine(ArrayMachine):
+    """The same of frames of 64 KiB to 4 MiB."""
+
+    drawn_layouts = large_layouts()
+
+
+TestLargeArrayMachine = LargeArrayMachine.TestCase
+TestLargeArrayMachine.settings = settings(
+    max_examples=examples(12), stateful_step_count=12, deadline=None
+)

@@ -151,7 +151,8 @@ def test_n_steps_stop_at_ends_and_say_how_far_they_went() -> None:
     rewards = [1, 2, 4, 8, 16]
     stacks = [step(1)["obs"] + k for k in range(6)]
     for t, reward in enumerate(rewards):
-        buffer.add(stacks[t], [t % 4], [reward], [t == 3], [False], stacks[t + 1])
+        obs = stacks[t] if t != 4 else stacks[0]  # a reset
+        buffer.add(obs, [t % 4], [reward], [t == 3], [False], stacks[t + 1])
     batch = buffer.sample(4, replace=False)
     rows = {name: row for row, name in enumerate(batch.index.tolist())}
     assert sorted(rows) == [0, 1, 2, 3]  # the fifth's episode goes on
@@ -302,8 +303,14 @@ def test_several_images_and_vectors_in_a_dict() -> None:
     buffer = ReplayBuffer(10, space, Discrete(2), 1, seed=0, autoreset_mode="disabled")
     observations = [space.sample() for _ in range(9)]
     batched = [{key: np.array([value]) for key, value in each.items()} for each in observations]
-    for before, after in pairwise(batched):
-        buffer.add(before, [0], [0.0], [False], [False], after)
+
+    def add_all() -> None:
+        for before, after in pairwise(batched):
+            buffer.add(before, [0], [0.0], [False], [False], after)
+
+    with pytest.warns(UserWarning, match="do not go on from one to the next") as warned:
+        add_all()
+    assert len(warned) == 2  # one for each image
     assert sorted(buffer.frames) == ["left", "right"]
     batch = buffer.sample(8, replace=False)
     for row, t in enumerate(batch.index.tolist()):
@@ -637,18 +644,17 @@ def test_a_second_image_beside_frame_indices_is_compressed() -> None:
 
 
 def test_a_row_that_ends_is_no_resets_row() -> None:
-    """A lane that is reset by hand, unannounced, right after its end; NEXT_STEP's comes yet."""
+    """Where nothing tells of a lost life, at least no end can come with a reset's row."""
     buffer = buffer_of(20, 1, autoreset_mode="next_step")
-    frames = np.arange(1, 9, dtype=np.uint8)
-    shown = [np.full((1, 3, *FRAME), value) for value in frames]
+    shown = [np.full((1, 3, *FRAME), value, np.uint8) for value in range(1, 9)]
     no, yes = np.zeros(1, bool), np.ones(1, bool)
     buffer.add(shown[0], [1], [0.0], yes, no, shown[1])
-    buffer.add(shown[2], [1], [0.0], yes, no, shown[3])  # passed over, and played
-    buffer.add(shown[3], [1], [0.0], no, no, shown[4])  # the reset
-    buffer.add(shown[4], [1], [0.0], yes, no, shown[5])
-    batch = buffer.sample(2, replace=False)
-    assert sorted(batch.obs[:, 0, 0, 0].tolist()) == [1, 5]
-    assert sorted(batch.next_obs[:, 0, 0, 0].tolist()) == [2, 6]
+    buffer.add(shown[1], [1], [0.0], yes, no, shown[2])  # ends: it was played
+    buffer.add(shown[2], [1], [0.0], no, no, shown[3])  # the reset
+    buffer.add(shown[3], [1], [0.0], yes, no, shown[4])
+    batch = buffer.sample(3, replace=False)
+    assert sorted(batch.obs[:, 0, 0, 0].tolist()) == [1, 2, 4]
+    assert sorted(batch.next_obs[:, 0, 0, 0].tolist()) == [2, 3, 5]
 
 
 @pytest.mark.parametrize(
@@ -660,7 +666,7 @@ def test_actions_in_memory_of_any_order(space: Any) -> None:
     values = np.arange(8).reshape(2, 4).astype(space.dtype)
     stacks = [np.full((4, 3, *FRAME), value, np.uint8) for value in range(9)]
     no = np.zeros(4, bool)
-    buffer = ReplayBuffer(12, STACKS, space, 4)
+    buffer = ReplayBuffer(12, STACKS, space, 4, stack_axis=None)
     for t in range(8):  # the ring of three transitions a lane turns
         actions = values.T if t % 2 else np.broadcast_to(values[:, t % 4], (4, 2))
         buffer.add(stacks[t], actions, np.full(4, t), no, no, stacks[t + 1])
@@ -882,7 +888,7 @@ def test_actions_that_are_refused(space: Any, action: Any, error: Any, match: st
                 "info": {"final_obs": np.zeros((2, 3, *FRAME))},
             },
             TypeError,
-            "final_obs has dtype float64",
+            "final_obs of lane 0 has dtype float64",
         ),
     ],
 )
@@ -1282,7 +1288,7 @@ def test_numpy_needs_no_torch() -> None:
         actions = Space(shape=(), dtype=np.dtype(np.int64), n=4, start=0)
         buffer = ReplayBuffer(8, observations, actions)
         zeros = np.zeros((1, 3, 4, 4), np.uint8)
-        buffer.add(zeros, [0], [0.0], [False], [False], zeros)
+        buffer.add(zeros, [0], [0.0], [False], [False], zeros + 1)
         assert buffer.sample(2).obs.shape == (2, 3, 4, 4)
         assert not {"torch", "gymnasium"} & set(sys.modules)
     """

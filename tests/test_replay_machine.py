@@ -58,6 +58,7 @@ def worlds(draw: st.DrawFn) -> Setting:
         seed=draw(st.integers(0, 999)),
         extra=draw(st.integers(0, n_envs - 1)),
         resets=200,
+        has_lives=draw(st.booleans()),
     )
 
 
@@ -102,10 +103,11 @@ class ReplayMachine(RuleBasedStateMachine):
         for _ in range(min(n * self.world.setting.n_slots, 50) + 1):
             self.world.step(0.02, 0.02)
 
-    @rule(data=st.data())
-    def reset_from_outside(self, data: st.DataObject) -> None:
+    @rule(data=st.data(), is_announced=st.booleans())
+    def reset_from_outside(self, data: st.DataObject, is_announced: bool) -> None:
         lanes = data.draw(st.sets(st.integers(0, self.world.setting.n_envs - 1)))
-        self.world.cut(sorted(lanes))
+        reset = self.world.cut if is_announced else self.world.reset_from_outside
+        reset(sorted(lanes))
 
     @rule(what=st.sampled_from(("reward", "action", "obs", "next_obs", "terminated", "lanes")))
     def add_what_must_be_refused(self, what: str) -> None:
@@ -176,6 +178,7 @@ class ReplayMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.ahead is None and self.samplable)
     @rule(lookahead=st.integers(0, 3), thread=st.booleans())
     def draw_ahead(self, lookahead: int, thread: bool) -> None:
+        self.lookahead = lookahead
         self.ahead = self.world.buffer.batches(3, lookahead=lookahead, thread=thread)
         assert_batch(next(self.ahead), self.samplable)
         self.promised.extend([self.samplable] * lookahead)
@@ -184,7 +187,8 @@ class ReplayMachine(RuleBasedStateMachine):
     @rule(n=st.integers(1, 3))
     def take_what_was_drawn_ahead(self, n: int) -> None:
         for _ in range(n):
-            self.promised.append(self.samplable)
+            while len(self.promised) <= self.lookahead:
+                self.promised.append(self.samplable)
             assert_batch(next(self.ahead), self.promised.popleft())
 
     @precondition(lambda self: self.ahead is not None)
@@ -222,12 +226,9 @@ class ReplayMachine(RuleBasedStateMachine):
 
     @rule()
     def clear(self) -> None:
-        self.stop_drawing_ahead()
-        world = self.world
-        world.buffer.clear()
+        self.world.clear()
+        self.promised.clear()  # batches that were drawn ahead are gone
         self.priorities, self.priority_of_new = {}, 1.0
-        world.oracle = world.new_oracle()
-        world.reset_from_outside(range(world.setting.n_envs))
 
     # ----------------------------------------------------------------- always
 

@@ -42,14 +42,17 @@ class Coder:
         self.n_bytes, self.row_bytes = n_bytes, row_bytes
         self.room = words.record_bytes(n_bytes, pixel_bytes) + 8
         self.dictionary = np.zeros(0, np.uint64) if dictionary is None else dictionary
-        tables = np.zeros((1, 256, 4), np.uint64)
-        self.decode_table = tables[0]
+        self.decode_table = np.zeros((256, 4), np.uint64)
         n_dictionary = len(self.dictionary)
         self.encode_table = np.zeros(words.encode_table_words(n_dictionary), np.uint64)
         words.build_tables(
-            tokens, self.dictionary, first_near, pixel_bytes, self.decode_table, self.encode_table
+            tokens, self.dictionary, first_near, pixel_bytes, 3, self.decode_table,
+            self.encode_table,
+        )  # fmt: skip
+        assert words.codebook_number(self.encode_table.ctypes.data) == 3
+        self.codebook = np.array(
+            [self.decode_table.ctypes.data, self.dictionary.ctypes.data, 0], np.int64
         )
-        words.place_words(tables, self.dictionary)
         n_words = -(-n_bytes // 8)
         self.scratch = np.zeros(17 * n_words + GUARD, np.uint8)
         self.n_words = n_words
@@ -73,7 +76,7 @@ class Coder:
         state, background = padded(old), padded(background)
         end = words.apply_record(
             record.ctypes.data, state.ctypes.data, background.ctypes.data, self.n_bytes,
-            self.row_bytes, self.decode_table.ctypes.data,
+            self.row_bytes, self.codebook.ctypes.data,
         )  # fmt: skip
         assert end == record.ctypes.data + len(record) - 8, "all of the record was used"
         assert np.all(state[self.n_bytes :] == 0xA5)

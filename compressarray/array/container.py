@@ -30,7 +30,8 @@ from compressarray.errors import CorruptFrameError, FrameEvictedError, StaleStre
 from compressarray.indexing import Block, blocks, select
 from compressarray.ring import FIRST_PIN
 from compressarray.snapshots import Snapshot, part_of
-from compressarray.store import Int64s
+from compressarray.store import MAX_STACK, Int64s
+from compressarray.writing import Writer
 
 AnyArray = npt.NDArray[Any]
 # Frames that are held beside a result, while keys reach inside frames: one group of pictures.
@@ -61,7 +62,8 @@ class DiffFrameArray(NDArrayFace):
         What never written elements hold.
     stack_axis : int, None or "auto", default "auto"
         Which axis between time and frame holds stacks, of which each repeats all but one frame of
-        the one before. "auto" takes the last where there are two or more, so that
+        the one before. "auto" takes the last where there are two or more (unless it is longer than
+        256, as stacks may be), so that
         ``(128, 8, 4, 84, 84)`` is 128 steps of 8 environments with stacks of 4. It changes how
         small and how fast the array is, and which axes are lanes; never what it holds.
     gop_length : int, optional
@@ -166,7 +168,7 @@ class DiffFrameArray(NDArrayFace):
                 f"codec='sparse' codes uint8 frames of two axes, not {plain_dtype} frames of "
                 f"{ndim}; use codec='delta'"
             )
-        axis = checked_stack_axis(stack_axis, len(lengths), len(lengths) - ndim)
+        axis = checked_stack_axis(stack_axis, lengths, len(lengths) - ndim, MAX_STACK)
         self._be(_Frames(lengths, plain_dtype, ndim, axis, chosen, fill_value, snapshot))
 
     # -- attributes --------------------------------------------------------------------------
@@ -305,8 +307,7 @@ class DiffFrameArray(NDArrayFace):
             self._frames.write(cells if self._is_native else self._leads.to_base(cells), values)
 
     def _write_whole(self, write: Callable[..., None], *args: Any) -> None:
-        with self._frames.transaction():
-            write(*args)
+        self._frames.writer.run(write, *args)
 
     def _blocks(self) -> Iterator[tuple[int, Block]]:
         frame_size = prod(self._frames.frame_shape)
@@ -582,11 +583,7 @@ class DiffFrameArray(NDArrayFace):
         n_rows = len(values) if several else 1
         if n_rows and not shared.shape[0]:
             raise ValueError("an array whose first axis is 0 has no slot to append to")
-        if shared.codec.foreign is None:
-            indices = shared.append(numbers, n_rows, values)
-        else:
-            with shared.transaction():
-                indices = shared.append(numbers, n_rows, values)
+        indices = shared.append(numbers, n_rows, values)
         return indices.reshape((n_rows, *index_shape) if several else index_shape)
 
     def gather(self, indices: npt.ArrayLike, out: Any = None, *, stream: int | None = None) -> Any:
@@ -634,7 +631,7 @@ class DiffFrameArray(NDArrayFace):
         flat = wanted.reshape(-1)
         n_changes = now.ring.n_changes
         places, bad = now.ring.places(flat, now.store.n_pins)
-        if bad < 0 and result.size and not shared.is_empty:
+        if bad < 0 and result.nbytes:  # without cells there may be pinned frames
             shared.gather(now.store, places, result)
             if now.ring.n_changes != n_changes:
                 # A frame that was evicted while it was read may be the next one by now.
@@ -668,18 +665,7 @@ class DiffFrameArray(NDArrayFace):
         """
         self._refuse_view("discard")
         shared = self._frames
-        counts = np.asarray(before)
-        if counts.dtype.kind not in "iu":
-            raise TypeError(f"before holds {counts.dtype}; counts must be integers")
-        if counts.shape != (shared.n_lanes,):
-            raise ValueError(
-                f"before has shape {counts.shape}; it must hold one count for each lane, "
-                f"({shared.n_lanes},)"
-            )
-        ring = shared.ring
-        first = ring.discard(counts.astype(np.int64))
-        if shared.is_native and shared.stack == 1 and not shared.is_empty and not ring.was_assigned:
-            shared.store.forget(first, ring.oldest, ring.counts)
+        shared.discard(self._checked_counts(before, "before"))
 
     def pin(self, frames: npt.ArrayLike) -> Int64s:
         """Store frames for good, under reserved indices that `gather` takes.
@@ -715,19 +701,36 @@ class DiffFrameArray(NDArrayFace):
         flat = np.ascontiguousarray(values)
         if entry_bytes:
             entries = as_bytes(flat, entry_bytes)
-        else:
-            entries = np.zeros((prod(lead), 1), np.uint8)
-        numbers = [shared.store.pin(entry) for entry in entries]
-        return np.array([FIRST_PIN - number for number in numbers], np.int64).reshape(lead)
+        else:  # the store keeps at least a byte, and one frame of a stack of none
+            entry_bytes = max(shared.stack, 1) * max(shared.frame_bytes, 1)
+            entries = np.zeros((prod(lead), entry_bytes), np.uint8)
+        numbers = np.array(shared.pin(entries), np.int64)
+        return (FIRST_PIN - numbers).reshape(lead)
 
     def clear(self) -> None:
         """Forget every frame but the pinned ones and begin a new stream, numbered from 0."""
         self._refuse_view("clear")
         self._frames.clear()
 
+    def _write_with(self, writer: Writer) -> None:
+        """Make every write a part of another one's; whoever calls this has the array alone."""
+        self._frames.writer.settle()
+        self._frames.writer = writer
+
     def _refuse_view(self, what: str) -> None:
         if self._is_view:
             raise TypeError(f"a view has no {what}; call it on the array that it was made from")
+
+    def _checked_counts(self, counts: npt.ArrayLike, name: str) -> Int64s:
+        values = np.asarray(counts)
+        if values.dtype.kind not in "iu":
+            raise TypeError(f"{name} holds {values.dtype}; counts must be integers")
+        if values.shape != (self.n_lanes,):
+            raise ValueError(
+                f"{name} has shape {values.shape}; it must hold one count for each lane, "
+                f"({self.n_lanes},)"
+            )
+        return values.astype(np.int64)
 
     def _checked_frames(self, frames: npt.ArrayLike, what: str) -> AnyArray:
         values = np.asarray(frames)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy as copying
-from collections.abc import Iterator
-from contextlib import contextmanager
 from math import prod
 from typing import Any, NamedTuple
 
@@ -17,7 +15,8 @@ from compressarray.codecs.words import MAX_PIXEL_BYTES
 from compressarray.errors import CorruptFrameError
 from compressarray.ring import Ring
 from compressarray.snapshots import Snapshot, array_of, int_of, part_of
-from compressarray.store import Int64s, Store, UInt8s, make_store
+from compressarray.store import MAX_STACK, Int64s, Store, UInt8s, check_size, make_store
+from compressarray.writing import Writer
 
 AnyArray = npt.NDArray[Any]
 
@@ -49,11 +48,14 @@ class _Frames:
         self.fill_value = fill_value
         self.frame_bytes = prod(self.frame_shape) * dtype.itemsize
         self.is_empty = prod(shape) == 0 or dtype.itemsize == 0
+        self.writer = Writer(rank=1)
         if snapshot is not None:
             self._restore(shape, stack_axis, snapshot)
             return
+        stack = 1 if stack_axis is None else shape[stack_axis]
+        check_size(prod(shape[: len(shape) - frame_ndim]), stack, self.frame_bytes, codec)
         self._take_shape(shape, stack_axis)
-        self.now = self._begin(0)
+        self._now = self._begin(0)
 
     def _take_shape(self, shape: tuple[int, ...], stack_axis: int | None) -> None:
         self.shape = shape
@@ -74,17 +76,23 @@ class _Frames:
         twin = copying.copy(self)
         twin.codec = copying.deepcopy(self.codec)
         twin.all_lanes = self.all_lanes.copy()
-        number, ring, store = self.now
-        if shape is None:
-            twin.now = _Stream(number, copying.deepcopy(ring), copying.deepcopy(store))
-        else:
-            twin._take_shape(shape, None)
-            twin.is_native = False
-            twin.now = _Stream(0, Ring(shape[0], twin.n_lanes), copying.deepcopy(store))
+        twin.writer = Writer(rank=1)
+        with self.writer.lock:
+            number, ring, store = self.now
+            if shape is None:
+                twin._now = _Stream(number, copying.deepcopy(ring), copying.deepcopy(store))
+            else:
+                twin._take_shape(shape, None)
+                twin.is_native = False
+                twin._now = _Stream(0, Ring(shape[0], twin.n_lanes), copying.deepcopy(store))
         return twin
 
     def snapshot(self, shape: tuple[int, ...] | None = None) -> Snapshot:
         """What it takes to build these frames again; see `copied`."""
+        with self.writer.lock:
+            return self._snapshot(shape)
+
+    def _snapshot(self, shape: tuple[int, ...] | None) -> Snapshot:
         number, ring, store = self.now
         native = self.is_native and shape is None
         if shape is not None:
@@ -117,11 +125,19 @@ class _Frames:
         else:
             store_lead, axis = given
             self._store_lead = checked_shape(store_lead)
-            self._store_axis = checked_stack_axis(axis, len(store_lead), len(store_lead))
+            self._store_axis = checked_stack_axis(
+                axis, self._store_lead, len(self._store_lead), MAX_STACK
+            )
             if prod(self._store_lead) != prod(lead):
                 raise CorruptFrameError(f"pickled frames of {store_lead} are not those of {lead}")
         number = int_of(snapshot, "stream", 0)
-        self.now = _Stream(number, ring, self._make_store(fill, frames))
+        self._now = _Stream(number, ring, self._make_store(fill, frames))
+
+    @property
+    def now(self) -> _Stream:
+        """The stream, as it was left by the last write that was done."""
+        self.writer.settle()
+        return self._now
 
     @property
     def stream(self) -> int:
@@ -142,7 +158,9 @@ class _Frames:
         self._store_lead, self._store_axis = self.lead_shape, self.stack_axis
         # Whether rows, lanes and stacks are the store's own.
         self.is_native = True
-        fill = np.full(self.frame_shape, self.fill_value, self.dtype)
+        # not np.full: it leaves the gaps of aligned dtypes as memory was
+        fill = np.zeros(self.frame_shape, self.dtype)
+        np.copyto(fill, self.fill_value, casting="unsafe")
         flat = np.frombuffer(fill.tobytes() or bytes(1), np.uint8)
         return _Stream(number, Ring(self.shape[0], self.n_lanes), self._make_store(flat, None))
 
@@ -167,23 +185,13 @@ class _Frames:
 
     def clear(self) -> None:
         """Forget every frame but the pinned ones."""
-        fresh = self._begin(self.stream + 1)
-        fresh.store.take_pins(self.store)
-        self.now = fresh
+        self.writer.run(self._clear)
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Do all that is written inside, or nothing, where encoding may fail."""
-        if self.codec.foreign is None:
-            yield
-            return
-        with self.store.transaction():
-            before = copying.deepcopy(self.ring)
-            try:
-                yield
-            except BaseException:
-                self.now = self.now._replace(ring=before)
-                raise
+    def _clear(self) -> None:
+        fresh = self._begin(self._now.number + 1)
+        fresh.store.take_pins(self._now.store)
+        self.writer.steps.append(_Cleared(self, self._now))
+        self._now = fresh
 
     # Cells of a key count in C order over the leading axes; the store wants the stack axis last.
 
@@ -203,32 +211,63 @@ class _Frames:
 
     def write(self, cells: Int64s, frames: AnyArray) -> None:
         """Store frames in C-order cells, and retire the indices that lived there."""
+        self.writer.run(self._write, cells, frames)
+
+    def _write(self, cells: Int64s, frames: AnyArray) -> None:
         in_store = self.to_store(cells)
-        self.ring.retire((in_store if self.is_native else cells) // self.stack)
-        self.store.write(in_store, as_bytes(frames, self.frame_bytes))
+        store = self._store_to_write()
+        places = (in_store if self.is_native else cells) // self.stack
+        self._now.ring.retire(places, self.writer.steps)
+        store.write(in_store, as_bytes(frames, self.frame_bytes))
 
     def append(self, lanes: Int64s, n_rows: int, entries: AnyArray) -> Int64s:
         """Store entries, ``(rows, lanes, ...)`` or of one row; return their indices."""
-        ring = self.ring
-        indices, slots = ring.advance(lanes, n_rows)
+        return self.writer.run(self._append, lanes, n_rows, entries)
+
+    def _append(self, lanes: Int64s, n_rows: int, entries: AnyArray) -> Int64s:
+        ring = self._now.ring
+        indices, slots = ring.advance(lanes, n_rows, self.writer.steps)
         if not self.is_empty:
-            try:
-                self._put(lanes, slots, np.ascontiguousarray(entries).reshape(-1).view(np.uint8))
-            except MemoryError:
-                # some slots hold new frames, some old ones: none keeps its index
-                ring.publish(lanes, n_rows)
-                ring.retire((slots * self.n_lanes + lanes).ravel())
-                raise
+            self._put(lanes, slots, np.ascontiguousarray(entries).reshape(-1).view(np.uint8))
         ring.publish(lanes, n_rows)
         return indices
 
     def _put(self, lanes: Int64s, slots: Int64s, flat: UInt8s) -> None:
+        store = self._store_to_write()
         if self.is_native:
             each = lanes if len(slots) == 1 else np.tile(lanes, len(slots))
-            self.store.append(each, slots.ravel(), flat)
+            store.append(each, slots.ravel(), flat)
         else:
             cells = self.to_store((slots * self.n_lanes + lanes).ravel())
-            self.store.write(cells, flat.reshape(-1, self.frame_bytes))
+            store.write(cells, flat.reshape(-1, self.frame_bytes))
+
+    def discard(self, before: Int64s) -> None:
+        """End the indices of counts below ``before``, and give their memory back."""
+        self.writer.run(self._discard, before)
+
+    def _discard(self, before: Int64s) -> None:
+        _, ring, store = self._now
+        first = ring.discard(before, self.writer.steps)
+        if (
+            self.is_native
+            and self.stack == 1
+            and not self.is_empty
+            and not ring.was_assigned
+            and store.may_forget(first, ring.oldest)
+        ):
+            self._store_to_write().forget(first, ring.oldest, ring.counts)
+
+    def pin(self, entries: UInt8s) -> list[int]:
+        """Pin entries of bytes; return their numbers."""
+        return self.writer.run(lambda: [self._now.store.pin(entry) for entry in entries])
+
+    def _store_to_write(self) -> Store:
+        """The store, as a step of the write that runs."""
+        store, writer = self._now.store, self.writer
+        if store not in writer.steps:
+            writer.steps.append(store)
+            writer.untidy.append(store)
+        return store
 
     def gather(self, store: Store, places: Int64s, out: AnyArray) -> None:
         """Fill ``out`` with the entries at `Ring.places`."""
@@ -241,6 +280,21 @@ class _Frames:
         elif not self.is_native:
             cells = self.to_store(places)
         store.read(cells, out)
+
+
+class _Cleared:
+    """What `_Frames.clear` has changed."""
+
+    def __init__(self, frames: _Frames, before: _Stream) -> None:
+        self._frames = frames
+        self._before = before
+
+    def finish(self) -> None:
+        """Do nothing."""
+
+    def roll_back(self) -> None:
+        """Have the stream that was."""
+        self._frames._now = self._before
 
 
 def as_bytes(frames: AnyArray, frame_bytes: int) -> UInt8s:

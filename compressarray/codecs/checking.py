@@ -12,7 +12,12 @@ from typing import Any
 import numpy as np
 
 from compressarray.codecs.entropy import MAX_SKIP_BYTES
-from compressarray.codecs.sparse import HEADER_BYTES, RAW_TAG, coordinate_bytes
+from compressarray.codecs.sparse import (
+    HEADER_BYTES,
+    RAW_TAG,
+    coordinate_bytes,
+    load_coordinate,
+)
 from compressarray.codecs.words import (
     ABOVE,
     ABOVE_RESIDUAL,
@@ -159,10 +164,7 @@ def check_sparse(record: Any, end: Any, is_first: Any, n_bytes: Any, row_bytes: 
     if after > end:
         return SHORT
     for n in range(changed):
-        if width == 1:
-            i = np.int64(load8(rows + n)) * row_bytes + np.int64(load8(columns + n))
-        else:
-            i = np.int64(load16(rows + 2 * n)) * row_bytes + np.int64(load16(columns + 2 * n))
-        if i >= n_bytes:
+        row, column = load_coordinate(rows, n, width), load_coordinate(columns, n, width)
+        if row * row_bytes + column >= n_bytes:
             return OUTSIDE
     return after

@@ -125,7 +125,8 @@ def starting_tokens(row_bytes: int) -> Int64s:
                 joined = first == 0 if skip == 0 else last == 7
                 mask_weight = 0.3 if first == 0 and last == 7 else 0.04 if joined else 0.015
                 for kind, kind_weight in kinds.items():
-                    if skip >= 0 and not (kind == LITERAL and first == last):
+                    # of rows so long that no token skips one, only the next words are named
+                    if 0 <= skip <= MAX_SKIP and not (kind == LITERAL and first == last):
                         key = int(token_key(skip, mask, kind))
                         weights[key] = skip_weight * mask_weight * kind_weight
     # three in four whole, then the parts of all others: skips up to five rows

@@ -1,8 +1,8 @@
 """The paper's record: a frame as the pixels that differ from its group's first, raw frame.
 
 Differentially Encoded Observation Spaces (arXiv 2310.01767), section IV-C: every ``gop_length``-th
-frame raw; of the others each changed pixel's row and column (8 bits, 16 in frames that need them)
-and its ``int16`` difference; raw where that would exceed the frame. Here to be compared with.
+frame raw; of the others each changed pixel's row and column (8 bits; 16 or 32 in frames that need
+them) and its ``int16`` difference; raw where that would exceed the frame. Here to be compared with.
 
 A record is a tag (0 sparse, 1 raw); raw, the frame's bytes; sparse, ``uint32`` n, then n rows, n
 columns and n differences.
@@ -31,9 +31,29 @@ HEADER_BYTES = 5
 
 @inlined
 def coordinate_bytes(n_bytes: Any, row_bytes: Any) -> Any:
-    """Bytes of one row or column number: 1 up to 256 rows and columns, else 2."""
-    rows = n_bytes // max(row_bytes, 1)
-    return 1 if rows <= 256 and row_bytes <= 256 else 2
+    """Bytes of one row or column number: 1 up to 256 rows and columns, 2 up to 65,536, else 4."""
+    longest = max(n_bytes // max(row_bytes, 1), row_bytes)
+    return 1 if longest <= 1 << 8 else 2 if longest <= 1 << 16 else 4
+
+
+@inlined
+def load_coordinate(numbers: Any, n: Any, width: Any) -> Any:
+    """The ``n``-th row or column number of those at an address, of ``width`` bytes each."""
+    if width == 1:
+        return np.int64(load8(numbers + n))
+    if width == 2:
+        return np.int64(load16(numbers + 2 * n))
+    return np.int64(load32(numbers + 4 * n))
+
+
+@inlined
+def _store_coordinate(numbers: Any, n: Any, width: Any, number: Any) -> None:
+    if width == 1:
+        store8(numbers + n, np.uint8(number))
+    elif width == 2:
+        store16(numbers + 2 * n, np.uint16(number))
+    else:
+        store32(numbers + 4 * n, np.uint32(number))
 
 
 @kernel
@@ -65,12 +85,8 @@ def encode_sparse(new: Any, first: Any, n_bytes: Any, row_bytes: Any, out: Any) 
             for i in range(n_bytes):
                 difference = np.int64(load8(new + i)) - np.int64(load8(key + i))
                 if difference != 0:
-                    if width == 1:
-                        store8(rows + n, np.uint8(i // row_bytes))
-                        store8(columns + n, np.uint8(i % row_bytes))
-                    else:
-                        store16(rows + 2 * n, np.uint16(i // row_bytes))
-                        store16(columns + 2 * n, np.uint16(i % row_bytes))
+                    _store_coordinate(rows, n, width, i // row_bytes)
+                    _store_coordinate(columns, n, width, i % row_bytes)
                     store16(values + 2 * n, np.uint16(difference & 0xFFFF))
                     n += 1
             return values + 2 * changed
@@ -101,10 +117,8 @@ def apply_sparse(record: Any, first: Any, state: Any, n_bytes: Any, row_bytes: A
     columns = rows + changed * width
     values = columns + changed * width
     for n in range(changed):
-        if width == 1:
-            i = np.int64(load8(rows + n)) * row_bytes + np.int64(load8(columns + n))
-        else:
-            i = np.int64(load16(rows + 2 * n)) * row_bytes + np.int64(load16(columns + 2 * n))
+        row, column = load_coordinate(rows, n, width), load_coordinate(columns, n, width)
+        i = row * row_bytes + column
         pixel = np.int64(load8(state + i)) + np.int64(load16(values + 2 * n))
         store8(state + i, np.uint8(pixel & 0xFF))
     return values + 2 * changed

@@ -77,6 +77,9 @@ MAX_WORDS = 65535  # of a dictionary: a slot of the encoder's table holds 0 or a
 ESCAPE = 255
 ENTRY_BYTES = 32  # of a decoding table
 N_VALUES_AT, KIND_AT = 12, 13  # in an entry
+# What decoders find a codebook by: the addresses of its decoding table, of its dictionary, and of
+# the model of its Huffman codes (0 for none).
+TABLE_AT, DICTIONARY_AT, MODEL_AT, CODEBOOK_WORDS = 0, 8, 16, 3
 _SPECIAL = 15  # the escape's, which so takes the branch of residuals, that others never take
 ESCAPED_BYTES = 4  # the escape, kind, mask, and mostly one byte of skip
 MAX_SKIP = 4095  # of a token in a table; an escape skips any number
@@ -87,12 +90,13 @@ _EMPTY = 0xFFFFFFFF
 _HASH_MULTIPLIER = 2654435761  # Knuth, TAOCP 6.4: 2**32 over the golden ratio
 _WORD_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # and 2**64 over it
 # An encoder's table, in words: the tokens' hash; where the dictionary lies, which of its words is
-# the first near one, and log2 of the slots of its hash; bytes of a pixel, 0 for no residuals; that
-# hash.
+# the first near one, and log2 of the slots of its hash; bytes of a pixel, 0 for no residuals; the
+# codebook's number; that hash.
 TOKEN_HASH_WORDS = _HASH_SLOTS // 2
 _WORDS_AT = 8 * TOKEN_HASH_WORDS
 _PIXEL_AT = _WORDS_AT + 24
-_SLOTS_AT = _WORDS_AT + 32
+_NUMBER_AT = _WORDS_AT + 32
+_SLOTS_AT = _WORDS_AT + 40
 
 _SOURCE_BYTES = 24
 # ``row_bytes`` below 8 would let ABOVE overlap the word that it predicts.
@@ -139,8 +143,8 @@ def _factor(kind: Any) -> Any:
 
 
 @kernel
-def build_tables(keys: Any, words: Any, near: Any, pixel_bytes: Any, decode_table: Any,
-                 encode_table: Any) -> None:  # fmt: skip
+def build_tables(keys: Any, words: Any, near: Any, pixel_bytes: Any, number: Any,
+                 decode_table: Any, encode_table: Any) -> None:  # fmt: skip
     """Fill both tables from the `token_key` of up to 255 tokens, and a dictionary.
 
     Parameters
@@ -152,13 +156,15 @@ def build_tables(keys: Any, words: Any, near: Any, pixel_bytes: Any, decode_tabl
         The first of the `N_NEAR` words that one byte names.
     pixel_bytes : int
         Distance to the pixel to the left, up to `MAX_PIXEL_BYTES`; 0 for no residuals.
+    number : int
+        Of the codebook, for whoever encodes with it.
     decode_table : ndarray, (256, 4) uint64
         Overwritten: the mask, a byte for a bit; `_pack_step`; `_value_mask`; `_factor`.
-        Row 255, the escape's, is for `place_words`.
+        Row 255, the escape's, holds ``pixel_bytes`` and ``near``.
     encode_table : ndarray, (`encode_table_words`,) uint64
         Overwritten: an open-addressing hash of ``key << 8 | token``, 32 bits each; where the
-        dictionary lies, ``near``, log2 of the slots that follow; 16 bits each of an
-        open-addressing hash of the dictionary.
+        dictionary lies, ``near``, log2 of the slots that follow, ``pixel_bytes``, ``number``; 16
+        bits each of an open-addressing hash of the dictionary.
     """
     decode_table[:] = np.uint64(0)
     decode_table[ESCAPE, 1] = np.uint64((pixel_bytes << 48) | (_SPECIAL << 40))
@@ -185,6 +191,7 @@ def build_tables(keys: Any, words: Any, near: Any, pixel_bytes: Any, decode_tabl
     encode_table[TOKEN_HASH_WORDS + 1] = np.uint64(near)
     encode_table[TOKEN_HASH_WORDS + 2] = np.uint64(bits)
     encode_table[TOKEN_HASH_WORDS + 3] = np.uint64(pixel_bytes)
+    encode_table[TOKEN_HASH_WORDS + 4] = np.uint64(number)
     slots = hashes + _SLOTS_AT
     # near ones first: of equal words the encoder is to find those
     for i in range(len(words)):
@@ -209,18 +216,16 @@ def _word_slot(word: Any, bits: Any) -> Any:
     return np.int64((word * _WORD_MULTIPLIER) >> np.uint64(64 - bits))
 
 
-def place_words(decode_tables: Words, words: Words) -> None:
-    """Let decoding tables, ``(n, 256, 4)``, find their dictionary, which must stay where it is."""
-    address = words.__array_interface__["data"][0]
-    escapes = decode_tables[:, ESCAPE]
-    escapes[:, 0] = np.uint64(address) + np.uint64(8) * escapes[:, 2]
-    escapes[:, 3] = address
-
-
 def encode_table_words(n_words: int) -> int:
     """Words of an encoder's table for a dictionary of ``n_words``."""
     slots = 1 << _slot_bits(n_words) if n_words else 0
-    return TOKEN_HASH_WORDS + 4 + -(-slots // 4)
+    return TOKEN_HASH_WORDS + 5 + -(-slots // 4)
+
+
+@inlined
+def codebook_number(encode_table: Any) -> Any:
+    """Number of the codebook that an encoder's table, at an address, belongs to."""
+    return np.int64(load64(encode_table + _NUMBER_AT))
 
 
 @inlined
@@ -547,6 +552,18 @@ def encode_record(
 
 
 @inlined
+def table_of(codebook: Any) -> Any:
+    """The address of a codebook's decoding table."""
+    return np.int64(load64(codebook + TABLE_AT))
+
+
+@inlined
+def model_of(codebook: Any) -> Any:
+    """The address of a codebook's model of Huffman codes, or 0."""
+    return np.int64(load64(codebook + MODEL_AT))
+
+
+@inlined
 def pixel_bytes_of(decode_table: Any) -> Any:
     """Distance to the pixel to the left, in a table at an address."""
     return np.int64(load16(decode_table + ESCAPE * ENTRY_BYTES + 14))
@@ -643,11 +660,11 @@ def apply_record(
     background: Any,
     n_bytes: Any,
     row_bytes: Any,
-    decode_table: Any,
+    codebook: Any,
 ) -> Any:
     """Turn the frame at ``state`` into the next one; return the address after the record.
 
-    ``decode_table`` is the address of one from `build_tables`.
+    ``codebook`` is the address of `CODEBOOK_WORDS` addresses.
 
     May read, but not use, up to 8 bytes after the record: streams lie in memory with that much
     room behind them. Trusts its input: only for what `encode_record` wrote.
@@ -658,7 +675,9 @@ def apply_record(
         copy_bytes(state, record, n_bytes)
         return record + n_bytes
     sources = stack_words()
-    escape = decode_table + ESCAPE * ENTRY_BYTES
+    decode_table = table_of(codebook)
+    dictionary = np.int64(load64(codebook + DICTIONARY_AT))
+    near = np.int64(load64(decode_table + ESCAPE * ENTRY_BYTES + 16))
     zero = sources + 8 * (STACK_WORDS - 1)
     store64(zero, np.uint64(0))
     _put_source(sources, LITERAL, zero, 0, 0)
@@ -666,8 +685,8 @@ def apply_record(
     _put_source(sources, BACKGROUND, background - state, -1, 0)
     _put_source(sources, LEFT, -8, -1, 0)
     _put_source(sources, ABOVE, -row_bytes, -1, 0)
-    _put_source(sources, NEAR_WORD, np.int64(load64(escape)), 0, 0xFF)
-    _put_source(sources, FAR_WORD, np.int64(load64(escape + 24)), 0, 0xFFFF)
+    _put_source(sources, NEAR_WORD, dictionary + (near << 3), 0, 0xFF)
+    _put_source(sources, FAR_WORD, dictionary, 0, 0xFFFF)
     v = record + n_tokens
     p = state - 8
     tail = n_bytes & 7

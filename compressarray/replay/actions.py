@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from compressarray.kernels.compiling import kernel
+from compressarray.replay.layout import as_array, as_kernels_take
 
 AnyArray = npt.NDArray[Any]
 
@@ -33,8 +34,9 @@ class Actions:
 
     def __init__(self, space: Any) -> None:
         self.dtype = np.dtype(space.dtype) if getattr(space, "dtype", None) else np.dtype(np.int64)
-        self._low: Any = None
+        self._low: Any = None  # of integers
         self._high: Any = None
+        self._box: tuple[Any, Any] | None = None  # bounds of floats
         if hasattr(space, "nvec"):
             self._low = np.asarray(getattr(space, "start", 0))
             self._high = self._low + np.asarray(space.nvec) - 1
@@ -49,6 +51,8 @@ class Actions:
             )
         elif self.dtype.kind in "iu":
             self._low, self._high = np.asarray(space.low), np.asarray(space.high)
+        else:
+            self._box = np.asarray(space.low), np.asarray(space.high)
         self.shape: tuple[int, ...] = tuple(space.shape or ())
         self.stored_dtype = self.dtype
         if self._low is not None:
@@ -77,7 +81,7 @@ class Actions:
         ValueError
             If the shape is wrong, or a value is NaN or outside the space.
         """
-        values = np.asarray(action)
+        values = as_array("action", action)
         expected = (n_lanes, *self.shape)
         if values.shape != expected:
             raise ValueError(
@@ -88,7 +92,7 @@ class Actions:
             return self._checked_floats(values)
         if self._bounds is not None and values.dtype.kind in "iu" and values.dtype != np.uint64:
             stored: AnyArray = np.empty(expected, self.stored_dtype)
-            rows = values.astype(np.int64).reshape(n_lanes, -1)
+            rows = as_kernels_take(values.astype(np.int64, copy=False)).reshape(n_lanes, -1)
             if store_integers(rows, self._bounds, self._offset, stored.reshape(n_lanes, -1)):
                 return stored
         return self._checked_integers(values)
@@ -114,10 +118,21 @@ class Actions:
                 f"action has dtype {values.dtype}, which {self.dtype}, the action space's, may not "
                 f"hold exactly; convert it first, with action.astype(np.{self.dtype})"
             )
-        nan = np.isnan(values)
-        if nan.any():
-            lane = int(np.argwhere(nan)[0, 0])
-            raise ValueError(f"action of lane {lane} holds NaN: {values[lane]}; check the policy")
+        assert self._box is not None
+        low, high = self._box
+        inside = (values >= low) & (values <= high)
+        if not inside.all():
+            place = np.unravel_index(int(np.argmin(inside)), inside.shape)
+            lane = place[0]
+            if np.isnan(values[place]):
+                raise ValueError(
+                    f"action of lane {lane} holds NaN: {values[lane]}; check the policy"
+                )
+            low, high = (np.broadcast_to(bound, values.shape)[place] for bound in (low, high))
+            raise ValueError(
+                f"action {values[place]} of lane {lane} is outside the action space, {low} to "
+                f"{high}; clip it, and give the environment what was clipped"
+            )
         exact: AnyArray = values.astype(self.dtype, "C")
         return exact
 

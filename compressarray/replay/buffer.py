@@ -7,6 +7,7 @@ import copy as copying
 import threading
 import warnings
 import weakref
+from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -15,14 +16,18 @@ import numpy.typing as npt
 from compressarray.array import DiffFrameArray
 from compressarray.errors import FrameEvictedError, StaleStreamError
 from compressarray.replay.actions import Actions
+from compressarray.replay.attributes import Adjustable, Fixed
 from compressarray.replay.checks import (
     checked_bools,
+    checked_generator,
+    checked_info,
     checked_int,
     checked_lanes,
     checked_mode,
     checked_number,
     checked_priorities,
     checked_rewards,
+    scaled_priorities,
 )
 from compressarray.replay.drawing import Batches, Drawn
 from compressarray.replay.footprint import expected_part, memory_bytes
@@ -30,14 +35,19 @@ from compressarray.replay.integers import Integers
 from compressarray.replay.observations import Claims, Observations
 from compressarray.replay.outputs import make_output
 from compressarray.replay.priorities import SumTree
-from compressarray.replay.transitions import Transitions, find_ends
+from compressarray.replay.resets import NOT_RESET, Mode, Resets, Told
+from compressarray.replay.steps import AddStep, ClearStep, CutStep, Parts, Rows
+from compressarray.replay.transitions import Transitions, first_not_finite
 from compressarray.replay.windows import Windows
+from compressarray.writing import Writer
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
 Int64s = npt.NDArray[np.int64]
 
 B = TypeVar("B")
+# What an argument is that nobody gave.
+_ALPHA, _BETA, _EPSILON = 0.6, 0.4, 1e-6
 # Lengths of sequences whose starts are kept track of at once, three to six bits a transition each.
 _MOST_LENGTHS = 3
 _CLAIMS = Claims()
@@ -118,38 +128,45 @@ class ReplayBuffer:
         along; None if they are single frames.
     frame_channels : int, default 1
         Planes of a frame along `stack_axis`: 3 where RGB frames are concatenated.
-    padding_type : {"reset", "zero"} or frame
-        With `stack_size`, what stands before an episode's first frame: that frame repeated, the
-        frame closest to zero, or a given one.
+    padding_type : {"reset", "zero"} or frame, optional
+        With `stack_size`, what stands before an episode's first frame: that frame repeated (the
+        default), the frame of the space that is closest to zero, or a given one. With `frames` the
+        wrapper pads, and what is given here is compared with it. ALE's own stacks need "zero".
     codec, gop_length
         How frames are stored, see `DiffFrameArray`.
     n_step : int, default 1
         Steps whose rewards are summed. An episode's end cuts them short; until then the newest
         ``n_step - 1`` transitions cannot be drawn.
     gamma : float
-        Discount per step.
+        Discount per step. May be set later, and counts for what is drawn then.
     full_windows : bool, default False
         Draw only what has `n_step` steps (DrQ-v2's rule).
     autoreset_mode : {"same_step", "next_step", "disabled"} or gymnasium.vector.AutoresetMode
-        What the vector environment does where an episode ends.
+        What the vector environment does where an episode ends; see `add`.
     prioritized : bool
         Draw in proportion to priorities.
     alpha, beta, epsilon : float
         ``(priority + epsilon) ** alpha`` is what drawing is in proportion to; weights are
-        ``(n * probability) ** -beta``, divided by the batch's largest. `beta` may be set later.
+        ``(n * probability) ** -beta``, divided by the batch's largest. `beta` and `epsilon` may
+        be set later.
     device : str or torch.device, optional
-        Given: samples are tensors there.
+        Given: samples are tensors there. May be set later.
     seed : int or numpy.random.Generator, optional
 
     Raises
     ------
     TypeError, ValueError
-        For arguments that do not fit; the message says what does.
+        For arguments that do not fit, or would change nothing; the message says what does.
+    MemoryError
+        If there is not enough address space for `capacity`.
+    AttributeError
+        If an attribute is set that can no longer change, such as `n_step`.
 
     Warns
     -----
     UserWarning
         If the dense equivalent would not fit in memory: with its bytes, and those expected here.
+        If `alpha`, `beta` or `epsilon` are given without priorities. `add` warns, too.
 
     Notes
     -----
@@ -174,13 +191,24 @@ class ReplayBuffer:
     >>> from compressarray import ReplayBuffer
     >>> stacks = Box(0, 255, (4, 84, 84), np.uint8)
     >>> buffer = ReplayBuffer(1000, stacks, Discrete(6), n_envs=2, seed=1)
-    >>> obs = np.zeros((2, 4, 84, 84), np.uint8)
+    >>> obs, last, reset = np.zeros((3, 2, 4, 84, 84), np.uint8)
+    >>> last[:, -1] = 9
     >>> no, ends = np.zeros(2, bool), np.ones(2, bool)
-    >>> buffer.add(obs, [0, 5], [0.5, 1.0], ends, no, obs, {"final_obs": obs})
+    >>> buffer.add(obs, [0, 5], [0.5, 1.0], ends, no, reset, {"final_obs": last})
     >>> batch = buffer.sample(32)
     >>> batch.next_obs.shape, batch.discount[0]
     ((32, 4, 84, 84), np.float32(0.99))
     """
+
+    n_envs = Fixed[int]()
+    n_step = Fixed[int]()
+    alpha = Fixed[float]()
+    prioritized = Fixed[bool]()
+    full_windows = Fixed[bool]()
+    autoreset_mode = Fixed[Mode]()
+    gamma = Adjustable(0, 1)
+    beta = Adjustable(0)
+    epsilon = Adjustable(0)
 
     def __init__(
         self,
@@ -193,7 +221,7 @@ class ReplayBuffer:
         stack_size: int | None = None,
         stack_axis: int | None = 0,
         frame_channels: int = 1,
-        padding_type: Any = "reset",
+        padding_type: Any = None,
         codec: Any = "delta",
         gop_length: int | None = None,
         n_step: int = 1,
@@ -201,9 +229,9 @@ class ReplayBuffer:
         full_windows: bool = False,
         autoreset_mode: Any = "same_step",
         prioritized: bool = False,
-        alpha: float = 0.6,
-        beta: float = 0.4,
-        epsilon: float = 1e-6,
+        alpha: float = _ALPHA,
+        beta: float = _BETA,
+        epsilon: float = _EPSILON,
         device: Any = None,
         seed: int | np.random.Generator | None = None,
     ) -> None:
@@ -216,31 +244,44 @@ class ReplayBuffer:
                 f"n_step={n_step} is more than the {n_slots} transitions that a lane keeps "
                 f"(capacity={capacity}, n_envs={n_envs}): no window would ever be complete"
             )
-        self.gamma = checked_number("gamma", gamma, 0, 1)
+        self.gamma = gamma
         self.alpha = checked_number("alpha", alpha, 0)
-        self.beta = checked_number("beta", beta, 0)
-        self.epsilon = checked_number("epsilon", epsilon, 0)
+        self.beta = beta
+        self.epsilon = epsilon
         self.prioritized = bool(prioritized)
         self.full_windows = bool(full_windows)
         self.autoreset_mode = checked_mode(autoreset_mode)
-        self._powers = np.array([self.gamma**k for k in range(self.n_step + 1)])
         self._actions = Actions(action_space)
         self._output = make_output(device)
-        self._rng = np.random.default_rng(seed)
-        self._observations = Observations(
-            observation_space,
-            self.n_envs,
-            n_slots,
-            frames=frames,
-            stack_size=None if stack_size is None else checked_int("stack_size", stack_size, 1),
-            stack_axis=stack_axis,
-            frame_channels=checked_int("frame_channels", frame_channels, 1),
-            padding_type=padding_type,
-            codec=codec,
-            gop_length=gop_length,
-        )
-        self._begin(n_slots)
+        self._rng = checked_generator(seed)
+        self._resets = Resets(self.n_envs, self.autoreset_mode)
+        try:
+            self._observations = Observations(
+                observation_space,
+                self.n_envs,
+                n_slots,
+                frames=frames,
+                stack_size=None if stack_size is None else checked_int("stack_size", stack_size, 1),
+                stack_axis=stack_axis,
+                frame_channels=checked_int("frame_channels", frame_channels, 1),
+                padding_type=padding_type,
+                codec=codec,
+                gop_length=None if gop_length is None else checked_int("gop_length", gop_length, 1),
+            )
+            self._begin(n_slots)
+        except (MemoryError, OverflowError) as error:
+            raise MemoryError(
+                f"capacity={capacity} transitions are more than this system has address space "
+                f"for; give a smaller one ({error})"
+            ) from error
         self._open()
+        self._has_warned_of_no_reset = False
+        if not prioritized and (alpha, beta, epsilon) != (_ALPHA, _BETA, _EPSILON):
+            warnings.warn(
+                f"alpha={alpha}, beta={beta} and epsilon={epsilon} are of priorities, and change "
+                "nothing without prioritized=True",
+                stacklevel=2,
+            )
         self._warn_if_dense_would_not_fit()
 
     def _begin(self, n_slots: int) -> None:
@@ -252,14 +293,21 @@ class ReplayBuffer:
         self._windows = Windows(n_cells, self.n_step, self.full_windows, self._tree)
         # Starts of sequences by their length, the one used last at the end.
         self._sequences: dict[int, Windows] = {}
-        # Lanes whose next row is a reset and no transition (NEXT_STEP).
-        self._resetting: Bools = np.zeros(self.n_envs, np.bool_)
 
     def _open(self) -> None:
-        self._lock = threading.RLock()
+        self._writer = Writer(rank=0)
+        self._observations.write_with(self._writer)
         self._integers = Integers(self._rng)
         self._drawn: weakref.WeakSet[Drawn[Any]] = weakref.WeakSet()
         _CLAIMS.claim(self._observations)
+
+    @property
+    def _lock(self) -> threading.RLock:
+        return self._writer.lock
+
+    @property
+    def _parts(self) -> Parts:
+        return Parts(self._observations, self._transitions, self._resets, self._all_windows)
 
     def _warn_if_dense_would_not_fit(self) -> None:
         there = memory_bytes()
@@ -287,7 +335,9 @@ class ReplayBuffer:
         terminated: Any,
         truncated: Any,
         next_obs: Any,
-        info: dict[str, Any] | None = None,
+        info: Mapping[str, Any] | None = None,
+        *,
+        was_reset: Any = None,
     ) -> None:
         """Add what one step of all environments gave; copied.
 
@@ -302,53 +352,109 @@ class ReplayBuffer:
         next_obs : as `obs`
             What the step returned. Where it is a reset's (SAME_STEP), the episode's last
             observation is taken from `info`.
-        info : dict, optional
-            The step's; only ``final_obs`` and ``_final_obs`` are looked at.
+        info : mapping, optional
+            The step's. Looked at are ``final_obs`` and ``_final_obs``, and what ALE's vector
+            environment counts: ``frame_number`` and ``episode_frame_number``.
+        was_reset : (n_envs,) bool, optional
+            Lanes that the environment has reset in this step; under "disabled", those that you have
+            reset before it. Needed where not every end is followed by a reset, as with ALE's
+            ``life_loss_info``, and nothing else tells: see Notes.
 
         Raises
         ------
         TypeError, ValueError
-            For wrong shapes and dtypes, NaN, actions outside their space, or no final observation.
+            For wrong shapes and dtypes, NaN, actions outside their space, or no final observation;
+            for `obs` and `next_obs` in one memory, and an `info` of another kind or of another
+            autoreset mode.
         FrameEvictedError, StaleStreamError
             IndexErrors: for frame indices that are not held, or of another stream.
 
+        Warns
+        -----
+        UserWarning
+            Once each: if stacks do not go on as the space was read, if none of a lane's steps goes
+            on from the one before it, if an episode begins with what the last one ended with.
+
         Notes
         -----
-        After an error nothing of the step is in the buffer. Under NEXT_STEP, rows of lanes that
-        the environment reset are passed over.
+        After an error nothing of the step is in the buffer.
+
+        An observation that is not what the lane's last step led to is a reset's, whenever it comes,
+        and after `clear` and loading, too; stacks of newest frames begin anew with it. Under
+        NEXT_STEP, the row after an end in which the environment resets itself begins with what the
+        end led to; it is passed over.
+
+        A lost life that ends an episode, but not the game, is no reset: the step after it counts,
+        stacks run on, and there is no ``final_obs``. ALE's counters in `info` say so by themselves,
+        but for an end with the first step after a reset, which is refused without `was_reset`. In
+        other environments every end is followed by a reset unless `was_reset` says otherwise.
         """
         with self._lock:
-            n = self.n_envs
-            observations, transitions = self._observations, self._transitions
+            self._writer.settle()
+            observations, transitions, resets = self._observations, self._transitions, self._resets
+            n = transitions.n_lanes
+            said = checked_info(info, self.autoreset_mode)
             before = observations.checked(obs, "obs")
             after = observations.checked(next_obs, "next_obs")
+            observations.refuse_one_memory(before, after)
             actions = self._actions.stored(action, n)
             rewards = checked_rewards(reward, n)
             ends = checked_bools("terminated", terminated, n)
             cuts = checked_bools("truncated", truncated, n)
-            live, ended = np.empty(n, np.bool_), np.empty(n, np.bool_)
-            n_live, n_ended, bad = find_ends(self._resetting, rewards, ends, cuts, live, ended)
+            marked = None if was_reset is None else checked_bools("was_reset", was_reset, n)
+            told = resets.told(said, marked)
+            course = resets.follow(
+                told, ends, cuts, lambda lanes: observations.repeat(before, lanes)
+            )
+            live, begins = course.live, course.begins
+            bad = first_not_finite(rewards, live)
             if bad >= 0:
                 raise ValueError(
                     f"reward {np.asarray(reward)[bad]} of lane {bad} is not finite as float32; "
                     "check the environment"
                 )
-            if n_ended and self.autoreset_mode == "same_step":
-                after = observations.with_final(after, ended, info)
-            if n_live:
-                begins, breaks = observations.plan(before, after, live, transitions.running)
-                self._settle(live)
-                observations.store(before, after)
-                # All that can fail has been done.
-                if breaks:
-                    transitions.cut(live & begins, self._all_windows)
-                observations.commit(after, live, transitions.counts)
-                lanes = self._all_lanes if n_live == n else np.flatnonzero(live)
-                transitions.add(lanes, actions, rewards, ends, cuts, self._all_windows)
-                observations.discard(transitions.counts)
-            if self.autoreset_mode == "next_step":
-                # A reset's row ends nothing: one that does was played, and the reset comes yet.
-                self._resetting = ended | (~live & (ends | cuts))
+            remarks: list[str] = []
+            if course.n_replaced:
+                after = observations.with_final(after, course.replaced, said)
+            if not course.n_live:
+                resets.commit(course, told)
+                return
+            breaks = observations.plan(before, after, live, begins, transitions, remarks)
+            if not resets.all_run:
+                remarks += self._remarks_on_no_reset(told)
+            for remark in remarks:
+                warnings.warn(remark, stacklevel=2)
+            self._settle(live)
+            rows = Rows(*map(np.array, (actions, rewards, ends, cuts)))
+            step = AddStep(self._parts, after, rows, course, told, breaks)
+            self._writer.run(self._write, step, before, after)
+
+    def _write(self, step: AddStep, before: list[Any], after: list[Any]) -> None:
+        self._writer.steps.append(step)
+        self._observations.store(before, after)
+        self._writer.untidy.append(step)
+
+    def _remarks_on_no_reset(self, told: Told) -> list[str]:
+        """Say, once, that a lane seems to go on from where its episode ended."""
+        anew = self._resets.begin_anew()
+        if self._has_warned_of_no_reset or not len(anew):
+            return []
+        goes_on = anew[self._observations.same[anew] & (told.resets[anew] != NOT_RESET)]
+        if not len(goes_on):
+            return []
+        self._has_warned_of_no_reset = True
+        beginning = f"lane {goes_on[0]} ended, and its next obs is what it ended with"
+        if self.autoreset_mode == "disabled":
+            return [
+                f"{beginning}, though autoreset_mode='disabled' says that you reset it: if the "
+                "environment resets itself in the next step, this step is no transition, and "
+                "autoreset_mode must be 'next_step'; if its life was lost and the game goes on, "
+                "pass was_reset"
+            ]
+        return [
+            f"{beginning}, though it was reset: if the environment writes all its observations "
+            "into one array, the reset has overwritten final_obs. Let it return obs.copy()"
+        ]
 
     def cut(self, lanes: npt.ArrayLike | None = None) -> None:
         """Say that lanes were reset from outside, all of them by default.
@@ -359,19 +465,32 @@ class ReplayBuffer:
         with self._lock:
             named = np.zeros(self.n_envs, np.bool_)
             named[checked_lanes(lanes, self.n_envs)] = True
-            self._transitions.cut(named, self._all_windows)
-            self._resetting &= ~named
+            self._writer.settle()
+            self._writer.run(self._writer.steps.append, CutStep(self._parts, named))
 
     def clear(self) -> None:
-        """Forget all transitions, whose names start over, and all frames that were not given."""
+        """Forget all transitions, whose names start over, and all frames that were not given.
+
+        Environments go on as they stand: what is added next is known to follow on what their last
+        steps led to, or not. Batches that were drawn ahead are gone.
+        """
         with self._lock:
+            self._writer.settle()
             for drawn in list(self._drawn):
-                # Frames of a stream that has ended: whoever asks for that batch will hear of it.
+                # A `sample` in another thread gets what it has drawn. Frames that were given may
+                # be of a stream that has ended: whoever asks for that batch will hear of it.
                 with contextlib.suppress(FrameEvictedError, StaleStreamError):
                     drawn.result()
+                drawn.is_gone = True
             self._drawn.clear()
-            self._observations.clear()
-            self._begin(self._transitions.n_slots)
+            self._writer.run(self._clear)
+
+    def _clear(self) -> None:
+        self._writer.steps.append(
+            ClearStep(self, ("_transitions", "_tree", "_windows", "_sequences"))
+        )
+        self._observations.clear()
+        self._begin(self._transitions.n_slots)
 
     def _settle(self, live: Bools) -> None:
         """Decode what was drawn and reads frames that go with the transitions added now."""
@@ -439,9 +558,16 @@ class ReplayBuffer:
             delivered as they were, even if the ring has moved on.
         thread : bool, default True
             Decode in a thread what was drawn. The batches are the same without.
+
+        Notes
+        -----
+        Where nothing can be drawn any more, what was drawn before is delivered, and the error comes
+        after it. What was drawn before `clear` is gone.
         """
         checked_int("batch_size", batch_size, 1)
         ahead = checked_int("lookahead", lookahead, 0)
+        if beta is not None:
+            checked_number("beta", beta, 0)
         return Batches(lambda: self._draw(batch_size, replace, beta, None), ahead, thread)
 
     def sample_sequences(self, batch_size: int, length: int, replace: bool = True) -> SequenceBatch:
@@ -455,6 +581,7 @@ class ReplayBuffer:
             As `sample`, or if `length` is more than a lane keeps.
         """
         with self._lock:
+            self._writer.settle()
             size = checked_int("batch_size", batch_size, 1)
             n_steps = checked_int("length", length, 1)
             if n_steps > self._transitions.n_slots:
@@ -513,9 +640,11 @@ class ReplayBuffer:
             If an index names no transition that ever was.
         """
         with self._lock:
+            self._writer.settle()
             if not self.prioritized:
                 raise ValueError("this buffer has no priorities; build it with prioritized=True")
             names, values = checked_priorities(index, priorities)
+            scaled = scaled_priorities(values, self.epsilon, self.alpha, self.capacity)
             counts, lanes = np.divmod(names, self.n_envs)
             unknown = (names < 0) | (counts >= self._transitions.counts[lanes])
             if unknown.any():
@@ -524,23 +653,30 @@ class ReplayBuffer:
             cells = lanes * n_slots + counts % n_slots
             held = (counts >= self._transitions.oldest[lanes]) & self._windows.holds(cells)
             if held.any():
-                self._tree.update(cells[held], (values[held] + self.epsilon) ** self.alpha)
+                self._tree.update(cells[held], scaled[held])
 
     def _draw(
         self, batch_size: int, replace: bool, beta: float | None, out: Batch | None
     ) -> Drawn[Batch]:
         with self._lock:
+            self._writer.settle()
             size = checked_int("batch_size", batch_size, 1)
+            exponent = self.beta if beta is None else checked_number("beta", beta, 0)
             kept = None
             if out is not None:
+                if not isinstance(out, Batch):
+                    raise TypeError(
+                        f"out is a {type(out).__name__}; it must be a Batch that sample() returned"
+                    )
                 if len(out.index) != size:
                     raise ValueError(
                         f"out holds {len(out.index)} transitions and batch_size={size}: its "
                         "memory fits batches of its own size"
                     )
                 kept = self._observations.memories(out.obs, self._output)
-            cells, weight = self._choose(size, replace, self.beta if beta is None else beta)
-            returns = self._transitions.returns(cells, self._powers)
+            cells, weight = self._choose(size, replace, exponent)
+            powers = np.array([self.gamma**k for k in range(self.n_step + 1)])
+            returns = self._transitions.returns(cells, powers)
             if weight is not None:
                 returns.signals[3] = weight
             action = self._actions.given_back(returns.action)
@@ -593,8 +729,9 @@ class ReplayBuffer:
                 f"batch_size={size} transitions without replacement, and only {len(cells)} have a "
                 "priority above zero; use epsilon > 0"
             )
-        weight = (len(windows) * probabilities) ** -beta
-        return cells, (weight / weight.max()).astype(np.float32)
+        # (n * p) ** -beta over the largest of them, without what overflows on the way
+        weight = (probabilities.min() / probabilities) ** beta
+        return cells, weight.astype(np.float32)
 
     def _choose_uniformly(self, windows: Windows, size: int, replace: bool) -> Int64s:
         self._refuse_more(windows, size, replace)
@@ -626,6 +763,7 @@ class ReplayBuffer:
     # -- accounts ----------------------------------------------------------------------------
 
     def __len__(self) -> int:
+        self._writer.settle()
         return len(self._transitions)
 
     @property
@@ -648,6 +786,7 @@ class ReplayBuffer:
     @property
     def n_samplable(self) -> int:
         """Transitions that may be drawn now."""
+        self._writer.settle()
         return len(self._windows)
 
     @property
@@ -687,6 +826,7 @@ class ReplayBuffer:
             ``nbytes_by_part``.
         """
         with self._lock:
+            self._writer.settle()
             return {
                 "transitions": len(self),
                 "samplable": self.n_samplable,
@@ -701,7 +841,7 @@ class ReplayBuffer:
     def _bytes_by_part(self) -> dict[str, int]:
         return {
             **self._observations.nbytes_by_part,
-            "transitions": self._transitions.nbytes,
+            "transitions": self._transitions.nbytes + self._resets.nbytes,
             "starts": sum(windows.nbytes for windows in self._all_windows),
             "priorities": self._tree.nbytes,
         }
@@ -728,8 +868,9 @@ class ReplayBuffer:
 
     def __getstate__(self) -> dict[str, Any]:
         with self._lock:
+            self._writer.settle()
             state = self.__dict__.copy()
-        del state["_lock"], state["_drawn"], state["_integers"]
+        del state["_writer"], state["_drawn"], state["_integers"]
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +26,11 @@ class Drawn(Generic[B]):
         The transitions whose frames, and later ones, `decode` will read.
     decode : callable
         Called once, by whoever comes first; takes no lock of the buffer's.
+
+    Attributes
+    ----------
+    is_gone : bool
+        Whether the transitions have been forgotten since.
     """
 
     def __init__(self, names: Int64s, decode: Callable[[], B]) -> None:
@@ -31,6 +38,8 @@ class Drawn(Generic[B]):
         self._decode: Callable[[], B] | None = decode
         self._batch: B | None = None
         self._lock = threading.Lock()
+        self.is_gone = False
+        _all_drawn.add(self)
 
     def result(self) -> B:
         """Return the batch, decoded now if it was not."""
@@ -47,6 +56,19 @@ class Drawn(Generic[B]):
             return False
         counts, lanes = np.divmod(self._names, len(oldest))
         return bool((counts < oldest[lanes]).any())
+
+
+_all_drawn: weakref.WeakSet[Drawn[Any]] = weakref.WeakSet()
+
+
+def _open_all() -> None:
+    # A thread that was decoding is not there in a child made by fork: who asks decodes again.
+    for drawn in _all_drawn:
+        drawn._lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_open_all)
 
 
 class Batches(Iterator[B]):
@@ -71,6 +93,18 @@ class Batches(Iterator[B]):
         self._pool = ThreadPoolExecutor(1, "compressarray-replay") if thread else None
 
     def __next__(self) -> B:
+        # Names of forgotten transitions name others by now.
+        while self._queue and self._queue[0].is_gone:
+            self._queue.popleft()
+        try:
+            self._draw_ahead()
+        except Exception:
+            # What was drawn before is right all the same; the error comes when it is used up.
+            if not self._queue:
+                raise
+        return self._queue.popleft().result()
+
+    def _draw_ahead(self) -> None:
         while len(self._queue) <= self._lookahead:
             drawn = self._draw()
             self._queue.append(drawn)
@@ -78,7 +112,6 @@ class Batches(Iterator[B]):
                 drawn.result()
             else:
                 self._pool.submit(drawn.result)
-        return self._queue.popleft().result()
 
     def close(self) -> None:
         """Drop what was drawn and end the thread. An iterator that is dropped closes itself."""

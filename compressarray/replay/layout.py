@@ -75,7 +75,8 @@ class Layout:
         """Return the frames of ``(n_lanes, *shape)``, in order, as flat bytes for a kernel."""
         # Along the first axis they lie in order as they are.
         frames = self.to_frames(values) if self.axis else values
-        return as_kernels_take(frames).reshape(-1).view(np.uint8)
+        flat = as_kernels_take(frames).reshape(-1)
+        return flat if flat.dtype == np.uint8 else flat.view(np.uint8)
 
     def to_sample(self, stacks: Any, n_lead: int) -> Any:
         """Make observations of ``(*lead, stack_size, *frame_shape)``, without copying.
@@ -100,19 +101,44 @@ class Layout:
 
     def checked(self, values: Any, n_lanes: int, what: str) -> AnyArray:
         """Return one entry for each lane as an array, or raise for a wrong shape or dtype."""
-        array = np.asarray(values)
+        array = values
+        if not isinstance(values, np.ndarray):
+            array = as_array(self.name_in(what), values)
         expected = (n_lanes, *self.shape)
         if array.shape != expected:
             raise ValueError(
                 f"{self.name_in(what)} has shape {array.shape}; {n_lanes} lanes need {expected}. "
                 "The number of lanes is fixed by n_envs, and the rest by observation_space"
             )
+        self._check_dtype(array, what)
+        return array  # type: ignore[no-any-return]
+
+    def checked_one(self, value: Any, what: str) -> AnyArray:
+        """Return the entry of one lane as an array, or raise for a wrong shape or dtype."""
+        array = as_array(self.name_in(what), value)
+        if array.shape != self.shape:
+            raise ValueError(
+                f"{self.name_in(what)} has shape {array.shape}; observation_space says {self.shape}"
+            )
+        self._check_dtype(array, what)
+        return array
+
+    def _check_dtype(self, array: AnyArray, what: str) -> None:
         if array.dtype != self.dtype:
             raise TypeError(
                 f"{self.name_in(what)} has dtype {array.dtype}, and observation_space says "
                 f"{self.dtype}; nothing is cast silently here"
             )
-        return array
+
+
+def as_array(name: str, values: Any) -> AnyArray:
+    """Return ``np.asarray(values)``, or numpy's error under the name of an argument."""
+    try:
+        return np.asarray(values)
+    except (TypeError, ValueError) as error:
+        raise type(error)(f"{name} is no array: {error}") from None
+    except RuntimeError as error:  # a tensor that needs a gradient
+        raise TypeError(f"{name} is no array: {error}") from None
 
 
 def as_kernels_take(array: AnyArray) -> AnyArray:
@@ -145,6 +171,8 @@ def read_layouts(
     """
     inner: Any = getattr(space, "spaces", None)
     entries = dict(inner.items()) if hasattr(inner, "items") else {None: space}
+    if not entries:
+        raise ValueError(f"observation_space={space} has no entries; give it one or more")
     if not (frames is None or hasattr(frames, "gather")):
         raise TypeError(
             f"frames={type(frames).__name__} must be the DiffFrameArray of an IndexedFrameStack"
@@ -155,6 +183,12 @@ def read_layouts(
             "already. Leave stack_size out"
         )
     layouts = []
+    if stack_size is not None and (stack_axis, frame_channels) != (0, 1):
+        raise ValueError(
+            f"stack_axis={stack_axis} and frame_channels={frame_channels} are of observations that "
+            f"are stacks, and stack_size={stack_size} says that they are single frames, of which "
+            "stacks are made along a new first axis: leave out the one or the other"
+        )
     for key, entry in entries.items():
         shape, dtype = _shape_and_dtype(entry, key)
         if frames is not None and _holds_indices(entry, shape, dtype):
@@ -176,6 +210,18 @@ def read_layouts(
             )
         else:
             layouts.append(_stacked(key, shape, dtype, stack_axis, frame_channels))
+    if stack_size is not None and not any(layout.feed == "newest" for layout in layouts):
+        raise ValueError(
+            f"stack_size={stack_size} is of images, and observation_space={space} has none "
+            "(entries of two axes or more): leave it out"
+        )
+    are_stacks = any(layout.feed == "stacks" and len(layout.shape) > 2 for layout in layouts)
+    if (stack_axis not in (0, None) or frame_channels != 1) and not are_stacks:
+        raise ValueError(
+            f"stack_axis={stack_axis} and frame_channels={frame_channels} are of observations that "
+            f"are stacks of frames, with three axes or more; observation_space={space} has none: "
+            "leave them out"
+        )
     n_fed = sum(layout.feed == "indices" for layout in layouts)
     if frames is not None and n_fed != 1:
         raise ValueError(
@@ -215,9 +261,16 @@ def _stacked(
     stack_axis: int | None,
     channels: int,
 ) -> Layout:
+    if stack_axis is None and channels != 1:
+        raise ValueError(
+            f"frame_channels={channels} are planes along the stack axis, and stack_axis=None says "
+            "that there is none: leave frame_channels out"
+        )
     if stack_axis is None or len(shape) < 3:
         return Layout(key, "stacks", shape, dtype, shape, dtype, 1, None, 1, is_image=True)
-    axis = stack_axis + (len(shape) if stack_axis < 0 else 0)
+    if not isinstance(stack_axis, (int, np.integer)):
+        raise TypeError(f"stack_axis={stack_axis!r} must be a whole number or None")
+    axis = int(stack_axis) + (len(shape) if stack_axis < 0 else 0)
     if not 0 <= axis < len(shape):
         raise ValueError(
             f"stack_axis={stack_axis} must be an axis of observations of shape {shape}, or None "

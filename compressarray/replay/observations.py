@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from compressarray.array import DiffFrameArray
-from compressarray.replay.layout import Layout, read_layouts
+from compressarray.replay.layout import Layout, as_array, read_layouts
+from compressarray.replay.misuse import BreakWatch
 from compressarray.replay.outputs import NumpyOutput
 from compressarray.replay.plain import PlainRing
 from compressarray.replay.reading import Reader, SequenceReader, StepReader
-from compressarray.replay.stack_kernels import join
+from compressarray.replay.stack_kernels import Lanes, join
 from compressarray.replay.stacks import FrameIndices, GivenStacks, NewestFrames, Stacks
+from compressarray.replay.transitions import Transitions
+from compressarray.writing import Writer
 
 AnyArray = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
@@ -57,19 +61,23 @@ class Observations:
             stack_axis=stack_axis,
             frame_channels=frame_channels,
         )
+        _refuse_ignored(layouts, frames, padding_type, codec, gop_length)
+        self._breaks = BreakWatch(n_lanes)
         self.entries: list[Stacks] = []
         for layout in layouts:
             if layout.feed == "indices":
                 assert frames is not None
                 _check_given(frames, layout, n_lanes, n_slots)
-                self.entries.append(FrameIndices(layout, frames, n_lanes, n_slots))
+                padding = _checked_padding(padding_type, layout, None)
+                self.entries.append(FrameIndices(layout, frames, n_lanes, n_slots, padding))
             elif not layout.is_image:
                 ring = PlainRing(n_lanes, layout.frame_shape, layout.frame_dtype)
                 self.entries.append(GivenStacks(layout, ring, n_lanes, n_slots))
             else:
                 own = self._own_frames(layout, codec, gop_length)
                 if layout.feed == "newest":
-                    padding = _padding_frame(padding_type, layout)
+                    entry = space if layout.key is None else space.spaces[layout.key]
+                    padding = _checked_padding(padding_type, layout, entry)
                     self.entries.append(NewestFrames(layout, own, n_lanes, n_slots, padding))
                 else:
                     self.entries.append(GivenStacks(layout, own, n_lanes, n_slots))
@@ -98,8 +106,32 @@ class Observations:
             for entry in self.entries
         ]
 
+    def refuse_one_memory(self, before: list[AnyArray], after: list[AnyArray]) -> None:
+        """Refuse checked observations that lie in the memory of their successors."""
+        for entry, obs, successor in zip(self.entries, before, after, strict=True):
+            if _are_one_memory(obs, successor):
+                name, successors = entry.layout.name_in("obs"), entry.layout.name_in("next_obs")
+                raise ValueError(
+                    f"{name} and {successors} are one memory: whatever {name} was, the environment "
+                    "has written the next observation over it. Build the vector environment with "
+                    "copy=True, or step it after obs = obs.copy()"
+                )
+
+    def repeat(self, before: list[AnyArray], lanes: Int64s) -> Bools:
+        """Say of some lanes whether ``before`` is what their last step led to.
+
+        Where there are images they decide it: what else is in a Dict may not be known before it is
+        the turn of the next step.
+        """
+        pairs = list(zip(self.entries, before, strict=True))
+        deciding = [pair for pair in pairs if pair[0].layout.is_image] or pairs
+        repeats = np.ones(len(lanes), np.bool_)
+        for entry, obs in deciding:
+            repeats &= entry.repeats(obs, lanes)
+        return repeats
+
     def with_final(
-        self, after: list[AnyArray], ended: Bools, info: dict[str, Any] | None
+        self, after: list[AnyArray], replaced: Bools, info: Mapping[str, Any]
     ) -> list[AnyArray]:
         """Put episodes' last observations in the place of what resets showed.
 
@@ -107,67 +139,111 @@ class Observations:
         ----------
         after : list of ndarray
             What the step returned; not written to.
-        ended : ndarray, (n_lanes,) bool
-        info : dict or None
+        replaced : ndarray, (n_lanes,) bool
+            Lanes of which it is a reset's.
+        info : mapping
             With ``final_obs``: an object array, as Gymnasium gives it, or a dense one.
         """
-        info = {} if info is None else info
-        final = info.get("final_obs")
-        there = np.zeros(self._n_lanes, np.bool_)
-        if final is not None:
-            there |= np.asarray(info.get("_final_obs", True), np.bool_)
-        missing = np.flatnonzero(ended & ~there)
+        final: Any = info.get("final_obs")
+        there = _have_final(info, self._n_lanes)
+        missing = np.flatnonzero(replaced & ~there)
         if len(missing):
             raise ValueError(
                 f"lane {missing[0]} ended, and info has no final_obs for it: under "
                 "autoreset_mode='same_step', next_obs is the next episode's first observation, "
                 "and the last one is in info. Pass the step's info, or the environment's "
-                "autoreset_mode ('disabled' if you call reset yourself)"
+                "autoreset_mode ('disabled' if you call reset yourself); where a lost life ends "
+                "episodes without a reset, pass was_reset"
             )
-        lanes = np.flatnonzero(ended)
-        replaced = []
+        with_final = []
         for entry, values in zip(self.entries, after, strict=True):
-            layout = entry.layout
-            if isinstance(final, np.ndarray) and final.dtype == object:
-                rows = np.stack([np.asarray(_entry(final[k], layout, "final_obs")) for k in lanes])
-            else:
-                rows = np.asarray(_entry(final, layout, "final_obs"))[lanes]
-            with_final = values.copy()
-            with_final[lanes] = layout.checked(rows, len(lanes), "final_obs")
-            replaced.append(with_final)
-        return replaced
+            filled = values.copy()
+            for lane in np.flatnonzero(replaced).tolist():
+                row = _final_of(final, lane, self._n_lanes, entry.layout)
+                filled[lane] = entry.layout.checked_one(row, f"final_obs of lane {lane}")
+            with_final.append(filled)
+        return with_final
 
     def plan(
-        self, before: list[AnyArray], after: list[AnyArray], live: Bools, running: Bools
-    ) -> tuple[Bools, bool]:
+        self,
+        before: list[AnyArray],
+        after: list[AnyArray],
+        live: Bools,
+        begins: Bools,
+        transitions: Transitions,
+        remarks: list[str],
+    ) -> bool:
         """Find out how observations go on; nothing that lasts is written.
 
         Parameters
         ----------
         before, after : list of ndarray
             Checked observations and successors, in the order of ``entries``.
-        live, running : ndarray, (n_lanes,) bool
-            Lanes that add a transition, and those whose last episode has not ended.
+        live : ndarray, (n_lanes,) bool
+            Lanes that add a transition.
+        begins : ndarray, (n_lanes,) bool
+            Lanes that were reset; those are added whose observations do not go on.
+        transitions : Transitions
+            Those before the step.
+        remarks : list
+            What the user should be told is appended to it.
 
         Returns
         -------
-        begins : ndarray, (n_lanes,) bool
-            Lanes where an episode begins.
-        breaks : bool
-            Whether one of them adds a transition, and nobody has said that its last one ended.
+        bool
+            Whether an episode begins in one of the live lanes, and nobody has said that its last
+            one ended.
         """
-        begins, breaks = np.zeros(self._n_lanes, np.bool_), False
+        n_begin = n_break = 0
         for entry, obs, successor in zip(self.entries, before, after, strict=True):
             entry.look(obs, successor, live)
-            breaks |= join(live, running, entry.plan, begins)
-        for entry in self.entries:
-            entry.begin(begins)
-        return begins, breaks
+            n_begin, n_break = join(live, transitions.running, entry.plan, begins)
+            remark = entry.remark(obs, successor, live)
+            if remark is not None:
+                remarks.append(remark)
+        if n_begin:
+            for entry in self.entries:
+                entry.begin(begins)
+        if n_break:
+            same = {entry.layout.key: entry.plan["same"] for entry in self.entries}
+            broken = live & begins & transitions.running
+            remark = self._breaks.see(broken, transitions.counts, same)
+            if remark is not None:
+                remarks.append(remark)
+        return n_break > 0
+
+    @property
+    def same(self) -> Bools:
+        """Lanes whose observation `plan` found to be what the last step led to."""
+        each = [entry.plan["same"] for entry in self.entries]
+        return np.logical_and.reduce(each)  # type: ignore[no-any-return]
 
     def store(self, before: list[AnyArray], after: list[AnyArray]) -> None:
         """Store the frames that are new."""
         for entry, obs, successor in zip(self.entries, before, after, strict=True):
             entry.store(obs, successor)
+
+    def write_with(self, writer: Writer) -> None:
+        """Make the writing of frames a part of what a writer does."""
+        for entry in self.entries:
+            if not isinstance(entry, FrameIndices):
+                entry.frames._write_with(writer)
+
+    def commit_again(self, live: Bools, counts: Int64s) -> None:
+        """Write it down after that was cut off; see `Stacks.commit_again`."""
+        for entry in self.entries:
+            entry.commit_again(live, counts)
+
+    @property
+    def standing(self) -> list[tuple[Lanes, int]]:
+        """Where the lanes of each entry stand, and in which stream; copies, to be restored."""
+        return [(entry.lanes.copy(), entry.stream) for entry in self.entries]
+
+    @standing.setter
+    def standing(self, standing: list[tuple[Lanes, int]]) -> None:
+        for entry, (lanes, stream) in zip(self.entries, standing, strict=True):
+            entry.lanes[:] = lanes
+            entry.stream = stream
 
     def commit(self, after: list[AnyArray], live: Bools, counts: Int64s) -> None:
         """Write down what was stored; see `Stacks.commit`."""
@@ -182,8 +258,6 @@ class Observations:
     def clear(self) -> None:
         """Forget all stacks, and the frames that were stored here."""
         for entry in self.entries:
-            if not isinstance(entry, FrameIndices):
-                entry.frames.clear()
             entry.clear()
 
     @property
@@ -269,7 +343,7 @@ class Observations:
         return {
             "frames": sum(entry.frames.nbytes_stored for entry in self.images),
             "vectors": sum(entry.frames.nbytes_stored for entry in vectors),
-            "stacks": sum(entry.nbytes for entry in self.entries),
+            "stacks": sum(entry.nbytes for entry in self.entries) + self._breaks.nbytes,
         }
 
 
@@ -307,13 +381,96 @@ def _entry(observations: Any, layout: Layout, what: str) -> Any:
         ) from None
 
 
-def _padding_frame(padding_type: Any, layout: Layout) -> AnyArray | None:
+def _have_final(info: Mapping[str, Any], n_lanes: int) -> Bools:
+    """Return the lanes for which ``info`` has a last observation."""
+    if info.get("final_obs") is None:
+        return np.zeros(n_lanes, np.bool_)
+    if "_final_obs" not in info:  # ALE gives no mask
+        return np.ones(n_lanes, np.bool_)
+    mask = as_array("info['_final_obs']", info["_final_obs"])
+    if mask.shape != (n_lanes,) or mask.dtype != np.bool_:
+        raise ValueError(
+            f"info['_final_obs'] has shape {mask.shape} and dtype {mask.dtype}; {n_lanes} lanes "
+            f"need {(n_lanes,)} and bool"
+        )
+    return mask
+
+
+def _final_of(final: Any, lane: int, n_lanes: int, layout: Layout) -> Any:
+    """Return a lane's last observation: of one object for each lane, or of a dense array."""
+    is_listed = isinstance(final, (list, tuple)) or (
+        isinstance(final, np.ndarray) and final.dtype.kind == "O"
+    )
+    rows = final if is_listed else _entry(final, layout, "final_obs")
+    n_rows = len(rows) if is_listed else (np.shape(rows) or (0,))[0]
+    if n_rows != n_lanes:
+        raise ValueError(
+            f"{layout.name_in('final_obs')} has {n_rows} rows; it must have one for each of "
+            f"{n_lanes} lanes"
+        )
+    return _entry(rows[lane], layout, "final_obs") if is_listed else rows[lane]
+
+
+def _are_one_memory(one: AnyArray, other: AnyArray) -> bool:
+    """Whether two arrays of one shape are the same bytes of memory."""
+    if not np.may_share_memory(one, other):  # a fraction of what comparing addresses takes
+        return False
+    addresses = [each.__array_interface__["data"][0] for each in (one, other)]
+    return addresses[0] == addresses[1] and one.strides == other.strides and one.size > 0
+
+
+def _refuse_ignored(
+    layouts: list[Layout],
+    frames: DiffFrameArray | None,
+    padding_type: Any,
+    codec: Any,
+    gop_length: int | None,
+) -> None:
+    """Refuse arguments that would change nothing, since whoever gave them expects something."""
+    feeds = {layout.feed for layout in layouts if layout.is_image}
+    if padding_type is not None and not feeds & {"newest", "indices"}:
+        raise ValueError(
+            f"padding_type={padding_type!r} is of stacks that are made here, with stack_size; "
+            "observations of this space are kept with the padding that they have. Leave it out"
+        )
+    if feeds & {"newest", "stacks"}:
+        return  # frames of this buffer's own
+    name = codec.get("id") if isinstance(codec, Mapping) else getattr(codec, "codec_id", codec)
+    if frames is not None and (gop_length is not None or name not in ("delta", frames.codec)):
+        raise ValueError(
+            f"codec={codec!r} and gop_length={gop_length} do not change how the frames that were "
+            f"given are stored, by codec={frames.codec!r}: build their IndexedFrameStack so, and "
+            "leave them out here"
+        )
+    if frames is None and (gop_length is not None or name != "delta"):
+        raise ValueError(
+            f"codec={codec!r} and gop_length={gop_length} are of images, and observation_space has "
+            "none (entries of two axes or more, or with stack_size): leave them out"
+        )
+
+
+def _checked_padding(padding_type: Any, layout: Layout, space: Any) -> Any:
+    """Return the frame that stands for ``padding_type``, or "reset"; "any" for frame indices.
+
+    Parameters
+    ----------
+    padding_type : str, frame or None
+    layout : Layout
+        Of newest frames, or of indices.
+    space : Box or None
+        Of one frame, where it is known.
+    """
+    if padding_type is None:
+        return "any" if layout.feed == "indices" else "reset"
     if isinstance(padding_type, str):
         if padding_type == "reset":
-            return None
+            return "reset"
         if padding_type == "zero":
-            return np.zeros(layout.frame_shape, layout.frame_dtype)
-    frame = np.asarray(padding_type)
+            zeros = np.zeros(layout.frame_shape, layout.frame_dtype)
+            if not hasattr(space, "low"):
+                return zeros
+            return np.clip(zeros, space.low, space.high).astype(layout.frame_dtype)
+    frame = as_array("padding_type", padding_type)
     if frame.shape != layout.frame_shape or frame.dtype != layout.frame_dtype:
         raise ValueError(
             f"padding_type={padding_type!r} must be 'reset', 'zero' or a frame of shape "

@@ -75,6 +75,10 @@ class TorchOutput(NumpyOutput):
     def __reduce__(self) -> Any:
         return type(self), (str(self.device),)
 
+    def probe(self) -> None:
+        """Raise torch's error where the device cannot be used."""
+        self._torch.zeros(1, device=self.device)
+
     def base_of(self, view: Any) -> Any:
         """Return the memory that a view is of, or None."""
         return view._base if isinstance(view, self._torch.Tensor) else None
@@ -122,5 +126,22 @@ class TorchOutput(NumpyOutput):
 
 
 def make_output(device: Any) -> NumpyOutput:
-    """Return the output for a device; None stands for numpy."""
-    return NumpyOutput() if device is None else TorchOutput(device)
+    """Return the output for a device; None stands for numpy.
+
+    Raises
+    ------
+    ValueError
+        If torch has no such device, or cannot use it here.
+    """
+    if device is None:
+        return NumpyOutput()
+    try:
+        output = TorchOutput(device)
+        output.probe()
+    except (AssertionError, RuntimeError, TypeError) as error:  # torch's words, by its build
+        reason = str(error).partition("\n")[0].rstrip(".")
+        raise ValueError(
+            f"device={device!r} cannot be used here: {reason}. Leave it out for numpy arrays, or "
+            "give a device that torch has, such as 'cpu'"
+        ) from None
+    return output

@@ -2,18 +2,46 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from compressarray.errors import StaleStreamError
+from compressarray.writing import Writer
 
 AnyArray = npt.NDArray[Any]
 Int64s = npt.NDArray[np.int64]
 
 _FIRST_ROWS = 64
 _GROWTH = 1.25
+
+
+class _PlainStep:
+    """What a write has changed of a `PlainRing`; see `compressarray.writing`.
+
+    Vectors are written where none is held, so that what names them is all there is to take back.
+    """
+
+    def __init__(self, ring: PlainRing) -> None:
+        self.ring = ring
+        self._before = ring._named
+
+    def finish(self) -> None:
+        """Do nothing."""
+
+    def roll_back(self) -> None:
+        """Name the vectors as before."""
+        self.ring._named = self._before
+
+
+class _Named(NamedTuple):
+    """Which vectors are held, and where; replaced as a whole."""
+
+    stream: int
+    lane_counts: Int64s  # how many each lane has had
+    oldest: Int64s  # the first one that is held
+    rows: AnyArray  # (rows, lanes, *shape)
 
 
 class PlainRing:
@@ -27,47 +55,85 @@ class PlainRing:
         self.n_lanes = n_lanes
         self.shape = shape
         self.dtype = dtype
-        self.stream = 0
-        self.lane_counts: Int64s = np.zeros(n_lanes, np.int64)
-        self._oldest: Int64s = np.zeros(n_lanes, np.int64)
-        self._rows: AnyArray = np.zeros((_FIRST_ROWS, n_lanes, *shape), dtype)
+        self._writer = Writer(rank=1)
+        nothing = np.zeros(n_lanes, np.int64)
+        rows = np.zeros((_FIRST_ROWS, n_lanes, *shape), dtype)
+        self._named = _Named(0, nothing, nothing, rows)
+
+    def _write_with(self, writer: Writer) -> None:
+        """Make every write a part of another one's."""
+        self._writer = writer
+
+    @property
+    def stream(self) -> int:
+        """Number of the stream that indices belong to."""
+        return self._named.stream
+
+    @property
+    def lane_counts(self) -> Int64s:
+        """How many vectors each lane has had."""
+        return self._named.lane_counts
 
     def append(self, vectors: AnyArray, lanes: Int64s | None = None) -> None:
         """Add one vector to each lane, or to some, ``(len(lanes), *shape)``."""
+        self._writer.run(self._append, vectors, lanes)
+
+    def _append(self, vectors: AnyArray, lanes: Int64s | None) -> None:
+        self._writer.steps.append(_PlainStep(self))
         lanes = np.arange(self.n_lanes) if lanes is None else lanes
-        if len(lanes) and int((self.lane_counts - self._oldest)[lanes].max()) >= len(self._rows):
-            self._grow()
-        self._rows[self.lane_counts[lanes] % len(self._rows), lanes] = vectors
-        self.lane_counts[lanes] += 1
+        stream, counts, oldest, rows = self._named
+        if len(lanes) and int((counts - oldest)[lanes].max()) >= len(rows):
+            rows = self._grown()
+        rows[counts[lanes] % len(rows), lanes] = vectors
+        counts = counts.copy()
+        counts[lanes] += 1
+        self._named = _Named(stream, counts, oldest, rows)
 
     def gather(self, indices: Int64s, out: AnyArray, *, stream: int | None = None) -> None:
         """Fill ``out`` with the vectors of held indices."""
-        if stream not in (None, self.stream):
-            raise StaleStreamError(f"stream {stream} has ended; this is {self.stream}")
-        rows = self._rows  # once: another thread may make it grow
+        named = self._named  # once: another thread may replace it
+        if stream not in (None, named.stream):
+            raise StaleStreamError(f"stream {stream} has ended; this is {named.stream}")
         counts, lanes = np.divmod(indices, self.n_lanes)
-        out[...] = rows[counts % len(rows), lanes]
+        out[...] = named.rows[counts % len(named.rows), lanes]
 
     def discard(self, before: Int64s) -> None:
         """Drop the vectors whose count is below ``before``, ``(n_lanes,)``."""
-        np.maximum(self._oldest, before, out=self._oldest)
+        self._writer.run(self._discard, before)
+
+    def _discard(self, before: Int64s) -> None:
+        self._writer.steps.append(_PlainStep(self))
+        oldest = np.maximum(self._named.oldest, before)
+        self._named = self._named._replace(oldest=oldest)
 
     def clear(self) -> None:
         """Drop all, and begin a new stream."""
-        self.lane_counts[:] = 0
-        self._oldest[:] = 0
-        self._rows = self._rows[:_FIRST_ROWS].copy()
-        self.stream += 1
+        self._writer.run(self._clear)
 
-    def _grow(self) -> None:
-        n_old = len(self._rows)
-        rows = np.zeros((int(n_old * _GROWTH) + 1, *self._rows.shape[1:]), self.dtype)
+    def _clear(self) -> None:
+        self._writer.steps.append(_PlainStep(self))
+        nothing = np.zeros(self.n_lanes, np.int64)
+        rows = self._named.rows[:_FIRST_ROWS].copy()
+        self._named = _Named(self.stream + 1, nothing, nothing, rows)
+
+    def _grown(self) -> AnyArray:
+        _, lane_counts, oldest, held = self._named
+        rows = np.zeros((int(len(held) * _GROWTH) + 1, *held.shape[1:]), self.dtype)
         for lane in range(self.n_lanes):
-            counts = np.arange(self._oldest[lane], self.lane_counts[lane])
-            rows[counts % len(rows), lane] = self._rows[counts % n_old, lane]
-        self._rows = rows
+            counts = np.arange(oldest[lane], lane_counts[lane])
+            rows[counts % len(rows), lane] = held[counts % len(held), lane]
+        return rows
 
     @property
     def nbytes_stored(self) -> int:
         """Bytes held."""
-        return self._rows.nbytes + self.lane_counts.nbytes + self._oldest.nbytes
+        return sum(array.nbytes for array in self._named[1:])
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = self.__dict__.copy()
+        del state["_writer"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._writer = Writer(rank=1)

@@ -28,8 +28,14 @@ class SumTree:
         n_groups = -(-n_cells // GROUP)
         self.leaves: Floats = np.zeros(n_groups * GROUP)
         # Node i has children 2i and 2i + 1; the last n_groups nodes belong to the groups.
+        # Node 0 would be nobody's: there is what a new transition gets, the largest so far.
         self.sums: Floats = np.zeros(max(2 * n_groups, 2))
-        self.top = 1.0  # what a new transition gets: the largest so far
+        self.sums[0] = 1.0
+
+    @property
+    def top(self) -> float:
+        """What a new transition gets: the largest leaf that there was, at least 1."""
+        return float(self.sums[0])
 
     @property
     def total(self) -> float:
@@ -67,16 +73,12 @@ class SumTree:
         ValueError
             If the total would be zero or infinite; then nothing has changed.
         """
-        replaced = self.leaves[cells]
-        update(self.leaves, self.sums, cells, values)
-        total = self.total
+        total = update(self.leaves, self.sums, cells, values)
         if not 0 < total < np.inf:
-            update(self.leaves, self.sums, cells, replaced)
             raise ValueError(
                 f"these priorities would bring the sum of all to {total}, in proportion to which "
                 "nothing can be drawn; nothing was changed. Use epsilon above 0"
             )
-        self.top = max(self.top, float(values.max()))
 
     @property
     def nbytes(self) -> int:
@@ -149,6 +151,15 @@ def draw(leaves: Any, sums: Any, randoms: Any, replace: Any, cells: Any,
 
 @kernel
 def update(leaves: Any, sums: Any, cells: Any, values: Any) -> Any:
-    """See `SumTree.update`."""
+    """Set leaves as `SumTree.update` says, if the total fits; return what it would be."""
+    replaced = leaves[cells]
     for i in range(len(cells)):
         set_leaf(leaves, sums, cells[i], values[i])
+    total = sums[1]
+    if 0.0 < total < np.inf:
+        for i in range(len(values)):
+            sums[0] = max(sums[0], values[i])
+    else:
+        for i in range(len(cells) - 1, -1, -1):
+            set_leaf(leaves, sums, cells[i], replaced[i])
+    return total

@@ -105,7 +105,7 @@ def plan_stacks(obs: Any, successor: Any, current: Any, zeros: Any, live: Any, c
     -------
     bool
         Whether each lane stores its successor's newest frame and nothing else: all of them live,
-        nothing enters, no stack stands apart or is torn (see `_StoredStacks._mend`).
+        nothing enters, no stack stands apart, and no frame is left over from a step that failed.
     """
     stack_size, frame_bytes = current.shape[1], current.shape[2]
     stack_bytes = stack_size * frame_bytes
@@ -113,7 +113,7 @@ def plan_stacks(obs: Any, successor: Any, current: Any, zeros: Any, live: Any, c
     for k in range(len(live)):
         lane, ours = lanes[k], plan[k]
         ours.same, ours.step, ours.n_enter = False, 0, 0
-        if lane.known and counts[k] != lane.at + 1:
+        if counts[k] != lane.at + 1:
             is_plain = False
         if not live[k]:
             is_plain = False
@@ -173,20 +173,20 @@ def plan_newest(obs: Any, current: Any, live: Any, counts: Any, lanes: Any,
 
 @kernel
 def join(live: Any, running: Any, plan: Any, begins: Any) -> Any:
-    """Note in ``begins`` the lanes whose episode does not go on with the same observation.
+    """Note in ``begins`` the lanes whose observation is not what the last step led to.
 
     Returns
     -------
-    bool
-        Whether one of them lives and its last episode had not ended.
+    n_begin, n_break : int
+        Lanes in ``begins``, and those of them that live and whose last episode had not ended.
     """
-    breaks = False
+    n_begin = n_break = 0
     for k in range(len(live)):
-        if not (running[k] and plan[k].same):
+        if not plan[k].same:
             begins[k] = True
-            if live[k] and running[k]:
-                breaks = True
-    return breaks
+        n_begin += begins[k]
+        n_break += begins[k] and live[k] and running[k]
+    return n_begin, n_break
 
 
 @kernel

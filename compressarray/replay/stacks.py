@@ -20,11 +20,13 @@ import numpy.typing as npt
 
 from compressarray.errors import FrameEvictedError, StaleStreamError
 from compressarray.replay.layout import Layout, as_kernels_take
+from compressarray.replay.misuse import StackWatch
 from compressarray.replay.stack_kernels import (
+    APART,
+    FINE,
     LANE,
     NO_NEXT_STACK,
     NO_STACK,
-    NOT_HELD,
     NOT_NEXT,
     PINNED,
     PLAN,
@@ -41,6 +43,7 @@ from compressarray.replay.stack_kernels import (
     plan_stacks,
     write_down,
 )
+from compressarray.writing import Writer
 
 AnyArray = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
@@ -71,6 +74,8 @@ class FrameMemory(Protocol):
     def discard(self, before: Int64s) -> None: ...  # noqa: D102
 
     def clear(self) -> None: ...  # noqa: D102
+
+    def _write_with(self, writer: Writer) -> None: ...
 
 
 class Stacks(ABC):
@@ -116,7 +121,23 @@ class Stacks(ABC):
         """
 
     def begin(self, begins: Bools) -> None:  # noqa: B027 - most have nothing to do
-        """Hear, after `look`, in which lanes an episode begins, for whatever reason."""
+        """Hear, after `look`, in which lanes a stack begins anew, for whatever reason."""
+
+    def remark(self, obs: AnyArray, successor: AnyArray, live: Bools) -> str | None:
+        """Return, after `look`, what is to be said of how the observations go on, if anything."""
+        del obs, successor, live
+        return None
+
+    @abstractmethod
+    def repeats(self, obs: AnyArray, lanes: Int64s) -> Bools:
+        """Say of some lanes whether their observation is what their last step led to.
+
+        Parameters
+        ----------
+        obs : ndarray, (n_lanes, *layout.shape)
+        lanes : ndarray, (n,) int64
+            That had a step before, `clear` or not.
+        """
 
     @abstractmethod
     def store(self, obs: AnyArray, successor: AnyArray) -> None:
@@ -135,6 +156,22 @@ class Stacks(ABC):
         del successor
         write_down(live, counts, self.plan, self.layout.stack_size, self.cells, self.lanes)
 
+    def commit_again(self, live: Bools, counts: Int64s) -> None:
+        """Do what `commit` does after it was cut off, without the successor: it may be gone.
+
+        Where the lanes stood before has been restored.
+        """
+        write_down(live, counts, self.plan, self.layout.stack_size, self.cells, self.lanes)
+        lanes = np.flatnonzero(live)
+        cells = lanes * self.n_slots + counts[lanes] % self.n_slots
+        indices = np.empty((len(lanes), self.layout.stack_size), np.int64)
+        self.stack_indices(cells, True, indices)
+        self._keep(lanes, indices)
+
+    @abstractmethod
+    def _keep(self, lanes: Int64s, indices: Int64s) -> None:
+        """Keep how the successors of some lanes look, by their frame indices."""
+
     def let_go(self, counts: Int64s) -> None:
         """Give up the frames that no transition needs, as soon as there are a few.
 
@@ -147,7 +184,10 @@ class Stacks(ABC):
             self.frames.discard(self.lanes["first"])
 
     def clear(self) -> None:
-        """Forget all stacks; frames that were let go stay so for as long as their stream lasts."""
+        """Forget all stacks, but not what the last steps led to.
+
+        Frames that were let go stay so for as long as their stream lasts.
+        """
         self.lanes["known"] = False
         self.lanes["at"] = -1
         if self.frames.stream != self.stream:
@@ -196,6 +236,14 @@ class _StoredStacks(Stacks):
         # Whether all that the step stores is each lane's newest frame; see `look`.
         self._is_plain = False
 
+    def repeats(self, obs: AnyArray, lanes: Int64s) -> Bools:
+        """Compare bytes, as `look` does."""
+        n_given = self.current.shape[1]
+        given = self.layout.as_bytes(obs).reshape(self.current.shape)[lanes]
+        order = (self.lanes["oldest"][lanes, None] + np.arange(n_given)) % n_given
+        kept = self.current[lanes[:, None], order]
+        return (given == kept).all(axis=(1, 2))  # type: ignore[no-any-return]
+
     def commit(self, successor: AnyArray, live: Bools, counts: Int64s) -> None:
         """Write down also how the successors look."""
         flat = self.layout.as_bytes(successor)  # first, for it may have to copy
@@ -207,8 +255,15 @@ class _StoredStacks(Stacks):
         if self._is_plain:
             self.frames.append(self.layout.newest_of(successor))
         else:
-            self._mend()
             self._store_each(self.layout.to_frames(obs), self.layout.to_frames(successor))
+
+    def _keep(self, lanes: Int64s, indices: Int64s) -> None:
+        shape, dtype = self.layout.frame_shape, self.layout.frame_dtype
+        n_given = self.current.shape[1]
+        frames = np.empty((len(lanes), n_given, *shape), dtype)
+        self.frames.gather(indices[:, indices.shape[1] - n_given :], out=frames)
+        self.current[lanes] = self.layout.as_bytes(frames).reshape(len(lanes), n_given, -1)
+        self.lanes["oldest"][lanes] = 0
 
     def _store_each(self, obs: AnyArray, successor: AnyArray) -> None:
         n_given = obs.shape[1]
@@ -218,17 +273,22 @@ class _StoredStacks(Stacks):
                 self.frames.append(frames[lanes, n_given - n_new[lanes] + k], lanes)
         self.plan["newest"] = self.frames.lane_counts - self.plan["step"] - 1
 
-    def _mend(self) -> None:
-        """Store stacks anew that stray frames, of an append that failed, cut from what follows."""
-        at = self.lanes["at"]
-        torn = self.lanes["known"] & (self.frames.lane_counts != at + 1)
-        for lane in np.flatnonzero(torn).tolist():
-            counts = at[lane] - np.arange(self.lanes["age"][lane], -1, -1)
-            frames = np.empty((len(counts), *self.layout.frame_shape), self.layout.frame_dtype)
-            self.frames.gather(counts * self.n_lanes + lane, out=frames)
-            for frame in frames:
-                self.frames.append(frame[None], np.array([lane]))
-            at[lane] = self.frames.lane_counts[lane] - 1
+    def _last_stack(self, lane: int) -> AnyArray:
+        """Return the frames of the lane's last successor, padding apart."""
+        counts = self.lanes["at"][lane] - np.arange(self.lanes["age"][lane], -1, -1)
+        frames = np.empty((len(counts), *self.layout.frame_shape), self.layout.frame_dtype)
+        self.frames.gather(counts * self.n_lanes + lane, out=frames)
+        return frames
+
+    def _append_stack(self, lane: int, frames: AnyArray) -> None:
+        for frame in frames:
+            self.frames.append(frame[None], np.array([lane]))
+        self.lanes["at"][lane] = self.frames.lane_counts[lane] - 1
+
+    def clear(self) -> None:
+        """Forget the frames, too."""
+        self.frames.clear()
+        super().clear()
 
 
 class GivenStacks(_StoredStacks):
@@ -241,6 +301,8 @@ class GivenStacks(_StoredStacks):
         if layout.stack_size > 1:
             # Many wrappers begin an episode with zeros: those are stored once and for all.
             self.lanes["pad"] = frames.pin(zeros)
+        is_watched = layout.is_image and len(layout.shape) > 2
+        self._watch = StackWatch(layout) if is_watched else None
 
     def look(self, obs: AnyArray, successor: AnyArray, live: Bools) -> None:
         """Compare bytes, and look for padding in stacks that are new.
@@ -252,21 +314,31 @@ class GivenStacks(_StoredStacks):
             live, self.frames.lane_counts, self.lanes, self.plan,
         )  # fmt: skip
 
+    def remark(self, obs: AnyArray, successor: AnyArray, live: Bools) -> str | None:
+        """Say whether the first stacks do not go on as such."""
+        if self._watch is None:
+            return None
+        apart = (self.plan["marks"] & APART) != 0
+        remark = self._watch.see(obs, successor, live, apart)
+        if self._watch.is_done:
+            self._watch = None
+        return remark
+
 
 class NewestFrames(_StoredStacks):
     """Fed with the newest frame of each observation; the stacks are made here.
 
     Parameters
     ----------
-    padding : ndarray or None
-        The frame before an episode's first one; None repeats the first one.
+    padding : ndarray or "reset"
+        The frame before an episode's first one; "reset" repeats the first one.
     """
 
     def __init__(
-        self, layout: Layout, frames: Any, n_lanes: int, n_slots: int, padding: AnyArray | None
+        self, layout: Layout, frames: Any, n_lanes: int, n_slots: int, padding: AnyArray | str
     ) -> None:
         super().__init__(layout, frames, n_lanes, n_slots)
-        if padding is not None:
+        if isinstance(padding, np.ndarray):
             self.lanes["pad"] = frames.pin(padding)
             self.plan["marks"] = PINNED  # now and for ever
 
@@ -280,13 +352,32 @@ class NewestFrames(_StoredStacks):
         """Begin padded stacks."""
         self.plan["age"][begins] = 0
 
+    def clear(self) -> None:
+        """Forget all but the last stacks: `add` is not given again what those that go on need."""
+        lanes = np.flatnonzero(self.lanes["known"]).tolist()
+        stacks = [self._last_stack(lane) for lane in lanes]
+        super().clear()
+        for lane, frames in zip(lanes, stacks, strict=True):
+            self._append_stack(lane, frames)
+            self.lanes["known"][lane] = True
+
 
 class FrameIndices(Stacks):
-    """Fed with the frame indices that an `IndexedFrameStack` emits."""
+    """Fed with the frame indices that an `IndexedFrameStack` emits.
 
-    def __init__(self, layout: Layout, frames: Any, n_lanes: int, n_slots: int) -> None:
+    Parameters
+    ----------
+    padding : str or ndarray
+        What should stand before an episode's first frame: "reset" for that frame, or a frame;
+        "any" where nobody said.
+    """
+
+    def __init__(
+        self, layout: Layout, frames: Any, n_lanes: int, n_slots: int, padding: AnyArray | str
+    ) -> None:
         super().__init__(layout, frames, n_lanes, n_slots)
         self._ring_rows = int(frames.shape[0])
+        self._padding = padding
         self.current: Int64s = np.zeros((n_lanes, layout.stack_size), np.int64)
 
     def look(self, obs: AnyArray, successor: AnyArray, live: Bools) -> None:
@@ -299,7 +390,8 @@ class FrameIndices(Stacks):
         FrameEvictedError
             If a frame is not held.
         ValueError
-            If the indices are no stacks, or the successor's do not follow.
+            If the indices are no stacks, the successor's do not follow, or the padding is another
+            one than it should be.
         """
         if self.frames.stream != self.stream:
             if self.lanes["known"].any():
@@ -310,10 +402,26 @@ class FrameIndices(Stacks):
                 )
             self.clear()
         counts = self.frames.lane_counts
+        pads: Int64s = self.lanes["pad"].copy()
         problem, lane = plan_indices(
             as_kernels_take(obs), as_kernels_take(successor), self.current, live, counts,
             self._ring_rows, self.lanes, self.plan,
         )  # fmt: skip
+        if problem != FINE:
+            self._refuse(problem, lane, obs, successor, counts)
+        new = np.flatnonzero(pads != self.lanes["pad"])
+        try:
+            for lane in new.tolist():
+                self._check_pinned(lane)
+            if isinstance(self._padding, np.ndarray) or self._padding != "any":
+                self._check_padding(obs, live)
+        except ValueError:
+            self.lanes["pad"] = pads
+            raise
+
+    def _refuse(
+        self, problem: int, lane: int, obs: AnyArray, successor: AnyArray, counts: Int64s
+    ) -> None:
         if problem in (NO_STACK, NO_NEXT_STACK):
             raise ValueError(
                 f"the frame indices {(obs if problem == NO_STACK else successor)[lane]} of lane "
@@ -327,16 +435,53 @@ class FrameIndices(Stacks):
                 "must be the same stack moved on by the next frame. Pass the observation that the "
                 "step gave, and info, whose final_obs ends episodes"
             )
-        if problem == NOT_HELD:
-            newest, age = int(self.plan["newest"][lane]), int(self.plan["age"][lane])
-            first, last = ((count * self.n_lanes + lane) for count in (newest - age, newest + 1))
-            kept = max(int(counts[lane]) - self._ring_rows, int(self.lanes["first"][lane]), 0)
-            raise FrameEvictedError(
-                f"lane {lane} adds a transition of frames {first} to {last}, and its oldest kept "
-                f"frame is {kept * self.n_lanes + lane}, of {counts[lane]} that it had: add each "
-                "step before the next one, and build the wrapper with a larger capacity where they "
-                "must wait"
+        newest, age = int(self.plan["newest"][lane]), int(self.plan["age"][lane])
+        first, last = ((count * self.n_lanes + lane) for count in (newest - age, newest + 1))
+        kept = max(int(counts[lane]) - self._ring_rows, int(self.lanes["first"][lane]), 0)
+        raise FrameEvictedError(
+            f"lane {lane} adds a transition of frames {first} to {last}, and its oldest kept "
+            f"frame is {kept * self.n_lanes + lane}, of {counts[lane]} that it had: add each "
+            "step before the next one, and build the wrapper with a larger capacity where they "
+            "must wait"
+        )
+
+    def _check_pinned(self, lane: int) -> AnyArray:
+        """Return a lane's padding frame; refuse the index of one that is not these frames'."""
+        pad = int(self.lanes["pad"][lane])
+        frame = np.empty(self.layout.frame_shape, self.layout.frame_dtype)
+        try:
+            self.frames.gather(np.int64(pad), out=frame)
+        except FrameEvictedError:
+            raise ValueError(
+                f"the stacks of lane {lane} begin with the pinned frame {pad}, which is none of "
+                "the frames that the buffer was given. Pass the observations of their own "
+                "IndexedFrameStack"
+            ) from None
+        return frame
+
+    def _check_padding(self, obs: AnyArray, live: Bools) -> None:
+        """Refuse padding that is not what it should be, in the first stack that has any."""
+        padded = np.flatnonzero(live & (self.plan["age"] < self.layout.stack_size - 1))
+        if not len(padded):
+            return
+        lane = int(padded[0])
+        is_pinned = bool(self.plan["marks"][lane] & PINNED)
+        if isinstance(self._padding, np.ndarray):
+            fits = is_pinned and np.array_equal(self._check_pinned(lane), self._padding)
+        else:
+            fits = not is_pinned
+        if not fits:
+            raise ValueError(
+                f"padding_type of the buffer is not how the frame indices {obs[lane]} of lane "
+                f"{lane} are padded: by {'another' if is_pinned else 'their first'} frame. With "
+                "frames, the wrapper pads: build IndexedFrameStack with that padding_type"
             )
+        self._padding = "any"
+
+    def repeats(self, obs: AnyArray, lanes: Int64s) -> Bools:
+        """Compare indices; those of another stream name other frames."""
+        same: Bools = (obs[lanes] == self.current[lanes]).all(axis=1)
+        return same & (self.frames.stream == self.stream)
 
     def store(self, obs: AnyArray, successor: AnyArray) -> None:
         """Do nothing: the wrapper has stored all frames."""
@@ -345,3 +490,6 @@ class FrameIndices(Stacks):
         """Write down also the successors' indices."""
         super().commit(successor, live, counts)
         np.copyto(self.current, successor, where=live[:, None])
+
+    def _keep(self, lanes: Int64s, indices: Int64s) -> None:
+        self.current[lanes] = indices

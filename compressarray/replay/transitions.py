@@ -65,6 +65,15 @@ class Transitions:
         self.runs: Int64s = np.zeros(n_lanes, np.int64)
         self.running: Bools = np.zeros(n_lanes, np.bool_)
 
+    @property
+    def standing(self) -> tuple[Int64s, Int64s, Bools]:
+        """How many transitions and running steps the lanes have; copies, to be restored."""
+        return self.counts.copy(), self.runs.copy(), self.running.copy()
+
+    @standing.setter
+    def standing(self, standing: tuple[Int64s, Int64s, Bools]) -> None:
+        self.counts[:], self.runs[:], self.running[:] = standing
+
     def __len__(self) -> int:
         return int(np.minimum(self.counts, self.n_slots).sum())
 
@@ -171,26 +180,12 @@ class Transitions:
 
 
 @kernel
-def find_ends(resetting: Any, reward: Any, terminated: Any, truncated: Any, live: Any,
-              ended: Any) -> Any:  # fmt: skip
-    """Fill ``live``, the lanes that add a transition, and ``ended``, those of them that end.
-
-    Returns
-    -------
-    n_live, n_ended : int
-    bad : int
-        A lane that lives and whose reward is not finite as float32, or -1.
-    """
-    n_live = n_ended = 0
-    bad = -1
+def first_not_finite(reward: Any, live: Any) -> Any:
+    """Return the first lane that lives and whose reward is not finite as float32, or -1."""
     for lane in range(len(live)):
-        live[lane] = not resetting[lane]
-        ended[lane] = live[lane] and (terminated[lane] or truncated[lane])
-        n_live += live[lane]
-        n_ended += ended[lane]
-        if bad < 0 and live[lane] and not np.isfinite(np.float32(reward[lane])):
-            bad = lane
-    return n_live, n_ended, bad
+        if live[lane] and not np.isfinite(np.float32(reward[lane])):
+            return lane
+    return -1
 
 
 @kernel

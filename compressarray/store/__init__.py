@@ -10,7 +10,40 @@ from compressarray.store.base import Int64s, Store, UInt8s
 from compressarray.store.frames import FrameStore
 from compressarray.store.gops import GopStore, open_per_lane
 
-__all__ = ["Int64s", "Store", "UInt8s", "make_store"]
+__all__ = ["MAX_STACK", "Int64s", "Store", "UInt8s", "check_size", "make_store"]
+
+# Of a frame, or of a stack in one group: records take up to a quarter more, and a chunk's size is
+# kept in 32 bits.
+MAX_FRAME_BYTES = 1 << 31
+MAX_ADDRESS = 1 << 47  # of 64-bit processors today
+# Frames of a stack: for each open group the frame of each of its cells is kept, up to
+# 2 * stack * (stack + gop_length) numbers of two bytes.
+MAX_STACK = 256
+
+
+def check_size(n_cells: int, stack: int, frame_bytes: int, codec: Codec) -> None:
+    """Refuse what `make_store` could not hold, before anything of its size is allocated.
+
+    Raises
+    ------
+    ValueError
+        If a frame, or a stack, is larger than the codec can hold.
+    MemoryError
+        If all cells together are more than the address space.
+    """
+    together = stack if codec.groups else 1
+    if together * frame_bytes > MAX_FRAME_BYTES:
+        what = f"a stack of {stack} frames" if together > 1 else "a frame"
+        raise ValueError(
+            f"{what} of {together * frame_bytes:,} bytes is larger than the {MAX_FRAME_BYTES:,} "
+            f"that codec={codec.name!r} can hold; make part of a frame's axes lanes"
+        )
+    n_bytes = n_cells * frame_bytes
+    if n_bytes > MAX_ADDRESS:
+        raise MemoryError(
+            f"{n_bytes} bytes are more than the {MAX_ADDRESS} that a process can address; make an "
+            "axis shorter"
+        )
 
 
 def make_store(
@@ -42,6 +75,8 @@ def make_store(
 
     Raises
     ------
+    MemoryError
+        If the system refuses the address space.
     CorruptFrameError
         If the snapshot is not one of such a store.
     """

@@ -30,9 +30,14 @@ from compressarray.store.base import address_of
 PAGE_BYTES = mmap.PAGESIZE
 # Entries of four bytes on a page of 4 KiB, the smallest there is.
 PAGE_SHIFT = 10
-# Garbage that is left alone, as a part of what is live. Cleaning copies live/garbage bytes for
-# each byte it wins: 16 at this bound, a fraction of a microsecond for a GOP of a game.
-GARBAGE_PART = 0.06
+# Garbage that is left alone, and free segments that are not given back, as parts of what is live:
+# 6 per cent together. Cleaning copies live/garbage bytes for each byte it wins: 20 at this bound,
+# a fraction of a microsecond for a GOP of a game.
+GARBAGE_PART = 0.05
+SPARE_PART = 0.01
+# A chunk's size and its entry are kept in 32 bits.
+MAX_CHUNK_BYTES = (1 << 32) - 1
+MAX_ENTRIES = 1 << 32
 MAX_REFERENCES = 65535
 # Kernels read words and may look, though never use, this far behind a chunk.
 GUARD_BYTES = 64
@@ -78,17 +83,21 @@ class Table:
         Takes memory where it is touched.
     touched : ndarray, (pages,) uint8
         Whoever writes ``data[i]`` sets ``touched[i >> PAGE_SHIFT]``.
+    noted : ndarray, (n,) uint8
+        Whether the write that runs has changed ``data[i]``, and noted what it was.
     """
 
     def __init__(self, n: int) -> None:
         self.data = reserve(n, np.uint32)
+        self.noted = reserve(n, np.uint8)
         self.touched = np.zeros((n >> PAGE_SHIFT) + 1, np.uint8)
 
     @property
     def nbytes(self) -> int:
         """Bytes held: those of touched pages."""
         pages = int(np.count_nonzero(self.touched))
-        return min(self.data.nbytes, pages << (PAGE_SHIFT + 2)) + self.touched.nbytes
+        held = min(len(self.data), pages << PAGE_SHIFT)
+        return held * (self.data.itemsize + self.noted.itemsize) + self.touched.nbytes
 
     def snapshot(self) -> Snapshot:
         """Copy the touched pages."""
@@ -153,22 +162,36 @@ class Arena:
     Parameters
     ----------
     max_bytes : int
-        Most bytes that may be live at once.
+        Most bytes that may be live at once, but for the chunk that is being written.
     max_chunks : int
-        Most chunks that may be live at once.
+        Most chunks that may be live at once, but for that one.
+    max_chunk_bytes : int
+        Bytes of the largest chunk.
+
+    Raises
+    ------
+    MemoryError
+        If there are more chunks than can be numbered, or less address space than they may take.
     """
 
-    def __init__(self, max_bytes: int, max_chunks: int) -> None:
-        self._limits = (max_bytes, max_chunks)
-        # Room for garbage, for runs of segments that a large chunk needs, and for alignment.
-        wanted = max_bytes * 3 // 2 + 16 * max_chunks + 64 * PAGE_BYTES
+    def __init__(self, max_bytes: int, max_chunks: int, max_chunk_bytes: int) -> None:
+        assert max_chunk_bytes <= MAX_CHUNK_BYTES
+        if max_chunks + 2 > MAX_ENTRIES:
+            raise MemoryError(
+                f"{max_chunks:,} pieces are more than the {MAX_ENTRIES - 2:,} that one array can "
+                "hold; make it shorter"
+            )
+        # Whatever the holes between chunks, there is room for one more once all slide together:
+        # what lives, the new one, and a segment cut off at either end. The half beside it leaves
+        # runs of segments for large chunks, so that this is rarely needed.
+        wanted = max_bytes * 3 // 2 + max_chunk_bytes + 16 * max_chunks + 64 * PAGE_BYTES
         granule_shift = 3
         while wanted >> granule_shift >= 1 << 32:
             granule_shift += 1
         segment_bytes = PAGE_BYTES
         while segment_bytes < 1 << 20 and wanted // segment_bytes > 1 << 16:
             segment_bytes *= 2
-        n_segments = -(-wanted // segment_bytes)
+        n_segments = -(-wanted // segment_bytes) + 2
         memory, self._region = _reserve(n_segments * segment_bytes + GUARD_BYTES, np.dtype("u1"))
         meta = np.zeros(N_META, np.int64)
         meta[SEGMENT_SHIFT] = segment_bytes.bit_length() - 1
@@ -197,11 +220,6 @@ class Arena:
         touched_segments = int(meta[HINT]) + int(meta[N_USED_SEGMENTS])
         return held + 10 * int(meta[N_ENTRIES]) + 5 * touched_segments
 
-    @property
-    def live_bytes(self) -> int:
-        """Bytes of the chunks themselves."""
-        return int(self.state.meta[LIVE_BYTES])
-
     def tidy(self) -> None:
         """Clean where garbage has passed its bound, and give free segments back."""
         meta = self.state.meta
@@ -211,7 +229,7 @@ class Arena:
             if self._garbage_bytes > bound:
                 # chunks near the size of a segment leave holes that fit none of them
                 compact(self.state)
-        if meta[N_FREE_SEGMENTS] > 2 + int(meta[N_USED_SEGMENTS]) // 64:
+        if meta[N_FREE_SEGMENTS] > SPARE_PART * int(meta[N_USED_SEGMENTS]):
             self._give_back()
 
     @property
@@ -245,7 +263,7 @@ class Arena:
         Raises
         ------
         MemoryError
-            If the reservation is full.
+            If the reservation is full, which only more than the arena was made for can fill.
         """
         entry = int(allocate(self.state, chunk.nbytes))
         if entry < 0:
@@ -418,9 +436,47 @@ def _count_live(state: Any, start: Any, room: Any, sign: Any) -> None:
 
 
 @kernel
-def allocate(state: Any, n_bytes: Any) -> Any:
-    """A new chunk of ``n_bytes`` with one reference: its entry, or -1 if nothing fits."""
+def compact(state: Any) -> None:
+    """Slide every chunk down to the one before it: no garbage is left."""
     meta = state.meta
+    shift = meta[SEGMENT_SHIFT]
+    base = base_of(state.memory)
+    granule = np.int64(1) << meta[GRANULE_SHIFT]
+    live = np.flatnonzero(state.references[: meta[N_ENTRIES]])
+    live = live[np.argsort(state.offset[live])]
+    end = np.int64(0)
+    for entry in live:
+        size = np.int64(state.size[entry])
+        move_bytes(base + end, base + chunk_start(state, entry), size)
+        state.offset[entry] = end >> meta[GRANULE_SHIFT]
+        end += (size + granule - 1) & ~(granule - 1)
+    n_used = (end + (np.int64(1) << shift) - 1) >> shift
+    n_free = 0
+    for segment in range(meta[N_SEGMENTS]):
+        if segment < n_used:
+            state.segment_use[segment] = USED
+            state.segment_live[segment] = min(end - (segment << shift), np.int64(1) << shift)
+        elif state.segment_use[segment] != UNTOUCHED:
+            state.segment_use[segment] = FREE
+            state.segment_live[segment] = 0
+            n_free += 1
+    meta[N_USED_SEGMENTS] = n_used
+    meta[N_FREE_SEGMENTS] = n_free
+    meta[HEAD] = end
+    meta[LIMIT] = n_used << shift
+    meta[HEAD_UNTOUCHED] = 0
+    meta[HINT] = n_used
+
+
+@kernel
+def allocate(state: Any, n_bytes: Any) -> Any:
+    """A new chunk of ``n_bytes`` with one reference: its entry, or -1 if nothing fits.
+
+    May move every other chunk.
+    """
+    meta = state.meta
+    if n_bytes > MAX_CHUNK_BYTES:
+        return -1
     entry = meta[FREE_ENTRY]
     fresh = entry == 0
     if fresh:
@@ -429,7 +485,10 @@ def allocate(state: Any, n_bytes: Any) -> Any:
             return -1
     follower = np.int64(state.offset[entry])
     if not _place(state, entry, n_bytes):
-        return -1
+        # no run of free segments is long enough
+        compact(state)
+        if not _place(state, entry, n_bytes):
+            return -1
     if fresh:
         meta[N_ENTRIES] += 1
     else:
@@ -508,40 +567,6 @@ def clean(state: Any) -> None:
     for i in range(n_victims):  # one that could not be emptied stays in use
         if state.segment_use[order[i]] == VICTIM:
             state.segment_use[order[i]] = USED
-
-
-@kernel
-def compact(state: Any) -> None:
-    """Slide every chunk down to the one before it: no garbage is left."""
-    meta = state.meta
-    shift = meta[SEGMENT_SHIFT]
-    base = base_of(state.memory)
-    granule = np.int64(1) << meta[GRANULE_SHIFT]
-    live = np.flatnonzero(state.references[: meta[N_ENTRIES]])
-    live = live[np.argsort(state.offset[live])]
-    end = np.int64(0)
-    for entry in live:
-        size = np.int64(state.size[entry])
-        move_bytes(base + end, base + chunk_start(state, entry), size)
-        state.offset[entry] = end >> meta[GRANULE_SHIFT]
-        end += (size + granule - 1) & ~(granule - 1)
-    n_used = (end + (np.int64(1) << shift) - 1) >> shift
-    touched = 0
-    for segment in range(meta[N_SEGMENTS]):
-        if segment < n_used:
-            touched += state.segment_use[segment] != UNTOUCHED
-            state.segment_use[segment] = USED
-            state.segment_live[segment] = min(end - (segment << shift), np.int64(1) << shift)
-        elif state.segment_use[segment] != UNTOUCHED:
-            state.segment_use[segment] = FREE
-            state.segment_live[segment] = 0
-            touched += 1
-    meta[N_USED_SEGMENTS] = n_used
-    meta[N_FREE_SEGMENTS] = touched - n_used
-    meta[HEAD] = end
-    meta[LIMIT] = n_used << shift
-    meta[HEAD_UNTOUCHED] = 0
-    meta[HINT] = n_used
 
 
 @kernel

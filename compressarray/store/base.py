@@ -5,8 +5,6 @@ from __future__ import annotations
 import copy
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -38,7 +36,8 @@ class Store(ABC):
     """Frames of bytes in cells ``(row * n_lanes + lane) * stack + k``.
 
     Callers pass valid cells and contiguous memory; everything a user could get wrong has been
-    refused before.
+    refused before. What writes is a step of a write (see `compressarray.writing`): one at a time,
+    and `finish` or `roll_back` ends it.
     """
 
     def __init__(
@@ -71,9 +70,7 @@ class Store(ABC):
         Negative cells name pinned frames.
         """
         if len(cells):
-            flat = out.reshape(-1).view(np.uint8)
-            with self._lock.reading:
-                self._read(cells, flat)
+            self._lock.read(self._read, cells, out.reshape(-1).view(np.uint8))
 
     def write(self, cells: Int64s, frames: UInt8s) -> None:
         """Store copies of ``frames``, ``(len(cells), frame bytes)``, C-contiguous, in cells.
@@ -95,10 +92,10 @@ class Store(ABC):
         ):
             # neighbouring lanes of one row, as a rollout writes them
             lanes = np.arange(lane, lane + n_stacks)
-            with self._lock.writing:
-                self._write_rows(
-                    lanes, np.full(n_stacks, row), np.arange(n_stacks), address_of(frames)
-                )
+            self._lock.write(
+                self._write_rows, lanes, np.full(n_stacks, row), np.arange(n_stacks),
+                address_of(frames),
+            )  # fmt: skip
             return
         whole = not rest
         rows = cells
@@ -107,15 +104,16 @@ class Store(ABC):
             whole = bool((stacks - stacks[:, :1] == np.arange(stack)).all())
             whole = whole and bool((stacks[:, 0] % stack == 0).all())
             rows = stacks[:, 0] // stack
-        with self._lock.writing:
-            if not whole:
-                self._write_cells(cells, address_of(frames))
-                return
-            lanes = rows % n_lanes
-            rows = rows // n_lanes
-            # Lane by lane in time order: the order in which groups are cheapest to build.
-            items = np.lexsort((rows, lanes)) if len(rows) > 1 else np.zeros(1, np.int64)
-            self._write_rows(lanes[items], rows[items], items, address_of(frames))
+        if not whole:
+            self._lock.write(self._write_cells, cells, address_of(frames))
+            return
+        lanes = rows % n_lanes
+        rows = rows // n_lanes
+        # Lane by lane in time order: the order in which groups are cheapest to build.
+        items = np.lexsort((rows, lanes)) if len(rows) > 1 else np.zeros(1, np.int64)
+        self._lock.write(
+            self._write_rows, lanes[items], rows[items], items, address_of(frames)
+        )  # fmt: skip
 
     def append(self, lanes: Int64s, rows: Int64s, frames: UInt8s) -> None:
         """Store stacks in rows of lanes, in the order given; ``frames`` are their bytes, flat."""
@@ -126,8 +124,7 @@ class Store(ABC):
                 items = np.arange(n)
                 if n == self._n_lanes:
                     self._items = items
-            with self._lock.writing:
-                self._write_rows(lanes, rows, items, _address(frames))
+            self._lock.write(self._write_rows, lanes, rows, items, _address(frames))
 
     def forget(self, first: Int64s, end: Int64s, counts: Int64s) -> None:
         """Give back what only old rows of lanes need, of a ring without a stack axis.
@@ -138,21 +135,28 @@ class Store(ABC):
             Rows ``count % n_rows`` of counts ``first`` to ``end - 1`` are not needed; ``counts``
             were written.
         """
-        if self._may_forget(first, end):
-            with self._lock.writing:
-                self._forget(first, end, counts)
+        self._lock.write(self._forget, first, end, counts)
 
-    def _may_forget(self, first: Int64s, end: Int64s) -> bool:
-        """Whether anything is held that only these rows need; cheap, for it is asked at every step.
+    def may_forget(self, first: Int64s, end: Int64s) -> bool:
+        """Whether anything may be held that only these rows need; cheap: every step asks it.
 
-        Whoever knows better overrides it.
+        True where the store cannot tell without a look at its groups.
         """
         return bool((first < end).any())
 
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Do all that is written inside, or nothing, where encoding may fail."""
-        yield
+    # -- a step of a write, see `compressarray.writing` ---------------------------------------
+
+    def finish(self) -> None:
+        """Let go of what the write that runs has replaced."""
+        self._lock.write(self._finish)
+
+    def roll_back(self) -> None:
+        """Take back what the write that runs has done."""
+        self._lock.write(self._roll_back)
+
+    def tidy(self) -> None:
+        """Learn from what was written, and clean up; once a write is done."""
+        self._lock.write(self._tidy)
 
     def pin(self, entry: UInt8s) -> int:
         """Keep a stack, ``(stack * frame bytes,)``, for good; return its number.
@@ -160,13 +164,12 @@ class Store(ABC):
         An equal one that is pinned already gives its number. Frame k of stack i is cell
         ``-1 - (i * stack + k)``.
         """
-        with self._lock.writing:
-            held = self._pins.reshape(-1, entry.size)
-            same = np.flatnonzero((held == entry).all(axis=1))
-            if len(same):
-                return int(same[0])
-            self._pins = np.concatenate([held, entry[None]]).reshape(-1, self._frame_bytes)
-            return len(held)
+        held = self._pins.reshape(-1, entry.size)
+        same = np.flatnonzero((held == entry).all(axis=1))
+        if len(same):
+            return int(same[0])
+        self._pins = np.concatenate([held, entry[None]]).reshape(-1, self._frame_bytes)
+        return len(held)
 
     def take_pins(self, other: Store) -> None:
         """Pin what another store of the same frames has pinned, under the same numbers."""
@@ -204,6 +207,15 @@ class Store(ABC):
     def _forget(self, first: Int64s, end: Int64s, counts: Int64s) -> None: ...
 
     @abstractmethod
+    def _finish(self) -> None: ...
+
+    @abstractmethod
+    def _roll_back(self) -> None: ...
+
+    @abstractmethod
+    def _tidy(self) -> None: ...
+
+    @abstractmethod
     def _fill_frame(self) -> UInt8s: ...
 
     @abstractmethod
@@ -216,14 +228,13 @@ class Store(ABC):
 
     def snapshot(self) -> Snapshot:
         """What a store of the same arguments needs to become this one."""
-        with self._lock.reading:
-            return {
-                "fill": self._fill_frame().copy(),
-                "pins": self._pins.copy(),
-                "frames_decoded": self._frames_decoded,
-                "gops_decoded": self._gops_decoded,
-                **self._snapshot(),
-            }
+        return {
+            "fill": self._fill_frame().copy(),
+            "pins": self._pins.copy(),
+            "frames_decoded": self._frames_decoded,
+            "gops_decoded": self._gops_decoded,
+            **self._lock.read(self._snapshot),
+        }
 
     def restore(self, snapshot: Snapshot, *, is_ours: bool) -> None:
         """Become what a snapshot was taken of; this store is fresh.

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -25,11 +22,12 @@ from compressarray.store.arena import (
     chunk_start,
     release,
 )
-from compressarray.store.base import Int64s, Store, UInt8s
+from compressarray.store.base import Int64s, Store, UInt8s, address_of
 
 # Recent frames that a new one is compared with: a row of all lanes and stacks, with room to
 # spare, for up to as many environments as run on one machine.
 RECENT = 4096
+FIRST_LOG_ROWS, ROWS_AT_ONCE = 16, 1024  # of notes on cells that change, and written at once
 _PRIME_1 = np.uint64(0x9E3779B185EBCA87)  # xxHash64's first two primes
 _PRIME_2 = np.uint64(0xC2B2AE3D27D4EB4F)
 
@@ -55,17 +53,15 @@ class FrameStore(Store):
         self._codec = codec.foreign
         self._name = codec.name
         self._n_evicted = 0
-        # The running transaction: cells that it wrote, and their entries before.
-        self._undo: dict[int, int] = {}
-        self._depth = 0
         self._cells = Table(n_cells)
-        # A transaction holds what it replaces until it ends.
-        copies = 1 if self._codec is None else 2
-        self._arena = Arena(copies * n_cells * frame_bytes, copies * n_cells)
+        # A write holds what it replaces until it is done.
+        self._arena = Arena(2 * n_cells * frame_bytes, 2 * n_cells, frame_bytes)
+        # How many cells the write that runs has changed, and, from row 1 on, each one and the
+        # entry that it had.
+        self._log = np.zeros((FIRST_LOG_ROWS, 2), np.int64)
         self._recent = np.zeros(min(RECENT, 1 << max(n_cells - 1, 1).bit_length()), np.uint32)
         self._fill: UInt8s = fill.copy()
         self._n_encoded = 0
-        self._transaction = threading.RLock()
 
     def _read(self, cells: Int64s, out: UInt8s) -> None:
         if self._codec is None:
@@ -84,7 +80,9 @@ class FrameStore(Store):
         n = 0
         last = -1
         frame = self._fill
-        entries = np.where(cells < 0, cells, self._cells.data[np.maximum(cells, 0)])
+        entries = cells.copy()
+        held = cells >= 0
+        entries[held] = self._cells.data[cells[held]]
         for i in np.argsort(entries, kind="stable").tolist():
             entry = int(entries[i])
             if entry < 0:
@@ -130,18 +128,17 @@ class FrameStore(Store):
             for cell, address in zip(cells.tolist(), addresses.tolist(), strict=True):
                 self._write_coded(cell, address)
             return
-        # In batches: what they overwrite stays as garbage until the arena is tidied.
-        for start in range(0, len(cells), 1024):
-            batch = cells[start : start + 1024]
-            written, replaced = write_raw(
-                self._arena.state, self._cells.data, self._recent, self._frame_bytes,
-                batch, addresses[start : start + 1024],
+        for start in range(0, len(cells), ROWS_AT_ONCE):
+            batch = cells[start : start + ROWS_AT_ONCE]
+            self._have_log(len(batch))
+            written = write_raw(
+                self._arena.state, self._cells.data, self._cells.noted, self._recent,
+                self._frame_bytes,
+                batch, addresses[start : start + ROWS_AT_ONCE], self._log,
             )  # fmt: skip
             self._n_encoded += written
-            self._n_evicted += replaced
             if written < len(batch):
                 raise MemoryError("the arena is full")
-            self._arena.tidy()
 
     def _write_coded(self, cell: int, address: int) -> None:
         state, n_bytes = self._arena.state, self._frame_bytes
@@ -153,28 +150,42 @@ class FrameStore(Store):
             and 0 < state.references[entry] < MAX_REFERENCES
             and np.array_equal(self._decode(entry), frame)
         )
-        if known:
-            state.references[entry] += 1
-        else:
-            entry = self._arena.add(self._encode(frame))
-            self._recent[slot] = entry
-            self._n_encoded += 1
-        old = int(self._cells.data[cell])
-        self._cells.data[cell] = entry
-        if cell not in self._undo:
-            self._undo[cell] = old
-        elif old:
-            self._n_evicted += release(state, old)
+        chunk = frame if known else self._encode(frame)
+        self._have_log(1)
+        if not write_cell(
+            state, self._cells.data, self._cells.noted, self._recent, cell,
+            entry if known else 0, slot, address_of(chunk), chunk.nbytes, self._log,
+        ):  # fmt: skip
+            raise MemoryError("the arena is full")
+        self._n_encoded += not known
 
     def _forget(self, first: Int64s, end: Int64s, counts: Int64s) -> None:
         for lane in range(self._n_lanes):
             start = max(int(first[lane]), int(counts[lane]) - self._n_rows)
             rows = np.arange(start, int(end[lane])) % self._n_rows
-            for cell in (rows * self._n_lanes + lane).tolist():
-                entry = int(self._cells.data[cell])
-                if entry:
-                    self._cells.data[cell] = 0
-                    self._n_evicted += release(self._arena.state, entry)
+            self._have_log(len(rows))
+            clear_cells(
+                self._arena.state, self._cells.data, self._cells.noted,
+                rows * self._n_lanes + lane, self._log,
+            )  # fmt: skip
+
+    def _have_log(self, n_rows: int) -> None:
+        """Have room for so many changes of cells."""
+        used = int(self._log[0, 0]) + 1
+        if len(self._log) - used < n_rows:
+            grown = np.zeros((used + used // 2 + n_rows, 2), np.int64)
+            grown[:used] = self._log[:used]
+            self._log = grown
+
+    def _finish(self) -> None:
+        self._n_evicted += finish_cells(self._arena.state, self._cells.noted, self._log)
+
+    def _roll_back(self) -> None:
+        roll_back_cells(self._arena.state, self._cells.data, self._cells.noted, self._log)
+
+    def _tidy(self) -> None:
+        if len(self._log) > FIRST_LOG_ROWS + ROWS_AT_ONCE:
+            self._log = np.zeros((FIRST_LOG_ROWS, 2), np.int64)
         self._arena.tidy()
 
     def _encode(self, frame: UInt8s) -> UInt8s:
@@ -187,39 +198,6 @@ class FrameStore(Store):
                 "of bytes can be used"
             )
         return coded
-
-    @contextmanager
-    def transaction(self) -> Iterator[None]:
-        """Do all that is written inside, or nothing: a codec may raise at any frame."""
-        if self._codec is None:
-            yield
-            return
-        with self._transaction:
-            outermost = not self._depth
-            self._depth += 1
-            try:
-                yield
-            except BaseException:
-                if outermost:
-                    self._end_transaction(undo=True)
-                raise
-            else:
-                if outermost:
-                    self._end_transaction(undo=False)
-            finally:
-                self._depth -= 1
-
-    def _end_transaction(self, undo: bool) -> None:
-        with self._lock.writing:
-            for cell, old in self._undo.items():
-                gone = int(self._cells.data[cell]) if undo else old
-                if undo:
-                    self._cells.data[cell] = old
-                if gone:
-                    self._n_evicted += not undo
-                    release(self._arena.state, gone)
-            self._undo.clear()
-            self._arena.tidy()
 
     def _snapshot(self) -> Snapshot:
         chunks, numbers = self._arena.snapshot(self._cells)
@@ -249,7 +227,7 @@ class FrameStore(Store):
         return {
             "arena": self._arena.nbytes,
             "index": self._cells.nbytes,
-            "recent": self._recent.nbytes + self._fill.nbytes,
+            "recent": self._recent.nbytes + self._fill.nbytes + self._log.nbytes,
         }
 
     def _report(self) -> dict[str, int]:
@@ -324,15 +302,25 @@ def read_raw(arena: Any, cell_chunk: Any, fill: Any, pins: Any, cells: Any, out:
 
 
 @kernel
-def write_raw(arena: Any, cell_chunk: Any, recent: Any, n_bytes: Any, cells: Any,
-              addresses: Any) -> Any:  # fmt: skip
-    """Store frames in cells, equal ones of late once.
+def _set_cell(arena: Any, cell_chunk: Any, noted: Any, cell: Any, entry: Any, log: Any) -> None:
+    """Let a cell name an entry; note the one before, or let it go if this write put it there."""
+    before = np.int64(cell_chunk[cell])
+    cell_chunk[cell] = np.uint32(entry)
+    if not noted[cell]:
+        noted[cell] = 1
+        log[0, 0] += 1
+        log[log[0, 0], 0] = cell
+        log[log[0, 0], 1] = before
+    elif before:
+        release(arena, before)
 
-    Returns how many found room, and how many frames they replaced.
-    """
-    base = base_of(arena.memory)
-    replaced = 0
+
+@kernel
+def write_raw(arena: Any, cell_chunk: Any, noted: Any, recent: Any, n_bytes: Any, cells: Any,
+              addresses: Any, log: Any) -> Any:  # fmt: skip
+    """Store frames in cells, equal ones of late once; return how many found room."""
     for i in range(len(cells)):
+        base = base_of(arena.memory)
         slot = np.int64(hash_frame(addresses[i], n_bytes)) % len(recent)
         entry = np.int64(recent[slot])
         if (
@@ -344,12 +332,56 @@ def write_raw(arena: Any, cell_chunk: Any, recent: Any, n_bytes: Any, cells: Any
         else:
             entry = allocate(arena, n_bytes)
             if entry < 0:
-                return i, replaced
+                return i
             copy_bytes(base + chunk_start(arena, entry), addresses[i], n_bytes)
             recent[slot] = np.uint32(entry)
-        old = np.int64(cell_chunk[cells[i]])
-        cell_chunk[cells[i]] = np.uint32(entry)
-        if old:
-            release(arena, old)
-            replaced += 1
-    return len(cells), replaced
+        _set_cell(arena, cell_chunk, noted, cells[i], entry, log)
+    return len(cells)
+
+
+@kernel
+def write_cell(arena: Any, cell_chunk: Any, noted: Any, recent: Any, cell: Any, entry: Any,
+               slot: Any, chunk: Any, n_bytes: Any, log: Any) -> Any:  # fmt: skip
+    """Let a cell share an entry or, of 0, have a copy of a chunk; return whether it found room."""
+    if entry > 0:
+        arena.references[entry] += np.uint16(1)
+    else:
+        entry = allocate(arena, n_bytes)
+        if entry < 0:
+            return False
+        copy_bytes(base_of(arena.memory) + chunk_start(arena, entry), chunk, n_bytes)
+        recent[slot] = np.uint32(entry)
+    _set_cell(arena, cell_chunk, noted, cell, entry, log)
+    return True
+
+
+@kernel
+def clear_cells(arena: Any, cell_chunk: Any, noted: Any, cells: Any, log: Any) -> None:
+    """Let cells name nothing."""
+    for cell in cells:
+        if cell_chunk[cell] != 0:
+            _set_cell(arena, cell_chunk, noted, cell, 0, log)
+
+
+@kernel
+def finish_cells(arena: Any, noted: Any, log: Any) -> Any:
+    """Let go of the entries that cells had; return how many frames are gone."""
+    n_gone = 0
+    for i in range(1, log[0, 0] + 1):
+        noted[log[i, 0]] = 0
+        if log[i, 1] != 0:
+            n_gone += release(arena, log[i, 1])
+    log[0, 0] = 0
+    return n_gone
+
+
+@kernel
+def roll_back_cells(arena: Any, cell_chunk: Any, noted: Any, log: Any) -> None:
+    """Give cells back the entries that they had."""
+    for i in range(log[0, 0], 0, -1):
+        noted[log[i, 0]] = 0
+        written = np.int64(cell_chunk[log[i, 0]])
+        cell_chunk[log[i, 0]] = np.uint32(log[i, 1])
+        if written:
+            release(arena, written)
+    log[0, 0] = 0

@@ -21,12 +21,15 @@ from compressarray.codecs.checking import (
     check_sparse,
 )
 from compressarray.codecs.entropy import unpack_record
+from compressarray.codecs.words import model_of, table_of
 from compressarray.errors import CorruptFrameError
 from compressarray.kernels.compiling import kernel
 from compressarray.kernels.memory import base_of, copy_bytes
 from compressarray.store.arena import N_ENTRIES, ArenaState, chunk_start
 from compressarray.store.gop_layout import (
     CLOSED,
+    CODEBOOK_MASK,
+    CODEBOOK_SHIFT,
     DELTA,
     FRAME_BYTES,
     GOP,
@@ -37,19 +40,19 @@ from compressarray.store.gop_layout import (
     NO_FRAME,
     OPEN_PER_LANE,
     PACKED_FLAG,
+    PACKS,
     RECORD_KIND,
     ROW_BYTES,
     SPARSE,
     STACK,
-    TABLE_MASK,
-    TABLE_SHIFT,
     GopState,
+    codebook_at,
+    codebook_of,
     first_row,
     keyframe,
     last_row,
     open_stream_at,
     read_header,
-    tables_at,
 )
 
 FINE = 0
@@ -57,7 +60,7 @@ FINE = 0
     NO_HEADER,
     NO_FLAGS,
     NO_BACKGROUND,
-    NO_TABLE,
+    NO_CODEBOOK,
     MANY_FRAMES,
     NO_TURN,
     LOOSE_END,
@@ -68,7 +71,7 @@ REASONS = checking.REASONS | {
     NO_HEADER: "it has no room for its header",
     NO_FLAGS: "it has flags that do not exist",
     NO_BACKGROUND: "it names a background that does not exist",
-    NO_TABLE: "it names a table of tokens, or codes, that do not exist",
+    NO_CODEBOOK: "it names a codebook, or codes, that do not exist",
     MANY_FRAMES: "it has other frames than belong to its cells",
     NO_TURN: "its earlier frames do not begin where it says",
     LOOSE_END: "bytes follow its last record",
@@ -78,7 +81,7 @@ REASONS = checking.REASONS | {
 
 
 def check_streams(
-    state: GopState, arena: ArenaState, model: int, n_dictionary: int, *, records_too: bool
+    state: GopState, arena: ArenaState, n_words: npt.NDArray[np.int64], *, records_too: bool
 ) -> npt.NDArray[np.bool_]:
     """Check every stream of a restored store, and count the backgrounds that they use.
 
@@ -87,28 +90,26 @@ def check_streams(
     state : GopState
         Its ``background_uses`` and its number of open streams are zero before.
     arena : ArenaState
-    model : int
-        Address of the model that chunks are packed with, or 0.
-    n_dictionary : int
-        Words in the dictionary.
+    n_words : ndarray, (numbers,) int64
+        Words in each codebook's dictionary, -1 where there is no codebook.
     records_too : bool
         Or only headers, of what this process has encoded.
 
     Returns
     -------
-    ndarray, (tables of tokens,) bool
-        Which ones are in use.
+    ndarray, (numbers,) bool
+        Which codebooks are in use.
 
     Raises
     ------
     CorruptFrameError
     """
-    used = np.zeros(len(state.decode_tables), np.bool_)
-    entry, reason = _check_chunks(state, arena, model, n_dictionary, records_too, used)
+    used = np.zeros(len(n_words), np.bool_)
+    entry, reason = _check_chunks(state, arena, n_words, records_too, used)
     if reason != FINE:
         raise CorruptFrameError(f"pickled chunk {entry} is corrupt: {REASONS[reason]}")
     for lane, place in np.argwhere(state.open_gop != CLOSED).tolist():
-        reason = _check_open(state, lane, place, n_dictionary, records_too)
+        reason = _check_open(state, lane, place, n_words, records_too)
         if reason != FINE:
             raise CorruptFrameError(
                 f"the pickled open stream of lane {lane} is corrupt: {REASONS[reason]}"
@@ -117,49 +118,48 @@ def check_streams(
 
 
 @kernel
-def _check_chunks(state: Any, arena: Any, model: Any, n_dictionary: Any, records_too: Any,
-                  used: Any) -> Any:  # fmt: skip
+def _check_chunks(state: Any, arena: Any, n_words: Any, records_too: Any, used: Any) -> Any:
     """Check chunk after chunk; return the last entry looked at, and what there is against it."""
     n_entries = arena.meta[N_ENTRIES]
     longest = np.int64(0)
     for entry in range(1, n_entries):
         longest = max(longest, np.int64(arena.size[entry]))
-    n_words = (state.meta[FRAME_BYTES] + 7) >> 3
-    room = longest + PACKED_BYTES_A_WORD * n_words + 2 * PLAIN_BYTES_A_WORD * n_words
-    scratch = np.empty(room + 3 * UNPACKING_ROOM if model else 0, np.uint8)
+    in_frame = (state.meta[FRAME_BYTES] + 7) >> 3
+    room = longest + PACKED_BYTES_A_WORD * in_frame + 2 * PLAIN_BYTES_A_WORD * in_frame
+    scratch = np.empty(room + 3 * UNPACKING_ROOM if state.meta[PACKS] else 0, np.uint8)
     for entry in range(1, n_entries):
         chunk = base_of(arena.memory) + chunk_start(arena, entry)
         size = np.int64(arena.size[entry])
-        reason = _check_chunk(
-            state, chunk, size, model, n_dictionary, records_too, used, scratch, longest
-        )
+        reason = _check_chunk(state, chunk, size, n_words, records_too, used, scratch, longest)
         if reason != FINE:
             return entry, reason
     return np.int64(0), np.int64(FINE)
 
 
 @kernel
-def _check_chunk(state: Any, chunk: Any, size: Any, model: Any, n_dictionary: Any,
-                 records_too: Any, used: Any, scratch: Any, longest: Any) -> Any:  # fmt: skip
+def _check_chunk(state: Any, chunk: Any, size: Any, n_words: Any, records_too: Any, used: Any,
+                 scratch: Any, longest: Any) -> Any:  # fmt: skip
     meta = state.meta
     kind, n_cells = meta[RECORD_KIND], meta[GOP] * meta[STACK]
     if size < HEADER_BYTES:
         return NO_HEADER
     flags, chosen, n_frames, turn = read_header(chunk)
-    if flags & ~(MAP_FLAG | TABLE_MASK << TABLE_SHIFT | PACKED_FLAG):
+    if flags & ~(MAP_FLAG | CODEBOOK_MASK << CODEBOOK_SHIFT | PACKED_FLAG):
         return NO_FLAGS
     if chosen >= state.backgrounds.shape[0]:
         return NO_BACKGROUND
-    table = (flags >> TABLE_SHIFT) & TABLE_MASK
-    if kind == DELTA:
-        if table >= len(used):
-            return NO_TABLE
-        used[table] = True
-    elif table > 0:
-        return NO_TABLE
+    number = codebook_of(flags)
+    n_dictionary = np.int64(0)
     packed = flags & PACKED_FLAG != 0
-    if packed and (kind != DELTA or model == 0):
-        return NO_TABLE
+    if kind == DELTA:
+        if number >= len(n_words) or n_words[number] < 0:
+            return NO_CODEBOOK
+        n_dictionary = n_words[number]
+        used[number] = True
+        if packed and (not state.meta[PACKS] or model_of(codebook_at(state, flags)) == 0):
+            return NO_CODEBOOK
+    elif number > 0 or packed:
+        return NO_CODEBOOK
     if n_frames > n_cells:
         return MANY_FRAMES
     records = HEADER_BYTES
@@ -171,22 +171,22 @@ def _check_chunk(state: Any, chunk: Any, size: Any, model: Any, n_dictionary: An
     if not records_too:
         return FINE
     n_later = n_frames - keyframe(kind, n_frames)
-    tables = tables_at(state, flags)
     if packed:
         return _check_packed(
-            state, chunk + records, size - records, n_frames, n_later, turn, tables, model,
-            n_dictionary, base_of(scratch), longest,
+            state, chunk + records, size - records, n_frames, n_later, turn,
+            codebook_at(state, flags), n_dictionary, base_of(scratch), longest,
         )  # fmt: skip
     return _check_records(
-        state, chunk + records, chunk + size, n_frames, n_later, turn, tables, n_dictionary
+        state, chunk + records, chunk + size, n_frames, n_later, turn, flags, n_dictionary
     )
 
 
 @kernel
 def _check_records(state: Any, first: Any, end: Any, n_frames: Any, n_later: Any, turn: Any,
-                   tables: Any, n_dictionary: Any) -> Any:  # fmt: skip
+                   flags: Any, n_dictionary: Any) -> Any:  # fmt: skip
     meta = state.meta
     n_bytes, row_bytes = meta[FRAME_BYTES], meta[ROW_BYTES]
+    tables = np.int64(0) if meta[RECORD_KIND] == SPARSE else table_of(codebook_at(state, flags))
     record = first
     for i in range(n_frames):
         if i == n_later and record - first != turn:
@@ -202,11 +202,12 @@ def _check_records(state: Any, first: Any, end: Any, n_frames: Any, n_later: Any
 
 @kernel
 def _check_packed(state: Any, packed: Any, size: Any, n_frames: Any, n_later: Any, turn: Any,
-                  tables: Any, model: Any, n_dictionary: Any, scratch: Any,
+                  codebook: Any, n_dictionary: Any, scratch: Any,
                   longest: Any) -> Any:  # fmt: skip
     """Unpack with so much room around everything that no bits can lead out of it, and look."""
     n_bytes, row_bytes = state.meta[FRAME_BYTES], state.meta[ROW_BYTES]
     n_words = (n_bytes + 7) >> 3
+    tables, model = table_of(codebook), model_of(codebook)
     copy_bytes(scratch, packed, size)
     room = PLAIN_BYTES_A_WORD * n_words + UNPACKING_ROOM
     record = scratch + longest + PACKED_BYTES_A_WORD * n_words + UNPACKING_ROOM
@@ -224,7 +225,7 @@ def _check_packed(state: Any, packed: Any, size: Any, n_frames: Any, n_later: An
 
 
 @kernel
-def _check_open(state: Any, lane: Any, place: Any, n_dictionary: Any, records_too: Any) -> Any:
+def _check_open(state: Any, lane: Any, place: Any, n_words: Any, records_too: Any) -> Any:
     meta = state.meta
     stack, gop_length = meta[STACK], meta[GOP]
     gop, until = state.open_gop[lane, place], state.open_next[lane, place]
@@ -248,12 +249,15 @@ def _check_open(state: Any, lane: Any, place: Any, n_dictionary: Any, records_to
                 return NO_NUMBER
     elif n_frames != min(until + stack - 1 - first, gop_length):
         return MANY_FRAMES
+    n_dictionary = np.int64(0)
+    if meta[RECORD_KIND] == DELTA:
+        n_dictionary = n_words[codebook_of(flags)]
+        if n_dictionary < 0:
+            return NO_CODEBOOK
     meta[N_OPEN] += 1
     state.background_uses[state.open_background[lane, place]] += 1
     if not records_too:
         return FINE
     records = open_stream_at(state, lane, place)
     end = records + state.open_size[lane, place]
-    return _check_records(
-        state, records, end, n_frames, n_frames, 0, tables_at(state, flags), n_dictionary
-    )
+    return _check_records(state, records, end, n_frames, n_frames, 0, flags, n_dictionary)

@@ -26,14 +26,23 @@ import numpy.typing as npt
 
 from compressarray.codecs.entropy import unpack_record
 from compressarray.codecs.sparse import apply_sparse, encode_sparse, skip_sparse
-from compressarray.codecs.words import ENTRY_BYTES, apply_record, encode_record, record_bytes
+from compressarray.codecs.words import (
+    CODEBOOK_WORDS,
+    apply_record,
+    codebook_number,
+    encode_record,
+    model_of,
+    record_bytes,
+    table_of,
+)
 from compressarray.kernels.compiling import inlined, kernel
 from compressarray.kernels.memory import base_of, copy_bytes, load8, load16, load32
+from compressarray.store.arena import N_ENTRIES, ArenaState, chunk_start
 
 HEADER_BYTES = 8
-TABLE_BYTES = 256 * ENTRY_BYTES
+CODEBOOK_BYTES = 8 * CODEBOOK_WORDS
 MAP_FLAG = 1
-TABLE_SHIFT, TABLE_MASK = 1, 7
+CODEBOOK_SHIFT, CODEBOOK_MASK = 1, 7
 PACKED_FLAG = 128  # the records are packed, and ``turn`` counts bits
 NO_FRAME = 65535
 CLOSED = -1  # in GopState.open_gop
@@ -54,7 +63,6 @@ PACKED = 2  # delta records that went through an entropy coder
     OPEN_PER_LANE,
     PACKS,
     BACKGROUND,
-    TABLE,
     VOTES,
     CREDIT,
     LAST_CHUNK,
@@ -62,6 +70,7 @@ PACKED = 2  # delta records that went through an entropy coder
     N_CLOSED,
     N_EVICTED,
     N_ENCODED,
+    WRITE,  # number of the write that runs, from 1
     N_META,
 ) = range(19)
 
@@ -72,6 +81,7 @@ class GopState(NamedTuple):
     meta: npt.NDArray[np.int64]
     gop_chunk: npt.NDArray[np.uint32]  # (gops * lanes,) entries of the arena, 0: never written
     gop_touched: npt.NDArray[np.uint8]
+    gop_noted: npt.NDArray[np.uint8]  # whether the write that runs has changed an entry
     open_gop: npt.NDArray[np.int64]  # (lanes, open per lane)
     open_next: npt.NDArray[np.int64]  # the first row that is not in the open stream
     open_frames: npt.NDArray[np.int64]
@@ -85,8 +95,11 @@ class GopState(NamedTuple):
     backgrounds: npt.NDArray[np.uint8]  # (n, padded frame); 0 holds the fill value
     background_uses: npt.NDArray[np.int64]
     candidate: npt.NDArray[np.uint8]  # (2, padded frame): majority votes, and their counts
-    decode_tables: npt.NDArray[np.uint64]  # (n, 256, 4)
-    encode_table: npt.NDArray[np.uint64]  # of the newest table
+    codebooks: npt.NDArray[np.int64]  # (numbers, CODEBOOK_WORDS) addresses
+    encode_table: npt.NDArray[np.uint64]  # of the newest codebook
+    open_born: npt.NDArray[np.int64]  # the write in which a stream began last
+    open_dropped: npt.NDArray[np.int64]  # the write in which one ended last
+    log: npt.NDArray[np.int64]  # what the write that runs has replaced; see gop_journal
 
 
 # -- addresses -------------------------------------------------------------------------------
@@ -99,9 +112,21 @@ def background_at(state: Any, i: Any) -> Any:
 
 
 @inlined
-def tables_at(state: Any, flags: Any) -> Any:
-    """Address of the decoding table that a stream's flags name."""
-    return base_of(state.decode_tables) + ((flags >> TABLE_SHIFT) & TABLE_MASK) * TABLE_BYTES
+def codebook_at(state: Any, flags: Any) -> Any:
+    """Where the codebook that a stream's flags name is found."""
+    return base_of(state.codebooks) + codebook_of(flags) * CODEBOOK_BYTES
+
+
+@inlined
+def codebook_of(flags: Any) -> Any:
+    """Number of the codebook that a stream's flags name."""
+    return (flags >> CODEBOOK_SHIFT) & CODEBOOK_MASK
+
+
+@inlined
+def newest_flags(state: Any) -> Any:
+    """The flags of what is encoded now: the newest codebook's number."""
+    return codebook_number(base_of(state.encode_table)) << CODEBOOK_SHIFT
 
 
 @inlined
@@ -173,26 +198,27 @@ def encode_frame(state: Any, frame: Any, previous: Any, background: Any, first: 
 
 @kernel
 def walk(record_kind: Any, record: Any, n: Any, frame: Any, background: Any, first: Any,
-         n_bytes: Any, row_bytes: Any, tables: Any, model: Any, scratch: Any) -> Any:  # fmt: skip
+         n_bytes: Any, row_bytes: Any, codebook: Any, scratch: Any) -> Any:  # fmt: skip
     """Walk ``n`` records on, at least one; leave the last one's frame at ``frame``.
 
     Delta records change the frame that is there; sparse ones look at ``first``, their group's
-    first record. Packed ones begin at a bit's address, eight times a byte's, and need the model
-    and `unpacking_bytes` of scratch, by address.
+    first record. Packed ones begin at a bit's address, eight times a byte's, and need
+    `unpacking_bytes` of scratch, by address.
     """
     if record_kind == PACKED:
+        tables, model = table_of(codebook), model_of(codebook)
         for _ in range(n):
             record = unpack_record(
                 0, record, n_bytes, tables, model, scratch, scratch + record_room(n_bytes)
             )
-            apply_record(scratch, frame, background, n_bytes, row_bytes, tables)
+            apply_record(scratch, frame, background, n_bytes, row_bytes, codebook)
         return record
     if record_kind == SPARSE:
         for _ in range(n - 1):
             record = skip_sparse(record, n_bytes, row_bytes)
         return apply_sparse(record, first, frame, n_bytes, row_bytes)
     for _ in range(n):
-        record = apply_record(record, frame, background, n_bytes, row_bytes, tables)
+        record = apply_record(record, frame, background, n_bytes, row_bytes, codebook)
     return record
 
 
@@ -204,7 +230,7 @@ def unpacking_bytes(n_bytes: Any) -> Any:
 
 @kernel
 def unroll(state: Any, records: Any, n_frames: Any, key: Any, turn: Any, background: Any,
-           tables: Any, frames: Any, step: Any) -> Any:  # fmt: skip
+           codebook: Any, frames: Any, step: Any) -> Any:  # fmt: skip
     """Decode all frames of a stream to ``frames + number * step``.
 
     ``key`` is the number of the frame that the stream begins with, ``turn`` where the records
@@ -218,7 +244,7 @@ def unroll(state: Any, records: Any, n_frames: Any, key: Any, turn: Any, backgro
         frame = frames + i * step
         copy_bytes(frame, before, n_bytes)
         record = walk(
-            kind, record, 1, frame, background, records, n_bytes, row_bytes, tables, 0, 0
+            kind, record, 1, frame, background, records, n_bytes, row_bytes, codebook, 0
         )  # fmt: skip
         before = frame
     later = record
@@ -227,7 +253,7 @@ def unroll(state: Any, records: Any, n_frames: Any, key: Any, turn: Any, backgro
         frame = frames + i * step
         copy_bytes(frame, frame + step, n_bytes)
         record = walk(
-            kind, record, 1, frame, background, records, n_bytes, row_bytes, tables, 0, 0
+            kind, record, 1, frame, background, records, n_bytes, row_bytes, codebook, 0
         )  # fmt: skip
     return later
 
@@ -241,3 +267,19 @@ def read_header(stream: Any) -> Any:
         np.int64(load16(stream + 2)),
         np.int64(load32(stream + 4)),
     )
+
+
+@kernel
+def _mark_codebooks(arena: Any, used: Any) -> None:
+    for entry in range(1, arena.meta[N_ENTRIES]):
+        if arena.references[entry] > 0:
+            flags = np.int64(load8(base_of(arena.memory) + chunk_start(arena, entry)))
+            used[codebook_of(flags)] = True
+
+
+def codebooks_in_use(state: GopState, arena: ArenaState) -> npt.NDArray[np.bool_]:
+    """Say of each number of a codebook whether a stream names it, closed or open."""
+    used = np.zeros(CODEBOOK_MASK + 1, np.bool_)
+    _mark_codebooks(arena, used)
+    used[codebook_of(state.open_flags[state.open_gop != CLOSED])] = True
+    return used

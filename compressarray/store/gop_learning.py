@@ -16,9 +16,9 @@ from compressarray.store.gop_layout import (
     ROW_BYTES,
     STACK,
     background_at,
+    codebook_at,
     keyframe,
     read_header,
-    tables_at,
     unroll,
 )
 
@@ -53,7 +53,7 @@ def collect_changes(state: Any, stream: Any, frames: Any, pixel_bytes: Any, keys
     background = background_at(state, chosen)
     held, step = base_of(frames), frames.shape[1]
     unroll(
-        state, records, n_frames, key, turn, background, tables_at(state, flags), held, step
+        state, records, n_frames, key, turn, background, codebook_at(state, flags), held, step
     )  # fmt: skip
     for i in range(n_frames):
         new = held + i * step

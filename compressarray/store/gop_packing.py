@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from compressarray.codecs.entropy import count_symbols, pack_record, unpack_record
-from compressarray.codecs.words import skip_record
+from compressarray.codecs.words import model_of, skip_record, table_of
 from compressarray.kernels.compiling import inlined, kernel
 from compressarray.kernels.memory import copy_bytes, store8, store32
 from compressarray.store.gop_layout import (
@@ -18,9 +18,9 @@ from compressarray.store.gop_layout import (
     MAP_FLAG,
     PACKED_FLAG,
     STACK,
+    codebook_at,
     keyframe,
     read_header,
-    tables_at,
 )
 
 
@@ -31,18 +31,19 @@ def _records_of(state: Any, stream: Any, flags: Any) -> Any:
 
 
 @kernel
-def pack_stream(state: Any, stream: Any, model: Any, encode: Any, out: Any) -> Any:
-    """Pack a closed stream; return its bytes.
+def pack_stream(state: Any, stream: Any, encode: Any, out: Any) -> Any:
+    """Pack a closed stream with the codes of its codebook; return its bytes.
 
     Parameters
     ----------
-    stream, model, encode : address
+    stream, encode : address
     out : address
         Room for twice the stream and 64 bytes: escapes may make it longer.
     """
     flags, _, n_frames, _ = read_header(stream)
     n_bytes = state.meta[FRAME_BYTES]
-    tables = tables_at(state, flags)
+    codebook = codebook_at(state, flags)
+    tables, model = table_of(codebook), model_of(codebook)
     record = _records_of(state, stream, flags)
     packed = out + (record - stream)
     copy_bytes(out, stream, record - stream)
@@ -61,12 +62,12 @@ def pack_stream(state: Any, stream: Any, model: Any, encode: Any, out: Any) -> A
 
 
 @kernel
-def unpack_stream(state: Any, chunk: Any, model: Any, out: Any, codes: Any) -> Any:
+def unpack_stream(state: Any, chunk: Any, out: Any, codes: Any) -> Any:
     """Undo `pack_stream`; return the stream's bytes.
 
     Parameters
     ----------
-    chunk, model : address
+    chunk : address
     out : address
         Room for a stream.
     codes : address
@@ -75,7 +76,8 @@ def unpack_stream(state: Any, chunk: Any, model: Any, out: Any, codes: Any) -> A
     flags, _, n_frames, _ = read_header(chunk)
     flags &= 255 - PACKED_FLAG
     n_bytes = state.meta[FRAME_BYTES]
-    tables = tables_at(state, flags)
+    codebook = codebook_at(state, flags)
+    tables, model = table_of(codebook), model_of(codebook)
     packed = _records_of(state, chunk, flags)
     record = out + (packed - chunk)
     copy_bytes(out, chunk, packed - chunk)
@@ -100,4 +102,5 @@ def count_stream(state: Any, stream: Any, counts: Any) -> None:
     """Count the symbols of a closed stream, unpacked, at an address; see `count_symbols`."""
     flags, _, n_frames, _ = read_header(stream)
     record = _records_of(state, stream, flags)
-    count_symbols(record, n_frames, state.meta[FRAME_BYTES], tables_at(state, flags), counts)
+    tables = table_of(codebook_at(state, flags))
+    count_symbols(record, n_frames, state.meta[FRAME_BYTES], tables, counts)

@@ -13,6 +13,7 @@ from compressarray.kernels.compiling import inlined, kernel
 from compressarray.kernels.memory import base_of, copy_bytes, load16, load32, load64, prefetch
 from compressarray.store.arena import GRANULE_SHIFT, ArenaState
 from compressarray.store.gop_layout import (
+    CODEBOOK_BYTES,
     FRAME_BYTES,
     GOP,
     HEADER_BYTES,
@@ -21,13 +22,12 @@ from compressarray.store.gop_layout import (
     OPEN_PER_LANE,
     PACKED,
     PACKED_FLAG,
+    PACKS,
     RECORD_KIND,
     ROW_BYTES,
     STACK,
-    TABLE_BYTES,
-    TABLE_MASK,
-    TABLE_SHIFT,
     GopState,
+    codebook_of,
     keyframe,
     read_header,
     unpacking_bytes,
@@ -67,18 +67,16 @@ _HASH_MULTIPLIER = 0x9E3779B1  # odd, near 2**32 over the golden ratio
     _OPEN_ROOM,
     _BACKGROUNDS,
     _PADDED,
-    _TABLES,
+    _CODEBOOKS,
     _MEMORY,
     _CHUNK_OFFSET,
     _GRANULE_SHIFT,
-    _MODEL,
+    _PACKS,
 ) = range(23)
 
 
-def view_of(
-    state: GopState, arena: ArenaState, model: npt.NDArray[np.uint8] | None
-) -> npt.NDArray[np.int64]:
-    """Say where everything lies; true until an array of `state`, or the model, is replaced."""
+def view_of(state: GopState, arena: ArenaState) -> npt.NDArray[np.int64]:
+    """Say where everything lies; true until an array of `state` is replaced."""
     meta = state.meta
 
     def at(array: npt.NDArray[Any]) -> int:
@@ -89,8 +87,8 @@ def view_of(
         at(state.gop_chunk), at(state.open_gop), at(state.open_next), at(state.open_frames),
         at(state.open_flags), at(state.open_background), at(state.open_map), at(state.open_bytes),
         state.open_bytes.shape[1], at(state.backgrounds), state.backgrounds.shape[1],
-        at(state.decode_tables), at(arena.memory), at(arena.offset), int(arena.meta[GRANULE_SHIFT]),
-        0 if model is None else at(model),
+        at(state.codebooks), at(arena.memory), at(arena.offset), int(arena.meta[GRANULE_SHIFT]),
+        int(meta[PACKS]),
     ]  # fmt: skip
     return np.array(fields, np.int64)
 
@@ -215,11 +213,11 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins: Any,
     out : ndarray, (n * frame bytes,) uint8
         Overwritten: frame ``i`` follows frame ``i - 1``.
     scratch : ndarray, uint8
-        `unpacking_bytes`, where there is a model.
+        `unpacking_bytes`, where records may be packed.
     counts : ndarray, (2,) int64
         Frames and groups that were decoded are added.
     """
-    stack, model, unpacking = view[_STACK], view[_MODEL], base_of(scratch)
+    stack, unpacking = view[_STACK], base_of(scratch)
     n_bytes, row_bytes = view[_FRAME_BYTES], view[_ROW_BYTES]
     fill = view[_BACKGROUNDS]
     base = base_of(out)
@@ -260,7 +258,7 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins: Any,
                 kind = np.int64(PACKED)
                 records <<= 3
         background = fill + chosen * view[_PADDED]
-        tables = view[_TABLES] + ((flags >> TABLE_SHIFT) & TABLE_MASK) * TABLE_BYTES
+        codebook = view[_CODEBOOKS] + codebook_of(flags) * CODEBOOK_BYTES
         counts[1] += 1
         if end < n and chunk[order[end]] > 0:
             offset = np.int64(load32(view[_CHUNK_OFFSET] + (chunk[order[end]] << 2)))
@@ -291,7 +289,7 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins: Any,
             if number > at:
                 record = walk(
                     kind, record, number - at, target, background, records, n_bytes, row_bytes,
-                    tables, model, unpacking,
+                    codebook, unpacking,
                 )  # fmt: skip
                 counts[0] += number - at
                 at = number
@@ -318,7 +316,7 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins: Any,
                     copy_bytes(target, background, n_bytes)
                     walk(
                         kind, records, 1, target, background, records, n_bytes, row_bytes,
-                        tables, model, unpacking,
+                        codebook, unpacking,
                     )  # fmt: skip
                     counts[0] += 1
                 at = key
@@ -326,7 +324,7 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins: Any,
             if number < at:
                 record = walk(
                     kind, record, at - number, target, background, records, n_bytes, row_bytes,
-                    tables, model, unpacking,
+                    codebook, unpacking,
                 )  # fmt: skip
                 counts[0] += at - number
                 at = number
@@ -339,7 +337,7 @@ def _decode_part(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins
                  out: Any) -> Any:  # fmt: skip
     """Decode with scratch and counts of its own; return frames and groups decoded."""
     counts = np.zeros(2, np.int64)
-    scratch = np.empty(unpacking_bytes(view[_FRAME_BYTES]) if view[_MODEL] else 0, np.uint8)
+    scratch = np.empty(unpacking_bytes(view[_FRAME_BYTES]) if view[_PACKS] else 0, np.uint8)
     decode(view, cells, chunk, where, order, pins, out, scratch, counts)
     return counts[0], counts[1]
 

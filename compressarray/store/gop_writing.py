@@ -9,9 +9,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from compressarray.kernels.compiling import inlined, kernel
+from compressarray.kernels.compiling import kernel
 from compressarray.kernels.memory import (
     array_at,
     base_of,
@@ -26,7 +25,15 @@ from compressarray.kernels.memory import (
     store16,
     store32,
 )
-from compressarray.store.arena import PAGE_SHIFT, ArenaState, allocate, chunk_start, release, share
+from compressarray.store.arena import PAGE_SHIFT, allocate, chunk_start, share
+from compressarray.store.gop_journal import (
+    drop_open,
+    log_room,
+    note_begin,
+    note_entry,
+    note_tail,
+    row_words,
+)
 from compressarray.store.gop_layout import (
     BACKGROUND,
     CLOSED,
@@ -38,7 +45,6 @@ from compressarray.store.gop_layout import (
     LAST_CHUNK,
     MAP_FLAG,
     N_CLOSED,
-    N_EVICTED,
     N_LANES,
     N_OPEN,
     N_ROWS,
@@ -50,96 +56,27 @@ from compressarray.store.gop_layout import (
     SPARSE,
     STACK,
     STALE,
-    TABLE,
-    TABLE_SHIFT,
     VOTES,
-    GopState,
     background_at,
+    codebook_at,
     encode_frame,
     first_row,
     head_at,
     keyframe,
     last_row,
+    newest_flags,
     open_stream_at,
     read_header,
     record_room,
-    tables_at,
     unroll,
     walk,
 )
+from compressarray.store.gop_view import arena_at, state_at
 
 _LOWEST_BITS = np.uint64(0x0101010101010101)
 
 # What append_rows answers when the store has to act first.
-DONE, WRITTEN_AND_FULL, REBUILD, REOPEN, SEAL, GROW, NO_MEMORY = range(7)
-
-
-# -- what a write is called with -------------------------------------------------------------
-
-
-def view_of(state: GopState, arena: ArenaState) -> npt.NDArray[np.int64]:
-    """Say where everything lies, an array a row; true until an array of `state` is replaced.
-
-    For a kernel unpacks each array that it is called with, 0.2 microseconds each.
-    """
-    arrays: list[npt.NDArray[Any]] = [*state, *arena]
-    view = np.zeros((len(arrays), 4), np.int64)
-    for row, array in zip(view, arrays, strict=True):
-        row[0] = array.__array_interface__["data"][0]
-        row[1 : 1 + array.ndim] = array.shape
-    return view
-
-
-@inlined
-def _row_at(view: Any, i: Any, dtype: Any) -> Any:
-    return array_at(view[i, 0], (view[i, 1],), dtype)
-
-
-@inlined
-def _table_at(view: Any, i: Any, dtype: Any) -> Any:
-    return array_at(view[i, 0], (view[i, 1], view[i, 2]), dtype)
-
-
-@inlined
-def _block_at(view: Any, i: Any, dtype: Any) -> Any:
-    return array_at(view[i, 0], (view[i, 1], view[i, 2], view[i, 3]), dtype)
-
-
-@inlined
-def _state_at(view: Any) -> Any:
-    return GopState(
-        _row_at(view, 0, np.int64),
-        _row_at(view, 1, np.uint32),
-        _row_at(view, 2, np.uint8),
-        _table_at(view, 3, np.int64),
-        _table_at(view, 4, np.int64),
-        _table_at(view, 5, np.int64),
-        _table_at(view, 6, np.int64),
-        _table_at(view, 7, np.int64),
-        _table_at(view, 8, np.int64),
-        _block_at(view, 9, np.uint16),
-        _table_at(view, 10, np.uint8),
-        _block_at(view, 11, np.uint8),
-        _row_at(view, 12, np.int64),
-        _table_at(view, 13, np.uint8),
-        _row_at(view, 14, np.int64),
-        _table_at(view, 15, np.uint8),
-        _block_at(view, 16, np.uint64),
-        _row_at(view, 17, np.uint32),
-    )
-
-
-@inlined
-def _arena_at(view: Any) -> Any:
-    return ArenaState(
-        _row_at(view, 18, np.int64),
-        _row_at(view, 19, np.uint8),
-        _row_at(view, 20, np.uint32),
-        _row_at(view, 21, np.uint8),
-        _row_at(view, 22, np.uint32),
-        _row_at(view, 23, np.uint32),
-        _row_at(view, 24, np.uint16),
-    )
+DONE, WRITTEN_AND_FULL, REBUILD, REOPEN, SEAL, GROW, GROW_LOG, NO_MEMORY = range(8)
 
 
 # -- backgrounds -----------------------------------------------------------------------------
@@ -204,10 +141,11 @@ def _begin_gop(state: Any, lane: Any, place: Any, gop: Any, diagonal: Any, frame
     meta = state.meta
     if meta[RECORD_KIND] == DELTA:
         _vote(state, frame)
+    note_begin(state, lane, place)
     state.open_gop[lane, place] = gop
     state.open_frames[lane, place] = 0
     state.open_size[lane, place] = 0
-    state.open_flags[lane, place] = meta[TABLE] << TABLE_SHIFT
+    state.open_flags[lane, place] = newest_flags(state)
     state.open_background[lane, place] = meta[BACKGROUND]
     state.background_uses[meta[BACKGROUND]] += 1
     meta[N_OPEN] += 1
@@ -225,10 +163,10 @@ def _restore_head(state: Any, lane: Any, place: Any, head: Any) -> None:
     n_frames = state.open_frames[lane, place]
     if n_frames > 0 and meta[RECORD_KIND] == DELTA:
         stream = open_stream_at(state, lane, place)
-        tables = tables_at(state, state.open_flags[lane, place])
+        codebook = codebook_at(state, state.open_flags[lane, place])
         walk(
             DELTA, stream, n_frames, head, background, stream, meta[FRAME_BYTES], meta[ROW_BYTES],
-            tables, 0, 0,
+            codebook, 0,
         )  # fmt: skip
 
 
@@ -293,6 +231,10 @@ def _append_row(state: Any, lane: Any, row: Any, frames: Any, coding: Any) -> An
         before = state.open_map[lane, place, pos * stack - 1]
         if np.int64(before) != state.open_frames[lane, place] - 1:
             return REBUILD
+    for gop in range(row // gop_length, last_gop + 1):
+        here = gop % per_lane
+        if state.open_gop[lane, here] == gop:
+            note_tail(state, lane, here)
     if begins:
         _begin_gop(state, lane, place, last_gop, newest, frames + (stack - 1) * n_bytes)
     elif stack > 1:
@@ -352,7 +294,7 @@ def close_stream(state: Any, lane: Any, place: Any, out: Any, held: Any, coding:
         background = background_at(state, chosen)
         padded = state.head.shape[2]
         later = unroll(
-            state, stream, key + 1, 0, 0, background, tables_at(state, flags), held, padded
+            state, stream, key + 1, 0, 0, background, codebook_at(state, flags), held, padded
         )
         previous = held + (key + 1) * padded
         copy_bytes(previous, background, n_bytes)
@@ -367,25 +309,10 @@ def close_stream(state: Any, lane: Any, place: Any, out: Any, held: Any, coding:
 
 
 @kernel
-def drop_open(state: Any, lane: Any, place: Any) -> None:
-    """Forget an open stream."""
-    if state.open_gop[lane, place] != CLOSED:
-        state.open_gop[lane, place] = CLOSED
-        state.background_uses[state.open_background[lane, place]] -= 1
-        state.meta[N_OPEN] -= 1
-
-
-@kernel
-def drop_chunk(state: Any, arena: Any, entry: Any) -> None:
-    """Take one reference from a closed group's chunk."""
-    used = load8(base_of(arena.memory) + chunk_start(arena, entry) + 1)
-    if release(arena, entry):
-        state.background_uses[used] -= 1
-
-
-@kernel
 def put_chunk(state: Any, arena: Any, lane: Any, gop: Any, stream: Any, size: Any) -> Any:
     """Make the closed stream at an address the content of a group; False without memory.
+
+    What the group held before stays until the write is done. Needs `WORDS_A_GROUP` of log.
 
     A stream that equals the last one stored, or that of the group before, is shared: whatever
     does not change costs nothing.
@@ -405,12 +332,9 @@ def put_chunk(state: Any, arena: Any, lane: Any, gop: Any, stream: Any, size: An
             return False
         copy_bytes(base_of(arena.memory) + chunk_start(arena, entry), stream, size)
         state.background_uses[load8(stream + 1)] += 1
-    old = np.int64(state.gop_chunk[index])
+    note_entry(state, arena, index)
     state.gop_chunk[index] = entry
     state.gop_touched[index >> PAGE_SHIFT] = 1
-    if old:
-        drop_chunk(state, arena, old)
-        meta[N_EVICTED] += 1
     meta[LAST_CHUNK] = entry
     meta[N_CLOSED] += 1
     return True
@@ -419,8 +343,8 @@ def put_chunk(state: Any, arena: Any, lane: Any, gop: Any, stream: Any, size: An
 @kernel
 def put_packed(view: Any, lane: Any, gop: Any, chunk: Any, size: Any, ends_open: Any) -> Any:
     """Make a chunk the content of a group, and of its open stream's rows if that ends."""
-    state = _state_at(view)
-    if not put_chunk(state, _arena_at(view), lane, gop, chunk, size):
+    state = state_at(view)
+    if not put_chunk(state, arena_at(view), lane, gop, chunk, size):
         return False
     place = gop % state.meta[OPEN_PER_LANE]
     if ends_open and state.open_gop[lane, place] == gop:
@@ -434,7 +358,7 @@ def close_full(view: Any, lane: Any, row: Any, stream: Any, held: Any, coding: A
 
     Returns its group, or -1 for none, and its bytes.
     """
-    state = _state_at(view)
+    state = state_at(view)
     for place in range(state.meta[OPEN_PER_LANE]):
         gop = state.open_gop[lane, place]
         if gop != CLOSED and last_row(state, gop) == row:
@@ -463,12 +387,14 @@ def append_rows(view: Any, lanes: Any, rows: Any, items: Any, frames: Any,
     tuple
         How many were written, and why it stopped.
     """
-    state, arena = _state_at(view), _arena_at(view)
+    state, arena = state_at(view), arena_at(view)
     meta = state.meta
     bytes_per_row = meta[STACK] * meta[FRAME_BYTES]
     per_lane = meta[OPEN_PER_LANE]
     for i in range(start, len(rows)):
         lane = lanes[i]
+        if log_room(state) < row_words(state, lane, rows[i]):
+            return i, GROW_LOG
         answer = _append_row(state, lane, rows[i], frames + items[i] * bytes_per_row, coding)
         if answer == WRITTEN_AND_FULL:
             if meta[PACKS]:
@@ -500,7 +426,10 @@ def leaves_groups(first: Any, end: Any, n_rows: Any, gop_length: Any) -> Any:
 
 @kernel
 def forget(state: Any, arena: Any, first: Any, end: Any, counts: Any) -> None:
-    """Drop the groups of which all rows are of counts below ``end``; see `Store.forget`."""
+    """Drop the groups of which all rows are of counts below ``end``; see `Store.forget`.
+
+    Needs `WORDS_A_GROUP` of log for each group and lane.
+    """
     meta = state.meta
     n_rows, lanes, gop_length = meta[N_ROWS], meta[N_LANES], meta[GOP]
     for lane in range(lanes):
@@ -513,11 +442,9 @@ def forget(state: Any, arena: Any, first: Any, end: Any, counts: Any) -> None:
             # not where the ring has come round to the group already
             if count <= end[lane] and counts[lane] <= begins + n_rows:
                 index = gop * lanes + lane
-                entry = np.int64(state.gop_chunk[index])
-                if entry:
+                if state.gop_chunk[index] != 0:
+                    note_entry(state, arena, index)
                     state.gop_chunk[index] = 0
-                    drop_chunk(state, arena, entry)
-                    meta[N_EVICTED] += 1
                 if state.open_gop[lane, 0] == gop:
                     drop_open(state, lane, 0)
                     state.head_row[lane] = STALE
@@ -569,7 +496,7 @@ def rebuild(state: Any, lane: Any, gop: Any, chunk: Any, cells: Any, frames: Any
             last -= 1
     kept = np.zeros(gop_length * stack, np.int64)
     n_frames, plain = _number_frames(state, gop, last, source, numbers, kept)
-    flags = meta[TABLE] << TABLE_SHIFT
+    flags = newest_flags(state)
     records = stream + HEADER_BYTES
     if not plain:
         flags |= MAP_FLAG
@@ -617,8 +544,8 @@ def _find_held(state: Any, lane: Any, gop: Any, chunk: Any, scratch: Any, source
             records += 2 * gop_length * stack
         key = keyframe(meta[RECORD_KIND], n_frames)
         background = background_at(state, chosen)
-        tables = tables_at(state, flags)
-        unroll(state, records, n_frames, key, turn, background, tables, held, padded)
+        codebook = codebook_at(state, flags)
+        unroll(state, records, n_frames, key, turn, background, codebook, held, padded)
         for i in range(gop_length * stack):
             number = np.int64(load16(map_at + 2 * i)) if flags & MAP_FLAG else i // stack
             if number < n_frames:
@@ -631,8 +558,8 @@ def _find_held(state: Any, lane: Any, gop: Any, chunk: Any, scratch: Any, source
         background = background_at(state, state.open_background[lane, place])
         records = open_stream_at(state, lane, place)
         n_frames = state.open_frames[lane, place]
-        tables = tables_at(state, flags)
-        unroll(state, records, n_frames, 0, 0, background, tables, held, padded)
+        codebook = codebook_at(state, flags)
+        unroll(state, records, n_frames, 0, 0, background, codebook, held, padded)
         for i in range(gop_length * stack):
             k = i % stack
             if gop * gop_length + i // stack - k < state.open_next[lane, place]:
@@ -691,10 +618,14 @@ def _number_frames(state: Any, gop: Any, last: Any, source: Any, numbers: Any, k
 @kernel
 def open_again(state: Any, lane: Any, gop: Any, until: Any, stream: Any, size: Any, n_frames: Any,
                flags: Any, numbers: Any, last_frame: Any) -> None:  # fmt: skip
-    """Take a stream from `rebuild` as the open one of a group, rows up to ``until`` in it."""
+    """Take a stream from `rebuild` as the open one of a group, rows up to ``until`` in it.
+
+    Needs `WORDS_A_GROUP` of log, and `open_records_room`.
+    """
     meta = state.meta
     place = gop % meta[OPEN_PER_LANE]
     drop_open(state, lane, place)
+    note_begin(state, lane, place)
     records = stream + HEADER_BYTES
     if flags & MAP_FLAG:
         records += 2 * meta[GOP] * meta[STACK]

@@ -7,13 +7,14 @@ from typing import NamedTuple
 import numpy as np
 
 from compressarray.codecs import Codec
+from compressarray.codecs.codebooks import Codebooks
 from compressarray.codecs.entropy import N_CONTEXTS
-from compressarray.codecs.learning import Changes
+from compressarray.codecs.learning import Changes, Learnt
 from compressarray.codecs.packing import Packer
-from compressarray.codecs.vocabulary import Vocabulary
-from compressarray.codecs.words import record_bytes
+from compressarray.codecs.words import CODEBOOK_WORDS, encode_table_words, record_bytes
 from compressarray.errors import CorruptFrameError
 from compressarray.snapshots import MOST, Snapshot, array_of, int_of, part_of
+from compressarray.store import gop_journal as journal
 from compressarray.store import gop_layout as layout
 from compressarray.store import gop_reading as reading
 from compressarray.store import gop_writing as writing
@@ -23,6 +24,7 @@ from compressarray.store.gop_checking import check_streams
 from compressarray.store.gop_layout import GopState
 from compressarray.store.gop_learning import collect_changes
 from compressarray.store.gop_packing import count_stream, pack_stream, unpack_stream
+from compressarray.store.gop_view import view_of
 from compressarray.store.scratch import Scratch, borrow, give_back, trim
 
 # What is held is looked at each time as many groups have been closed as there are, and half as
@@ -37,8 +39,8 @@ MIN_CHANGES = 2000  # to learn from
 MOST_CHANGES = 1 << 18
 LEAST_CHANGES = 1 << 14
 BYTES_A_CHANGE = 16
-TABLE_GAIN, PACKED_TABLE_GAIN = 0.03, 0.1
-MAX_TABLES = layout.TABLE_MASK + 1
+TOKENS_GAIN, PACKED_TOKENS_GAIN = 0.03, 0.1
+MAX_CODEBOOKS = layout.CODEBOOK_MASK + 1
 RECODE_GOPS = 512  # at thirty microseconds each
 # Packing: from so many bytes of records on, a code for so many. On Pong, 16, 24 and 48 codes take
 # 17.1, 16.2 and 15.0 bytes a frame, and each takes 1.5 KiB.
@@ -50,8 +52,19 @@ MAX_BACKGROUNDS = 255
 MAX_GOP_BYTES = 1 << 28
 MAX_PACKED_BYTES = 1 << 26  # of a frame, so that three bytes count its words
 GUARD_BYTES = 64
+# Of notes on what a write replaces: to begin with, and more when they are full.
+FIRST_LOG_WORDS, WORDS_AT_ONCE = 64, 256
 # Counts that a copy goes on from.
 _COUNTS = [layout.VOTES, layout.CREDIT, layout.N_CLOSED, layout.N_EVICTED, layout.N_ENCODED]
+
+
+class _Attached(NamedTuple):
+    """The arrays of a store, and where they lie: replaced together, so that no view is stale."""
+
+    state: GopState
+    view: Int64s  # for reading
+    write_view: Int64s
+    codebooks: Codebooks | None  # whose tables `state.codebooks` names
 
 
 class _Work(NamedTuple):
@@ -106,10 +119,6 @@ class GopStore(Store):
         gop = self._gop = _gop_length(stack, frame_bytes, codec)
         self._n_gops = -(-(n_rows + stack - 1) // gop)
         self._padded = (frame_bytes + 7) // 8 * 8 + 8
-        self._packs = codec.name == "delta-huffman" and frame_bytes <= MAX_PACKED_BYTES
-        # The codes of what is held, and of what is written: others only while all is packed anew.
-        self._packer: Packer | None = None
-        self._next_packer: Packer | None = None
         meta = np.zeros(layout.N_META, np.int64)
         meta[layout.N_ROWS] = n_rows
         meta[layout.N_LANES] = n_lanes
@@ -119,7 +128,6 @@ class GopStore(Store):
         meta[layout.ROW_BYTES] = row_bytes
         meta[layout.RECORD_KIND] = layout.SPARSE if codec.name == "sparse" else layout.DELTA
         meta[layout.OPEN_PER_LANE] = per_lane = open_per_lane(stack, frame_bytes, codec)
-        meta[layout.PACKS] = self._packs
         # tokens, values and a record of one frame, then a closed stream
         record_room = layout.record_room(frame_bytes)
         self._coding_bytes = 17 * ((frame_bytes + 7) // 8) + GUARD_BYTES + record_room
@@ -127,14 +135,24 @@ class GopStore(Store):
         self._stream_bytes = (
             layout.HEADER_BYTES + 2 * map_bytes + gop * stack * record_room + GUARD_BYTES
         )
+        # ``turn`` counts the bits of packed records in 32 bits
+        self._packs = (
+            codec.name == "delta-huffman"
+            and frame_bytes <= MAX_PACKED_BYTES
+            and self._stream_bytes < 1 << 29
+        )
+        meta[layout.PACKS] = self._packs
+        meta[layout.WRITE] = 1
         held_bytes = (gop * stack // 2 + 2) * self._padded
         self._work_bytes = self._coding_bytes + self._stream_bytes + held_bytes
         max_chunks = self._n_gops * n_lanes
         self._gops = Table(max_chunks)
+        # A write holds what it replaces until it is done.
         self._arena = Arena(
-            n_rows * n_lanes * stack * (record_bytes(frame_bytes, self._packs) + 16)
-            + max_chunks * (map_bytes + 64),
-            max_chunks,
+            2 * n_rows * n_lanes * stack * (record_bytes(frame_bytes, self._packs) + 16)
+            + 2 * max_chunks * (map_bytes + 64),
+            2 * max_chunks,
+            self._stream_bytes,
         )
         backgrounds = np.zeros((1, self._padded), np.uint8)
         backgrounds[0, :frame_bytes] = fill
@@ -142,6 +160,7 @@ class GopStore(Store):
             meta=meta,
             gop_chunk=self._gops.data,
             gop_touched=self._gops.touched,
+            gop_noted=self._gops.noted,
             open_gop=np.full((n_lanes, per_lane), layout.CLOSED),
             open_next=np.zeros((n_lanes, per_lane), np.int64),
             open_frames=np.zeros((n_lanes, per_lane), np.int64),
@@ -155,34 +174,50 @@ class GopStore(Store):
             backgrounds=backgrounds,
             background_uses=np.zeros(1, np.int64),
             candidate=np.zeros((2, 0), np.uint8),
-            decode_tables=np.zeros((0, 256, 4), np.uint64),
-            encode_table=np.zeros(0, np.uint64),
+            codebooks=np.zeros((1, CODEBOOK_WORDS), np.int64),
+            encode_table=np.zeros(encode_table_words(0), np.uint64),
+            open_born=np.zeros((n_lanes, per_lane), np.int64),
+            open_dropped=np.zeros((n_lanes, per_lane), np.int64),
+            log=np.zeros(FIRST_LOG_WORDS, np.int64),
         )
         self._learn_at = LEARN_AFTER_GOPS
         self._learn_pause = 1
         self._ready_at_votes = -1
         self._tidied_at = 0
-        self._vocabulary: Vocabulary | None = None
+        self._last_row = 0  # that was written
+        codebooks = None
         if meta[layout.RECORD_KIND] == layout.DELTA:
-            self._vocabulary = Vocabulary(row_bytes, MAX_TABLES, pixel_bytes if self._packs else 0)
-        self._take(state)
-
-    def _take(self, state: GopState) -> None:
-        if self._vocabulary is not None:
-            state = state._replace(
-                decode_tables=self._vocabulary.decode_tables,
-                encode_table=self._vocabulary.encode_table,
+            codebooks = Codebooks.starting(
+                row_bytes, MAX_CODEBOOKS, pixel_bytes if self._packs else 0
             )
-        self._state = state
-        model = None if self._packer is None else self._packer.model
-        self._view = reading.view_of(state, self._arena.state, model)
-        self._write_view = writing.view_of(state, self._arena.state)
+        self._at: _Attached
+        self._attach_with(state, codebooks)
+
+    @property
+    def _state(self) -> GopState:
+        return self._at.state
+
+    @property
+    def _codebooks(self) -> Codebooks | None:
+        return self._at.codebooks
+
+    def _attach(self, state: GopState) -> None:
+        """Have other arrays."""
+        self._attach_with(state, self._at.codebooks)
+
+    def _attach_with(self, state: GopState, codebooks: Codebooks | None) -> None:
+        """Have other arrays and codebooks."""
+        if codebooks is not None:
+            state = _with_codebooks(state, codebooks)
+        arena = self._arena.state
+        view, write_view = reading.view_of(state, arena), view_of(state, arena)
+        self._at = _Attached(state, view, write_view, codebooks)
 
     # -- reading -----------------------------------------------------------------------------
 
     def _read(self, cells: Int64s, out: UInt8s) -> None:
         read = reading.read_cells if len(out) < 2 * reading.PART_BYTES else reading.read_large
-        n_frames, n_gops = read(self._view, cells, self._pins, out)
+        n_frames, n_gops = read(self._at.view, cells, self._pins, out)
         with self._count_lock:
             self._frames_decoded += n_frames
             self._gops_decoded += n_gops
@@ -192,19 +227,23 @@ class GopStore(Store):
         chunk = self._arena.view(entry)
         if not chunk[0] & layout.PACKED_FLAG:
             return chunk
-        assert self._packer is not None
         stream = np.empty(self._stream_bytes, np.uint8)
         codes = np.empty(layout.record_room(self._frame_bytes), np.uint8)
         size = unpack_stream(
             self._state,
             address_of(chunk),
-            address_of(self._packer.model),
             address_of(stream),
             address_of(codes),
         )
         return stream[:size]
 
     # -- writing -----------------------------------------------------------------------------
+
+    def _finish(self) -> None:
+        journal.finish(self._at.write_view)
+
+    def _roll_back(self) -> None:
+        journal.roll_back(self._at.write_view)
 
     def _write_rows(self, lanes: Int64s, rows: Int64s, items: Int64s, frames: int) -> None:
         n = len(rows)
@@ -216,7 +255,7 @@ class GopStore(Store):
             self._make_ready()
             state = self._state
             done, answer = writing.append_rows(
-                self._write_view,
+                self._at.write_view,
                 lanes,
                 rows,
                 items,
@@ -234,6 +273,9 @@ class GopStore(Store):
                 raise MemoryError("the arena is full")
             elif answer == writing.GROW:
                 self._grow_open()
+            elif answer == writing.GROW_LOG:
+                needed = journal.needed_words(state, int(lanes[done]), int(rows[done]))
+                self._have_log(int(needed) + WORDS_AT_ONCE)
             elif answer == writing.SEAL:
                 lane, row = int(lanes[done]), int(rows[done])
                 place = (row + self._stack - 1) // self._gop % state.open_gop.shape[1]
@@ -242,7 +284,7 @@ class GopStore(Store):
                 self._reopen(int(lanes[done]), int(rows[done]), work)
             else:
                 done = self._rewrite_rows(lanes, rows, items, frames, done, work)
-        self._after_write(int(rows[-1]))
+        self._last_row = int(rows[-1])
         give_back(work.scratch)
 
     def _rewrite_rows(
@@ -287,14 +329,16 @@ class GopStore(Store):
             places = (rows[group] + k[group] - gop * gop_length) * stack + k[group]
             self._rebuild(lane, gop, work, places, frames + group * self._frame_bytes)
             self._state.head_row[lane] = layout.STALE
-        self._after_write(int(rows.max()))
+        self._last_row = int(rows.max())
         give_back(work.scratch)
 
     def _forget(self, first: Int64s, end: Int64s, counts: Int64s) -> None:
+        n_groups = int((np.maximum(end - first, 0) // self._gop + 2).sum())
+        self._have_log(n_groups * journal.WORDS_A_GROUP)
         writing.forget(self._state, self._arena.state, first, end, counts)
-        self._arena.tidy()
 
-    def _may_forget(self, first: Int64s, end: Int64s) -> bool:
+    def may_forget(self, first: Int64s, end: Int64s) -> bool:
+        """Whether a group is left behind."""
         return bool(writing.leaves_groups(first, end, self._n_rows, self._gop))
 
     def _rebuild(
@@ -317,8 +361,9 @@ class GopStore(Store):
         until: int,
         places: Int64s | None = None,
         addresses: Int64s | None = None,
+        state: GopState | None = None,
     ) -> tuple[int, int, int, Int64s, UInt8s]:
-        state = self._state
+        state = self._state if state is None else state
         none = np.zeros(0, np.int64)
         entry = int(state.gop_chunk[gop * self._n_lanes + lane])
         old = None
@@ -364,6 +409,7 @@ class GopStore(Store):
         size, n_frames, flags, numbers, last_frame = built
         while self._state.open_bytes.shape[1] < size + GUARD_BYTES:
             self._grow_open()
+        self._have_log(journal.WORDS_A_GROUP + int(journal.open_records_room(self._state)))
         writing.open_again(
             self._state, lane, gop, until, work.stream, size, n_frames, flags,
             numbers, address_of(last_frame),
@@ -373,31 +419,40 @@ class GopStore(Store):
         gop = 0
         while gop >= 0:
             gop, size = writing.close_full(
-                self._write_view, lane, row, work.stream, work.held, work.coding
+                self._at.write_view, lane, row, work.stream, work.held, work.coding
             )
             if gop >= 0:
                 self._put(lane, gop, work.stream_bytes(size), ends_open=True)
 
     def _put(self, lane: int, gop: int, stream: UInt8s, *, ends_open: bool = False) -> None:
         chunk = self._pack(stream)
+        self._have_log(journal.WORDS_A_GROUP)
         if not writing.put_packed(
-            self._write_view, lane, gop, address_of(chunk), len(chunk), ends_open
+            self._at.write_view, lane, gop, address_of(chunk), len(chunk), ends_open
         ):
             raise MemoryError("the arena is full")
 
     def _pack(self, stream: UInt8s) -> UInt8s:
-        packer = self._next_packer
+        if not self._packs:
+            return stream
+        assert self._codebooks is not None
+        packer = self._codebooks.of(int(layout.codebook_of(int(stream[0])))).packer
         if packer is None:
             return stream
         chunk = np.empty(2 * len(stream) + GUARD_BYTES, np.uint8)
         size = pack_stream(
-            self._state,
-            address_of(stream),
-            address_of(packer.model),
-            address_of(packer.encode),
-            address_of(chunk),
+            self._state, address_of(stream), address_of(packer.encode), address_of(chunk)
         )
         return chunk[:size] if size < len(stream) else stream
+
+    def _have_log(self, n_words: int) -> None:
+        """Have room for so many words of notes."""
+        log = self._state.log
+        used = int(log[0]) + 1
+        if len(log) - used < n_words:
+            grown = np.zeros(used + used // 2 + n_words, np.int64)
+            grown[:used] = log[:used]
+            self._attach(self._state._replace(log=grown))
 
     def _work(self) -> _Work:
         scratch = borrow(self._work_bytes)
@@ -423,7 +478,7 @@ class GopStore(Store):
             in_use[[0, int(state.meta[layout.BACKGROUND])]] = True
             if in_use.all() and n < MAX_BACKGROUNDS:
                 fresh = np.zeros((1, self._padded), np.uint8)
-                self._take(
+                self._attach(
                     state._replace(
                         backgrounds=np.concatenate([state.backgrounds, fresh]),
                         background_uses=np.append(state.background_uses, 0),
@@ -437,7 +492,7 @@ class GopStore(Store):
         per_lane = state.open_gop.shape[1]
         mapped = self._gop * self._stack if self._stack > 1 else 0
         votes = self._padded if state.meta[layout.RECORD_KIND] == layout.DELTA else 0
-        self._take(
+        self._attach(
             state._replace(
                 head=np.zeros((self._n_lanes, self._stack, self._padded), np.uint8),
                 open_bytes=np.zeros((self._n_lanes * per_lane, 256), np.uint8),
@@ -451,88 +506,122 @@ class GopStore(Store):
         n, room = old.shape
         grown = np.zeros((n, room + max(room // 4, 256)), np.uint8)
         grown[:, :room] = old
-        self._take(self._state._replace(open_bytes=grown))
+        self._attach(self._state._replace(open_bytes=grown))
 
-    def _after_write(self, row: int) -> None:
+    def _tidy(self) -> None:
         state = self._state
         meta = state.meta
         closed = int(meta[layout.N_CLOSED])
-        if closed == self._tidied_at:  # as after most rows
+        changes = closed + int(meta[layout.N_EVICTED])
+        if changes == self._tidied_at:  # as after most rows
             return
-        if row == self._n_rows - 1 and meta[layout.N_OPEN] == 0 and len(state.head):
+        if self._last_row == self._n_rows - 1 and meta[layout.N_OPEN] == 0 and len(state.head):
             # the array is full: nothing is open, nothing need be held for it
-            self._take(
+            self._attach(
                 state._replace(
                     head=np.zeros((0, 0, 0), np.uint8),
                     open_bytes=np.zeros((0, 0), np.uint8),
                     open_map=np.zeros((0, 0, 0), np.uint16),
                     candidate=np.zeros((2, 0), np.uint8),
+                    log=np.zeros(FIRST_LOG_WORDS, np.int64),
                 )
             )
         if meta[layout.RECORD_KIND] == layout.DELTA and closed >= self._learn_at:
             self._learn()
-        self._tidied_at = int(meta[layout.N_CLOSED])
+        self._tidied_at = changes
         self._arena.tidy()
 
     def _learn(self) -> None:
+        """Look for a better codebook, and write with it.
+
+        Each group that is encoded anew holds the same frames before and after: wherever this is
+        cut off, what is held can be read, and the rest changes over when it is written again.
+        """
+        assert self._codebooks is not None
+        meta = self._state.meta
         held = self._gops_held()
         sample = held[:: max(1, -(-len(held) // LEARN_ON_GOPS))]
         repeats = len(held) / max(1, len(sample))
         streams = [self._stream(int(self._state.gop_chunk[i])).copy() for i in sample]
-        # Only the newest table can be encoded with: open streams change over, and of small arrays
-        # all groups, which saves most where most is held and frees the older tables. Codes are
-        # made for one table.
+        # Only the newest codebook can be written with: open streams change over, and of small
+        # arrays all groups, which saves most where most is held and frees the older ones.
         anew = self._packs or len(held) <= RECODE_GOPS
-        changed = self._learn_changes(streams, repeats, anew)
-        work = self._work()
-        if self._packs:
-            if changed:
-                streams = [self._encoded(int(i), work).copy() for i in sample]
-            packed_anew = self._learn_codes(streams, repeats)
-        else:
-            packed_anew = False
-        meta = self._state.meta
-        counted = meta[[layout.N_CLOSED, layout.N_EVICTED]]
-        if changed and anew:
-            for index in held.tolist():
-                gop, lane = divmod(index, self._n_lanes)
-                self._rebuild(lane, gop, work)
-                self._arena.tidy()
-        elif packed_anew:
-            for index in held.tolist():
-                gop, lane = divmod(index, self._n_lanes)
-                self._put(lane, gop, self._stream(int(self._state.gop_chunk[index])).copy())
-                self._arena.tidy()
-        meta[[layout.N_CLOSED, layout.N_EVICTED]] = counted
-        self._packer = self._next_packer
-        if changed:
-            for lane, place in np.argwhere(self._state.open_gop != layout.CLOSED).tolist():
-                gop = int(self._state.open_gop[lane, place])
-                row = int(self._state.open_next[lane, place])
-                self._open_as_encoded(lane, gop, row - 1, work)
-            if anew:
-                assert self._vocabulary is not None
-                self._vocabulary.forget_others()
-        give_back(work.scratch)
-        self._take(self._state)
+        books = self._codebooks.only(layout.codebooks_in_use(self._state, self._arena.state))
+        number = next((i for i, book in enumerate(books.books) if book is None), -1)
+        learnt = None
+        if number >= 0:
+            learnt = self._learn_changes(streams, repeats, anew)
+        if learnt is not None:
+            books = books.with_learnt(number, learnt, anew)
+        packer = None
+        if self._packs and number >= 0:
+            if learnt is not None:
+                streams = self._encoded(sample, books)
+            packer = self._learn_codes(streams, repeats, books)
+            if packer is not None:
+                books = books.with_codes(number, packer)
+        if learnt is not None or packer is not None:
+            self._attach_with(self._state, books)
+            self._change_over(held, learnt is not None, anew, number)
+            in_use = layout.codebooks_in_use(self._state, self._arena.state)
+            self._attach_with(self._state, books.only(in_use))
         # Where nothing was to be learnt, look less often.
-        learnt = changed or packed_anew
-        self._learn_pause = 1 if learnt else min(2 * self._learn_pause, MAX_LEARN_PAUSE)
+        self._learn_pause = (
+            1
+            if learnt is not None or packer is not None
+            else min(2 * self._learn_pause, MAX_LEARN_PAUSE)
+        )
         closed = int(meta[layout.N_CLOSED])
         pause = max(LEARN_AFTER_GOPS, len(held), closed // 2)
         self._learn_at = closed + pause * self._learn_pause
         trim()
 
-    def _encoded(self, index: int, work: _Work) -> UInt8s:
-        """A closed group as the newest table encodes it; scratch, good until the next one."""
-        gop, lane = divmod(index, self._n_lanes)
-        size, *_ = self._encode_gop(lane, gop, work, self._n_rows)
-        return work.stream_bytes(size)
+    def _change_over(self, held: Int64s, has_tokens: bool, anew: bool, number: int) -> None:
+        """Write groups with the newest codebook, which has tokens of its own or codes only."""
+        work = self._work()
+        state = self._state
+        meta = state.meta
+        counted = meta[[layout.N_CLOSED, layout.N_EVICTED]]
+        flags = number << layout.CODEBOOK_SHIFT
+        mask = layout.CODEBOOK_MASK << layout.CODEBOOK_SHIFT
+        if anew:
+            for index in held.tolist():
+                gop, lane = divmod(index, self._n_lanes)
+                if has_tokens:
+                    self._rebuild(lane, gop, work)
+                else:
+                    stream = self._stream(int(state.gop_chunk[index])).copy()
+                    stream[0] = int(stream[0]) & ~mask | flags
+                    self._put(lane, gop, stream)
+                self._finish()
+                self._arena.tidy()
+        if has_tokens:
+            for lane, place in np.argwhere(self._state.open_gop != layout.CLOSED).tolist():
+                gop = int(self._state.open_gop[lane, place])
+                row = int(self._state.open_next[lane, place])
+                self._open_as_encoded(lane, gop, row - 1, work)
+                self._finish()
+        else:  # the same tokens
+            self._state.open_flags[...] = self._state.open_flags & ~mask | flags
+        meta[[layout.N_CLOSED, layout.N_EVICTED]] = counted
+        give_back(work.scratch)
 
-    def _learn_changes(self, streams: list[UInt8s], repeats: float, anew: bool) -> bool:
+    def _encoded(self, indices: Int64s, codebooks: Codebooks) -> list[UInt8s]:
+        """Closed groups as the newest of some codebooks encodes them."""
+        work = self._work()
+        state = _with_codebooks(self._state, codebooks)
+        streams = []
+        for index in indices.tolist():
+            gop, lane = divmod(index, self._n_lanes)
+            size, *_ = self._encode_gop(lane, gop, work, self._n_rows, state=state)
+            streams.append(work.stream_bytes(size).copy())
+        give_back(work.scratch)
+        return streams
+
+    def _learn_changes(self, streams: list[UInt8s], repeats: float, anew: bool) -> Learnt | None:
         """Learn which changes get a token, and which words a place in the dictionary."""
-        vocabulary = self._vocabulary
-        assert vocabulary is not None
+        codebooks = self._codebooks
+        assert codebooks is not None
         n_bytes = int(repeats * sum(map(len, streams)))
         most = min(max(LEAST_CHANGES, n_bytes // BYTES_A_CHANGE), MOST_CHANGES)
         changes = Changes(
@@ -543,40 +632,36 @@ class GopStore(Store):
         for stream in (stream for first in range(8) for stream in streams[first::8]):
             if n < most:
                 n = collect_changes(
-                    self._state, address_of(stream), frames, vocabulary.pixel_bytes, *changes, n
+                    self._state, address_of(stream), frames, codebooks.pixel_bytes, *changes, n
                 )
                 n_read += 1
         if n < MIN_CHANGES:
-            return False
-        first = len(vocabulary.decode_tables) == 1
-        gain = PACKED_TABLE_GAIN if self._packs and not first else TABLE_GAIN
+            return None
+        first = not len(codebooks.current.words)
+        gain = PACKED_TOKENS_GAIN if self._packs and not first else TOKENS_GAIN
         # the array may hold twice as much when it learns again
         repeats *= 2 * len(streams) / n_read
         changes = Changes(changes.keys[:n], changes.words[:n], changes.residuals[:n])
-        learnt = vocabulary.consider(changes, repeats, gain, anew)
-        if learnt is None:
-            return False
-        vocabulary.take(learnt, anew)
-        self._take(self._state)
-        self._state.meta[layout.TABLE] = vocabulary.table
-        return True
+        return codebooks.consider(changes, repeats, gain, anew)
 
-    def _learn_codes(self, streams: list[UInt8s], repeats: float) -> bool:
+    def _learn_codes(
+        self, streams: list[UInt8s], repeats: float, codebooks: Codebooks
+    ) -> Packer | None:
         """Learn the codes to pack with, if there is enough to pack and they are worth it."""
         n_bytes = int(repeats * sum(map(len, streams)))
         if n_bytes < PACK_AT_BYTES:
-            return False
+            return None
         counts = np.zeros((N_CONTEXTS, 256), np.int32)
+        state = _with_codebooks(self._state, codebooks)
         for stream in streams:
-            count_stream(self._state, address_of(stream), counts)
+            count_stream(state, address_of(stream), counts)
         n_codes = min(max(MIN_CODES, n_bytes // BYTES_A_CODE), MAX_CODES)
-        new, old = Packer(counts, n_codes), self._packer
+        new, old = Packer(counts, n_codes), codebooks.current.packer
         if old is not None:
             saved = old.packed_bits(counts) - new.packed_bits(counts)
             if saved < CODES_GAIN * old.packed_bits(counts):
-                return False
-        self._next_packer = new
-        return True
+                return None
+        return new
 
     def _gops_held(self) -> Int64s:
         """Numbers ``gop * n_lanes + lane`` of the groups that are closed."""
@@ -597,16 +682,17 @@ class GopStore(Store):
         open_parts = (
             state.open_bytes, state.open_map, state.open_gop, state.open_next, state.open_frames,
             state.open_size, state.open_flags, state.open_background, state.head, state.head_row,
+            state.open_born, state.open_dropped, state.log,
         )  # fmt: skip
         parts = {
             "arena": self._arena.nbytes,
             "index": self._gops.nbytes,
             "open": sum(part.nbytes for part in open_parts),
             "backgrounds": state.backgrounds.nbytes + state.candidate.nbytes,
-            "tables": 0 if self._vocabulary is None else self._vocabulary.nbytes,
+            "tables": 0 if self._codebooks is None else self._codebooks.nbytes,
         }
-        if self._packer is not None:
-            parts["packer"] = self._packer.nbytes
+        if self._codebooks is not None and self._codebooks.packer_bytes:
+            parts["packer"] = self._codebooks.packer_bytes
         return parts
 
     def _report(self) -> dict[str, int]:
@@ -631,15 +717,14 @@ class GopStore(Store):
             stream[:size]
             for stream, size in zip(state.open_bytes, sizes.ravel().tolist(), strict=False)
         ]
-        vocabulary, packer = self._vocabulary, self._packer
         return {
             "counts": meta[_COUNTS].copy(),
             "learn_at": self._learn_at,
             "learn_pause": self._learn_pause,
             "ready_at_votes": self._ready_at_votes,
             "tidied_at": self._tidied_at,
-            "vocabulary": None if vocabulary is None else vocabulary.snapshot(),
-            "packer": None if packer is None else packer.snapshot(),
+            "codebooks": None if self._codebooks is None else self._codebooks.snapshot(),
+            "open_codebook": layout.codebook_of(state.open_flags),
             "backgrounds": state.backgrounds[1:, :n_bytes].copy(),
             "background": int(meta[layout.BACKGROUND]),
             "candidate": state.candidate[:, :n_bytes].copy(),
@@ -665,13 +750,21 @@ class GopStore(Store):
         self._learn_pause = int_of(snapshot, "learn_pause", 1, MAX_LEARN_PAUSE)
         self._ready_at_votes = int_of(snapshot, "ready_at_votes", -1)
         self._tidied_at = int_of(snapshot, "tidied_at", 0)
-        n_dictionary = 0
-        if self._vocabulary is not None:
-            self._vocabulary.restore(part_of(snapshot, "vocabulary"))
-            n_dictionary = self._vocabulary.n_words
-            meta[layout.TABLE] = self._vocabulary.table
-        if self._packs and part_of(snapshot, "packer") is not None:
-            self._packer = self._next_packer = Packer.from_snapshot(snapshot["packer"])
+        n_words = np.full(1, -1)
+        if self._codebooks is not None:
+            self._attach_with(
+                self._state,
+                Codebooks.from_snapshot(
+                    part_of(snapshot, "codebooks"),
+                    MAX_CODEBOOKS,
+                    self._codebooks.pixel_bytes,
+                    packs=self._packs,
+                ),
+            )
+            n_words = np.array(
+                [-1 if book is None else len(book.words) for book in self._codebooks.books]
+            )
+            state = self._state
         more = array_of(snapshot, "backgrounds", np.uint8, (None, n_bytes))
         n = 1 + len(more)
         meta[layout.BACKGROUND] = int_of(snapshot, "background", 0, n - 1)
@@ -683,14 +776,9 @@ class GopStore(Store):
         self._arena.restore(part_of(snapshot, "chunks"), self._gops)
         n_entries = int(self._arena.state.meta[N_ENTRIES])
         meta[layout.LAST_CHUNK] = int_of(snapshot, "last_chunk", 0, n_entries - 1)
-        self._take(state._replace(backgrounds=backgrounds, background_uses=np.zeros(n, np.int64)))
+        self._attach(state._replace(backgrounds=backgrounds, background_uses=np.zeros(n, np.int64)))
         head_row = self._restore_open(snapshot)
-        model = 0 if self._packer is None else address_of(self._packer.model)
-        used = check_streams(
-            self._state, self._arena.state, model, n_dictionary, records_too=not is_ours
-        )
-        if self._vocabulary is not None:
-            self._vocabulary.keep(used)
+        check_streams(self._state, self._arena.state, n_words, records_too=not is_ours)
         self._restore_heads(head_row)
 
     def _restore_open(self, snapshot: Snapshot) -> Int64s:
@@ -722,9 +810,9 @@ class GopStore(Store):
             row[:size] = streams[start : start + size]
             start += size
         state.open_size[:] = sizes
-        # only the newest table can be written with
         mapped = array_of(snapshot, "open_mapped", np.uint8, shape, 0, 1).view(np.bool_)
-        state.open_flags[:] = int(state.meta[layout.TABLE]) << layout.TABLE_SHIFT
+        books = array_of(snapshot, "open_codebook", np.int64, shape, 0, MAX_CODEBOOKS - 1)
+        state.open_flags[:] = books << layout.CODEBOOK_SHIFT
         state.open_flags[mapped] |= layout.MAP_FLAG
         if mapped.any():
             wanted = int(mapped.sum()), state.open_map.shape[2]
@@ -744,7 +832,11 @@ class GopStore(Store):
         k = np.arange(self._stack)
         cells = (rows * self._n_lanes + lanes[:, None]) * self._stack + k
         frames = np.empty((*cells.shape, self._frame_bytes), np.uint8)
-        reading.read_cells(self._view, cells.ravel(), self._pins, frames.reshape(-1))
+        reading.read_cells(self._at.view, cells.ravel(), self._pins, frames.reshape(-1))
         diagonals = (rows + k) % self._stack
         self._state.head[lanes[:, None], diagonals, : self._frame_bytes] = frames
         self._state.head_row[:] = head_row
+
+
+def _with_codebooks(state: GopState, codebooks: Codebooks) -> GopState:
+    return state._replace(codebooks=codebooks.addresses, encode_table=codebooks.encode_table)

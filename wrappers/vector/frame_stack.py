@@ -42,7 +42,7 @@ class IndexedFrameStack(VectorWrapper, RecordConstructorArgs):
     padding_type : {"reset", "zero"} or frame
         What stands before the first frame of an episode: that frame repeated, the frame of the
         observation space that is closest to zero, or the given one. Padding frames are stored once
-        and never evicted, under indices at the top of int64.
+        and never evicted, under indices at the top of int64. ALE's own stacks are padded by "zero".
     codec : str, dict or numcodecs codec
         How :attr:`frames` stores frames, see ``DiffFrameArray``.
     gop_length : int, optional

@@ -1,0 +1,276 @@
+"""Codebooks: what the records of one array are read and written with.
+
+A codebook is tokens, a dictionary of words and, where records are packed, Huffman codes. It never
+changes once it is made, and records name it by its number; the newest one is written with. A
+`Codebooks` never changes either: who learns something makes another one.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from compressarray.codecs.learning import (
+    Changes,
+    Int64s,
+    Learnt,
+    learn,
+    starting_tokens,
+    written_bytes,
+)
+from compressarray.codecs.packing import Packer
+from compressarray.codecs.words import (
+    CODEBOOK_WORDS,
+    ESCAPE,
+    FAR_WORD,
+    KIND_MASK,
+    MAX_SKIP,
+    MAX_WORDS,
+    N_NEAR,
+    OLD_RESIDUAL,
+    SKIP_SHIFT,
+    build_tables,
+    encode_table_words,
+)
+from compressarray.errors import CorruptFrameError
+from compressarray.snapshots import Snapshot, array_of, int_of, part_of
+
+Words = npt.NDArray[np.uint64]
+
+
+class Codebook(NamedTuple):
+    """What records are read with.
+
+    Attributes
+    ----------
+    tokens : ndarray, (up to 255,) int64
+        The `token_key` of each.
+    words : ndarray, (n,) uint64
+        The dictionary, perhaps the beginning of a larger one.
+    first_near, n_near : int
+        Which of its words are near ones.
+    decode_table : ndarray, (256, 4) uint64
+        From `build_tables`.
+    packer : Packer or None
+        Huffman codes, if records are packed.
+    """
+
+    tokens: Int64s
+    words: Words
+    first_near: int
+    n_near: int
+    decode_table: Words
+    packer: Packer | None
+
+    @property
+    def near(self) -> Words:
+        """The near words."""
+        return self.words[self.first_near :][: self.n_near]
+
+
+class Codebooks:
+    """Codebooks by number, the tables of kernels, and which of them is the newest.
+
+    Attributes
+    ----------
+    books : tuple of Codebook or None
+        By number; None where a number is free.
+    newest : int
+        The one to encode with.
+    pixel_bytes : int
+        Distance to the pixel to the left, for residuals; 0 for none.
+    encode_table : ndarray, uint64
+        Of the newest.
+    addresses : ndarray, (numbers, `CODEBOOK_WORDS`) int64
+        Where kernels find each.
+    """
+
+    def __init__(
+        self, books: tuple[Codebook | None, ...], newest: int, pixel_bytes: int, encode_table: Words
+    ) -> None:
+        self.books = books
+        self.newest = newest
+        self.pixel_bytes = pixel_bytes
+        self.encode_table = encode_table
+        self.addresses = np.zeros((len(books), CODEBOOK_WORDS), np.int64)
+        for row, book in zip(self.addresses, books, strict=True):
+            if book is not None:
+                model = 0 if book.packer is None else _address(book.packer.model)
+                row[:] = _address(book.decode_table), _address(book.words), model
+
+    @classmethod
+    def starting(cls, row_bytes: int, most: int, pixel_bytes: int) -> Codebooks:
+        """Have one codebook for frames that nothing is known of, and room for ``most``."""
+        words = np.zeros(0, np.uint64)
+        nothing: tuple[Codebook | None, ...] = (None,) * most
+        return _with_tables(nothing, 0, pixel_bytes, starting_tokens(row_bytes), words, 0, 0, None)
+
+    @property
+    def current(self) -> Codebook:
+        """The codebook to encode with."""
+        return self.of(self.newest)
+
+    def of(self, number: int) -> Codebook:
+        """A codebook that exists."""
+        book = self.books[number]
+        assert book is not None
+        return book
+
+    def consider(self, changes: Changes, repeats: float, gain: float, anew: bool) -> Learnt | None:
+        """Learn from changes, if it makes these smaller by a part of ``gain``.
+
+        ``anew`` leaves the dictionary out.
+        """
+        book = self.current
+        known = book.words[: 0 if anew else None]
+        if len(known) + N_NEAR > MAX_WORDS:
+            return None
+        now = written_bytes(changes, book.tokens, book.near, book.words)
+        learnt = learn(changes, known, repeats)
+        return learnt if learnt.n_bytes <= (1 - gain) * now else None
+
+    def with_learnt(self, number: int, learnt: Learnt, anew: bool) -> Codebooks:
+        """Add what was learnt as the newest codebook, under a free number, with the codes of now.
+
+        Unless it is ``anew``, its dictionary is the newest one with more words behind.
+        """
+        known = self.current.words[: 0 if anew else None]
+        near = np.zeros(N_NEAR if len(learnt.near) else 0, np.uint64)
+        near[: len(learnt.near)] = learnt.near
+        words = np.concatenate([known, near, learnt.far])
+        books = self.books
+        if not anew:  # the others' dictionaries are beginnings of this one: held once
+            books = tuple(
+                book and book._replace(words=words[: len(book.words)]) for book in self.books
+            )
+        return _with_tables(
+            books, number, self.pixel_bytes, learnt.tokens, words, len(known), len(learnt.near),
+            self.current.packer,
+        )  # fmt: skip
+
+    def with_codes(self, number: int, packer: Packer) -> Codebooks:
+        """Add the newest codebook with other Huffman codes, as the newest under a free number."""
+        book = self.current
+        return _with_tables(
+            self.books, number, self.pixel_bytes, book.tokens, book.words, book.first_near,
+            book.n_near, packer,
+        )  # fmt: skip
+
+    def only(self, used: npt.NDArray[np.bool_]) -> Codebooks:
+        """Let go of all but the newest and those ``used``, ``(numbers,)``."""
+        books = tuple(
+            book if used[number] or number == self.newest else None
+            for number, book in enumerate(self.books)
+        )
+        return Codebooks(books, self.newest, self.pixel_bytes, self.encode_table)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, Huffman codes apart."""
+        books = [book for book in self.books if book is not None]
+        tables = sum(book.decode_table.nbytes + book.tokens.nbytes for book in books)
+        words = {_address(book.words): 0 for book in books}
+        for book in books:
+            words[_address(book.words)] = max(words[_address(book.words)], book.words.nbytes)
+        return tables + sum(words.values()) + self.encode_table.nbytes + self.addresses.nbytes
+
+    @property
+    def packer_bytes(self) -> int:
+        """Bytes of Huffman codes."""
+        packers = {id(book.packer): book.packer for book in self.books if book is not None}
+        return sum(packer.nbytes for packer in packers.values() if packer is not None)
+
+    def snapshot(self) -> Snapshot:
+        """What the tables are made from."""
+        return {
+            "newest": self.newest,
+            "books": [
+                None
+                if book is None
+                else {
+                    "tokens": book.tokens.copy(),
+                    "words": book.words.copy(),
+                    "first_near": book.first_near,
+                    "n_near": book.n_near,
+                    "packer": None if book.packer is None else book.packer.snapshot(),
+                }
+                for book in self.books
+            ],
+        }
+
+    @classmethod
+    def from_snapshot(
+        cls, snapshot: Snapshot, most: int, pixel_bytes: int, *, packs: bool
+    ) -> Codebooks:
+        """Build the codebooks that a snapshot was taken of."""
+        given = part_of(snapshot, "books")
+        if not isinstance(given, list) or len(given) != most:
+            raise CorruptFrameError(f"pickled codebooks are no list of {most}")
+        newest = int_of(snapshot, "newest", 0, most - 1)
+        if given[newest] is None:
+            raise CorruptFrameError(f"pickled codebook {newest}, the newest one, is not there")
+        books: list[Codebook | None] = []
+        encode_table = np.zeros(0, np.uint64)
+        dictionaries = [
+            array_of(each, "words", np.uint64, (None,)) for each in given if each is not None
+        ]
+        longest = max(dictionaries, key=len)
+        if len(longest) > MAX_WORDS:
+            raise CorruptFrameError(f"{len(longest)} words are too many for a dictionary")
+        for number, each in enumerate(given):
+            if each is None:
+                books.append(None)
+                continue
+            tokens = array_of(each, "tokens", np.int64, (None,), 0)
+            kinds = tokens & KIND_MASK
+            last = OLD_RESIDUAL if pixel_bytes else FAR_WORD
+            if (
+                len(tokens) > ESCAPE
+                or (tokens >> SKIP_SHIFT > MAX_SKIP).any()
+                or (kinds > last).any()
+            ):
+                raise CorruptFrameError("a pickled codebook holds a token that does not exist")
+            words = dictionaries.pop(0)
+            if np.array_equal(words, longest[: len(words)]):
+                words = longest[: len(words)]  # held once
+            first_near = int_of(each, "first_near", 0, len(words))
+            n_near = int_of(each, "n_near", 0, min(N_NEAR, len(words) - first_near))
+            packer = None
+            if packs and part_of(each, "packer") is not None:
+                packer = Packer.from_snapshot(each["packer"])
+            decode_table, table = _tables(tokens, words, first_near, pixel_bytes, number)
+            if number == newest:
+                encode_table = table
+            books.append(Codebook(tokens, words, first_near, n_near, decode_table, packer))
+        return cls(tuple(books), newest, pixel_bytes, encode_table)
+
+
+def _with_tables(
+    books: tuple[Codebook | None, ...],
+    number: int,
+    pixel_bytes: int,
+    tokens: Int64s,
+    words: Words,
+    first_near: int,
+    n_near: int,
+    packer: Packer | None,
+) -> Codebooks:
+    decode_table, encode_table = _tables(tokens, words, first_near, pixel_bytes, number)
+    book = Codebook(tokens, words, first_near, n_near, decode_table, packer)
+    held = (*books[:number], book, *books[number + 1 :])
+    return Codebooks(held, number, pixel_bytes, encode_table)
+
+
+def _tables(
+    tokens: Int64s, words: Words, first_near: int, pixel_bytes: int, number: int
+) -> tuple[Words, Words]:
+    decode_table = np.zeros((256, 4), np.uint64)
+    encode_table = np.zeros(encode_table_words(len(words)), np.uint64)
+    build_tables(tokens, words, first_near, pixel_bytes, number, decode_table, encode_table)
+    return decode_table, encode_table
+
+
+def _address(array: npt.NDArray[np.generic]) -> int:
+    return int(array.__array_interface__["data"][0])
