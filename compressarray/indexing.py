@@ -32,7 +32,7 @@ import numpy as np
 from numpy.lib.stride_tricks import as_strided
 from numpy.typing import NDArray
 
-__all__ = ["NO_VALUE", "Selection", "select"]
+__all__ = ["NO_VALUE", "Block", "Selection", "blocks", "select"]
 
 AnyArray: TypeAlias = NDArray[Any]
 Int64Array: TypeAlias = NDArray[np.int64]
@@ -56,6 +56,7 @@ _INT_TYPES = frozenset(
     (int, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32, np.uint64)
 )
 _MAX_NDIM = 64  # of numpy's arrays
+_MAX_ARRAYS = 63  # that numpy takes in a key
 
 # What an axis of a result walks over: a slice of a leading axis, the index arrays (all of them
 # at once, broadcast), a slice of a frame's axis, or nothing.
@@ -273,7 +274,7 @@ class _Whole(Selection):
         result = self._empty(self.shape)
         if result.size:
             frames = result.reshape(self._cells.size, *self._origin.frame_shape)
-            for start, stop, block in _blocks(self._cells.shape, _CELLS_PER_CALL):
+            for start, stop, block in blocks(self._cells.shape, _CELLS_PER_CALL):
                 read_frames(self._cells.at(start, stop, block), frames[start:stop])
         return result[()] if self.is_scalar else result
 
@@ -287,7 +288,7 @@ class _Whole(Selection):
         values, cells, frame_shape = self._cast(value), self._cells, self._origin.frame_shape
         if values.flags.c_contiguous:
             frames = values.reshape(cells.size, *frame_shape)
-            for start, stop, block in _blocks(cells.shape, _CELLS_PER_CALL):
+            for start, stop, block in blocks(cells.shape, _CELLS_PER_CALL):
                 write_frames(cells.at(start, stop, block), frames[start:stop])
             return
         if self._layout is not None:
@@ -299,7 +300,7 @@ class _Whole(Selection):
         if is_constant:
             frame = values[(0,) * lead_ndim]
             buffer.reshape(-1, *frame.shape)[...] = frame
-        for start, stop, block in _blocks(cells.shape, max_frames):
+        for start, stop, block in blocks(cells.shape, max_frames):
             frames = buffer[: stop - start]
             if not is_constant:
                 part = values[block]
@@ -410,14 +411,14 @@ class _Inside(_Partial):
         cells = self._cells
         has_arrays = any(isinstance(item, np.ndarray) for item in self._items)
         if not has_arrays:  # cells may repeat: of each frame it is the same part that is moved
-            for start, stop, block in _blocks(cells.shape, max_frames):
+            for start, stop, block in blocks(cells.shape, max_frames):
                 key = (..., *self._items)
                 yield _Visit(cells.at(start, stop, block), _lengths(block), key, block)
             return
         n_points = max_frames
         if not cells.is_distinct:
             n_points = max(max_frames, _PICKS_PER_CALL // prod(self._free_shape))
-        for start, stop, block in _blocks(cells.shape, n_points):
+        for start, stop, block in blocks(cells.shape, n_points):
             named = cells.at(start, stop, block)
             if cells.is_distinct:
                 numbers = np.arange(named.size)
@@ -507,7 +508,7 @@ class _Fields(_Partial):
         return view
 
     def _visits(self, max_frames: int) -> Iterator[_Visit]:
-        for start, stop, block in _blocks(self._cells.shape, max_frames):
+        for start, stop, block in blocks(self._cells.shape, max_frames):
             yield _Visit(self._cells.at(start, stop, block), _lengths(block), (...,), block)
 
 
@@ -680,6 +681,8 @@ def _select_any(key: Any, lead_shape: Shape, frame_shape: Shape, dtype: np.dtype
     """Resolve any key but names of fields."""
     array_shape, n_lead = lead_shape + frame_shape, len(lead_shape)
     given = [_as_index(item) for item in (key if isinstance(key, tuple) else (key,))]
+    if sum(isinstance(item, np.ndarray) for item in given) > _MAX_ARRAYS:
+        raise _RefusedError
     indices = _resolve(given, array_shape, n_lead)
     points_shape = _points_shape(indices)
     groups, shape = _result_axes(indices, points_shape, n_lead)
@@ -927,12 +930,12 @@ def _lengths(block: Block) -> Shape:
     return tuple(axis.stop - axis.start for axis in block)
 
 
-def _blocks(shape: Shape, limit: int) -> Iterator[tuple[int, int, Block]]:
+def blocks(shape: Shape, limit: int) -> Iterator[tuple[int, int, Block]]:
     """Cut a grid into blocks of at most `limit` points, each a run in C order.
 
     Examples
     --------
-    >>> [(start, stop) for start, stop, _ in _blocks((2, 3, 4), 8)]
+    >>> [(start, stop) for start, stop, _ in blocks((2, 3, 4), 8)]
     [(0, 8), (8, 12), (12, 20), (20, 24)]
     """
     size = prod(shape)

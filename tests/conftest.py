@@ -31,6 +31,12 @@ _missing = [module for module in _NEEDED_BY if importlib.util.find_spec(module) 
 collect_ignore_glob = sorted({name for module in _missing for name in _NEEDED_BY[module]})
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Name the marks of numpy's own tests, which `test_numpys_own.py` runs."""
+    for name in ("leaks_references", "slow", "thread_unsafe", "valgrind_error"):
+        config.addinivalue_line("markers", f"{name}: a mark of numpy's own tests")
+
+
 def pytest_report_header(config: pytest.Config) -> list[str]:
     """Say what is special about this run."""
     profile = os.environ.get("HYPOTHESIS_PROFILE", "default")

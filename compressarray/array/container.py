@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import copy as copying
 import operator
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import prod
-from typing import Any, Literal, NamedTuple, SupportsIndex
+from typing import Any, Literal, SupportsIndex
 
 import numpy as np
 import numpy.typing as npt
-from numpy.lib.mixins import NDArrayOperatorsMixin
 
+from compressarray.array.blockwise import Blocked, dense
+from compressarray.array.dispatch import on_dense
+from compressarray.array.frames import _Frames, as_bytes
+from compressarray.array.leads import Leads
+from compressarray.array.ndarray import NDArrayFace
 from compressarray.checks import (
     checked_fill,
     checked_indices,
@@ -22,302 +26,21 @@ from compressarray.checks import (
     is_int,
 )
 from compressarray.codecs import Codec, resolve
-from compressarray.codecs.words import MAX_PIXEL_BYTES
 from compressarray.errors import CorruptFrameError, FrameEvictedError, StaleStreamError
-from compressarray.indexing import select
-from compressarray.ring import FIRST_PIN, Ring
-from compressarray.snapshots import Snapshot, array_of, int_of, part_of
-from compressarray.store import MAX_STACK, Int64s, Store, UInt8s, check_size, make_store
+from compressarray.indexing import Block, blocks, select
+from compressarray.ring import FIRST_PIN
+from compressarray.snapshots import Snapshot, part_of
+from compressarray.store import MAX_STACK, Int64s
 from compressarray.writing import Writer
 
 AnyArray = npt.NDArray[Any]
 # Frames that are held beside a result, while keys reach inside frames: one group of pictures.
 _FRAMES_AT_ONCE = 16
+# Where frames are so small that sixteen of them cost more to ask for than to decode.
+_BYTES_AT_ONCE = 1 << 16
 
 
-class _Stream(NamedTuple):
-    """What `clear` replaces, in one piece: who reads beside it sees the one or the other."""
-
-    number: int
-    ring: Ring
-    store: Store
-
-
-class _Frames:
-    """What an array and its views share: the store, the ring, and how a frame looks."""
-
-    def __init__(
-        self,
-        shape: tuple[int, ...],
-        dtype: np.dtype[Any],
-        frame_ndim: int,
-        stack_axis: int | None,
-        codec: Codec,
-        fill_value: Any,
-        snapshot: Snapshot | None = None,
-    ) -> None:
-        self.dtype = dtype
-        self.frame_shape = shape[len(shape) - frame_ndim :]
-        self.codec = codec
-        self.fill_value = fill_value
-        self.frame_bytes = prod(self.frame_shape) * dtype.itemsize
-        self.is_empty = prod(shape) == 0 or dtype.itemsize == 0
-        self.writer = Writer(rank=1)
-        if snapshot is not None:
-            self._restore(shape, stack_axis, snapshot)
-            return
-        stack = 1 if stack_axis is None else shape[stack_axis]
-        check_size(prod(shape[: len(shape) - frame_ndim]), stack, self.frame_bytes, codec)
-        self._take_shape(shape, stack_axis)
-        self._now = self._begin(0)
-
-    def _take_shape(self, shape: tuple[int, ...], stack_axis: int | None) -> None:
-        self.shape = shape
-        self.lead_shape = shape[: len(shape) - len(self.frame_shape)]
-        self.stack_axis = stack_axis
-        between = range(1, len(self.lead_shape))
-        self.lane_shape = tuple(shape[axis] for axis in between if axis != stack_axis)
-        self.stack_shape = () if stack_axis is None else (shape[stack_axis],)
-        self.n_lanes = prod(self.lane_shape)
-        self.all_lanes = np.arange(self.n_lanes)
-        self.stack = prod(self.stack_shape)
-
-    def copied(self, shape: tuple[int, ...] | None = None) -> _Frames:
-        """Copy these frames; of another shape into an array without frame indices.
-
-        The store keeps the layout that it has.
-        """
-        twin = copying.copy(self)
-        twin.codec = copying.deepcopy(self.codec)
-        twin.all_lanes = self.all_lanes.copy()
-        twin.writer = Writer(rank=1)
-        with self.writer.lock:
-            number, ring, store = self.now
-            if shape is None:
-                twin._now = _Stream(number, copying.deepcopy(ring), copying.deepcopy(store))
-            else:
-                twin._take_shape(shape, None)
-                twin.is_native = False
-                twin._now = _Stream(0, Ring(shape[0], twin.n_lanes), copying.deepcopy(store))
-        return twin
-
-    def snapshot(self, shape: tuple[int, ...] | None = None) -> Snapshot:
-        """What it takes to build these frames again; see `copied`."""
-        with self.writer.lock:
-            return self._snapshot(shape)
-
-    def _snapshot(self, shape: tuple[int, ...] | None) -> Snapshot:
-        number, ring, store = self.now
-        native = self.is_native and shape is None
-        if shape is not None:
-            number, ring = 0, Ring(shape[0], prod(shape[1 : len(shape) - len(self.frame_shape)]))
-        return {
-            "shape": self.shape if shape is None else shape,
-            "dtype": self.dtype,
-            "frame_ndim": len(self.frame_shape),
-            "stack_axis": self.stack_axis if shape is None else None,
-            "codec": self.codec,
-            "fill_value": self.fill_value,
-            "stream": number,
-            "layout": None if native else (self._store_lead, self._store_axis),
-            "ring": ring.snapshot(),
-            "frames": store.snapshot(),
-        }
-
-    def _restore(self, shape: tuple[int, ...], stack_axis: int | None, snapshot: Snapshot) -> None:
-        """Take what a snapshot holds; nothing is allocated that is larger than what came."""
-        lead = shape[: len(shape) - len(self.frame_shape)]
-        lanes = prod(n for axis, n in enumerate(lead) if axis not in (0, stack_axis))
-        ring = Ring.from_snapshot(lead[0], lanes, part_of(snapshot, "ring"))
-        frames = part_of(snapshot, "frames")
-        fill = array_of(frames, "fill", np.uint8, (max(self.frame_bytes, 1),))
-        self._take_shape(shape, stack_axis)
-        given = part_of(snapshot, "layout")
-        self.is_native = given is None
-        if given is None:
-            self._store_lead, self._store_axis = self.lead_shape, stack_axis
-        else:
-            store_lead, axis = given
-            self._store_lead = checked_shape(store_lead)
-            self._store_axis = checked_stack_axis(
-                axis, self._store_lead, len(self._store_lead), MAX_STACK
-            )
-            if prod(self._store_lead) != prod(lead):
-                raise CorruptFrameError(f"pickled frames of {store_lead} are not those of {lead}")
-        number = int_of(snapshot, "stream", 0)
-        self._now = _Stream(number, ring, self._make_store(fill, frames))
-
-    @property
-    def now(self) -> _Stream:
-        """The stream, as it was left by the last write that was done."""
-        self.writer.settle()
-        return self._now
-
-    @property
-    def stream(self) -> int:
-        """Number of the stream that frame indices belong to."""
-        return self.now.number
-
-    @property
-    def ring(self) -> Ring:
-        """Which index lives where."""
-        return self.now.ring
-
-    @property
-    def store(self) -> Store:
-        """Where the frames lie."""
-        return self.now.store
-
-    def _begin(self, number: int) -> _Stream:
-        self._store_lead, self._store_axis = self.lead_shape, self.stack_axis
-        # Whether rows, lanes and stacks are the store's own.
-        self.is_native = True
-        # not np.full: it leaves the gaps of aligned dtypes as memory was
-        fill = np.zeros(self.frame_shape, self.dtype)
-        np.copyto(fill, self.fill_value, casting="unsafe")
-        flat = np.frombuffer(fill.tobytes() or bytes(1), np.uint8)
-        return _Stream(number, Ring(self.shape[0], self.n_lanes), self._make_store(flat, None))
-
-    def _make_store(self, fill: UInt8s, snapshot: Snapshot | None) -> Store:
-        lead, axis = self._store_lead, self._store_axis
-        lanes = prod(n for i, n in enumerate(lead) if i not in (0, axis))
-        row = self.frame_shape[-1] if len(self.frame_shape) == 2 else prod(self.frame_shape[1:])
-        pixel = prod(self.frame_shape[2:]) * self.dtype.itemsize
-        if pixel > MAX_PIXEL_BYTES:  # channels come first, or pixels are wide
-            pixel = min(self.dtype.itemsize, MAX_PIXEL_BYTES)
-        return make_store(
-            0 if self.is_empty else lead[0],
-            max(lanes, 1),
-            1 if axis is None else max(lead[axis], 1),
-            max(self.frame_bytes, 1),
-            row * self.dtype.itemsize,
-            pixel,
-            fill,
-            self.codec,
-            snapshot,
-        )
-
-    def clear(self) -> None:
-        """Forget every frame but the pinned ones."""
-        self.writer.run(self._clear)
-
-    def _clear(self) -> None:
-        fresh = self._begin(self._now.number + 1)
-        fresh.store.take_pins(self._now.store)
-        self.writer.steps.append(_Cleared(self, self._now))
-        self._now = fresh
-
-    # Cells of a key count in C order over the leading axes; the store wants the stack axis last.
-
-    def to_store(self, cells: Int64s) -> Int64s:
-        """Translate C-order cells to the store's; those of pins stay."""
-        lead, axis = self._store_lead, self._store_axis
-        if axis is None or axis == len(lead) - 1:
-            return cells
-        inner = prod(lead[axis + 1 :])
-        outer, rest = np.divmod(cells, inner)
-        outer, k = np.divmod(outer, lead[axis])
-        return np.where(cells < 0, cells, (outer * inner + rest) * lead[axis] + k)
-
-    def read(self, cells: Int64s, out: AnyArray) -> None:
-        """Fill ``out`` with the frames of C-order cells."""
-        self.store.read(self.to_store(cells), out)
-
-    def write(self, cells: Int64s, frames: AnyArray) -> None:
-        """Store frames in C-order cells, and retire the indices that lived there."""
-        self.writer.run(self._write, cells, frames)
-
-    def _write(self, cells: Int64s, frames: AnyArray) -> None:
-        in_store = self.to_store(cells)
-        store = self._store_to_write()
-        places = (in_store if self.is_native else cells) // self.stack
-        self._now.ring.retire(places, self.writer.steps)
-        store.write(in_store, as_bytes(frames, self.frame_bytes))
-
-    def append(self, lanes: Int64s, n_rows: int, entries: AnyArray) -> Int64s:
-        """Store entries, ``(rows, lanes, ...)`` or of one row; return their indices."""
-        return self.writer.run(self._append, lanes, n_rows, entries)
-
-    def _append(self, lanes: Int64s, n_rows: int, entries: AnyArray) -> Int64s:
-        ring = self._now.ring
-        indices, slots = ring.advance(lanes, n_rows, self.writer.steps)
-        if not self.is_empty:
-            self._put(lanes, slots, np.ascontiguousarray(entries).reshape(-1).view(np.uint8))
-        ring.publish(lanes, n_rows)
-        return indices
-
-    def _put(self, lanes: Int64s, slots: Int64s, flat: UInt8s) -> None:
-        store = self._store_to_write()
-        if self.is_native:
-            each = lanes if len(slots) == 1 else np.tile(lanes, len(slots))
-            store.append(each, slots.ravel(), flat)
-        else:
-            cells = self.to_store((slots * self.n_lanes + lanes).ravel())
-            store.write(cells, flat.reshape(-1, self.frame_bytes))
-
-    def discard(self, before: Int64s) -> None:
-        """End the indices of counts below ``before``, and give their memory back."""
-        self.writer.run(self._discard, before)
-
-    def _discard(self, before: Int64s) -> None:
-        _, ring, store = self._now
-        first = ring.discard(before, self.writer.steps)
-        if (
-            self.is_native
-            and self.stack == 1
-            and not self.is_empty
-            and not ring.was_assigned
-            and store.may_forget(first, ring.oldest)
-        ):
-            self._store_to_write().forget(first, ring.oldest, ring.counts)
-
-    def pin(self, entries: UInt8s) -> list[int]:
-        """Pin entries of bytes; return their numbers."""
-        return self.writer.run(lambda: [self._now.store.pin(entry) for entry in entries])
-
-    def _store_to_write(self) -> Store:
-        """The store, as a step of the write that runs."""
-        store, writer = self._now.store, self.writer
-        if store not in writer.steps:
-            writer.steps.append(store)
-            writer.untidy.append(store)
-        return store
-
-    def gather(self, store: Store, places: Int64s, out: AnyArray) -> None:
-        """Fill ``out`` with the entries at `Ring.places`."""
-        cells = places
-        if self.stack > 1:
-            k = np.arange(self.stack)
-            first = places[:, None] * self.stack
-            # entry -1 - i is pinned: its cells count downwards from -1 - i * stack
-            cells = np.where(first < 0, first + self.stack - 1 - k, first + k).ravel()
-        elif not self.is_native:
-            cells = self.to_store(places)
-        store.read(cells, out)
-
-
-class _Cleared:
-    """What `_Frames.clear` has changed."""
-
-    def __init__(self, frames: _Frames, before: _Stream) -> None:
-        self._frames = frames
-        self._before = before
-
-    def finish(self) -> None:
-        """Do nothing."""
-
-    def roll_back(self) -> None:
-        """Have the stream that was."""
-        self._frames._now = self._before
-
-
-def as_bytes(frames: AnyArray, frame_bytes: int) -> UInt8s:
-    """View C-contiguous frames as rows of bytes, ``(n, frame_bytes)``."""
-    flat: UInt8s = frames.reshape(-1).view(np.uint8)
-    return flat.reshape(-1, frame_bytes) if frame_bytes else flat.reshape(0, 0)
-
-
-class DiffFrameArray(NDArrayOperatorsMixin):
+class DiffFrameArray(NDArrayFace):
     """An array of frames that stores what is new, once, without loss.
 
     It indexes, assigns, compares and computes like the ndarray of the same shape, and holds a
@@ -362,6 +85,10 @@ class DiffFrameArray(NDArrayOperatorsMixin):
     does, and so does ``a += 1``. Reading decodes the groups of pictures that a key names and no
     others; writing encodes anew those that it touches.
 
+    Functions of numpy may write into the array as they do into an ndarray; what cannot be done
+    raises. Two tools of numpy never say that they will write, `numpy.nditer` and
+    `numpy.nested_iters`: they walk over a dense copy, and what they write is lost.
+
     Many threads may read while one writes: each frame comes wholly old or wholly new. What
     one call decodes into 4 MiB or more, with "sparse", "delta" or "delta-huffman", is shared out to
     several threads: as many as the environment variable ``NUMBA_NUM_THREADS`` said when numba was
@@ -381,6 +108,14 @@ class DiffFrameArray(NDArrayOperatorsMixin):
     >>> ring.gather([[1, 0]]).shape
     (1, 2, 84, 84)
     """
+
+    # Not only for size: numpy's random generators look for flags in the memory of whatever they are
+    # given as `out`, ndarray or not, at 64 bytes. There must be a pointer, of which the lowest bit
+    # is 0, so that they refuse (`numpy.random._common.check_output`).
+    __slots__ = (
+        "__weakref__", "_base", "_frames", "_frames_at_once", "_is_native", "_is_view", "_leads",
+        "_shape",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -425,8 +160,8 @@ class DiffFrameArray(NDArrayOperatorsMixin):
                 f"frame_ndim={frame_ndim} must be from 0 to {len(lengths) - 1} in shape "
                 f"{lengths}: the first axis is time"
             )
-        if plain_dtype.kind == "V" and plain_dtype.names is None and is_int(fill_value):
-            fill_value = np.zeros((), plain_dtype)[()] if fill_value == 0 else fill_value
+        if plain_dtype.kind in "SUV" and is_int(fill_value) and fill_value == 0:
+            fill_value = np.zeros((), plain_dtype)[()]  # an empty string, and not "0"
         fill_value = checked_fill(fill_value, plain_dtype)
         if chosen.name == "sparse" and (plain_dtype != np.uint8 or ndim != 2):
             raise ValueError(
@@ -441,32 +176,25 @@ class DiffFrameArray(NDArrayOperatorsMixin):
     @property
     def shape(self) -> tuple[int, ...]:
         """Lengths of all axes."""
-        return self._lead_shape + self._frames.frame_shape
+        return self._shape
+
+    @shape.setter
+    def shape(self, shape: Any) -> None:
+        raise AttributeError(f"shape cannot be set to {shape}; use a.reshape({shape}), a view")
 
     @property
     def dtype(self) -> np.dtype[Any]:
         """Data type of the elements."""
         return self._frames.dtype
 
-    @property
-    def ndim(self) -> int:
-        """Number of axes."""
-        return len(self.shape)
+    @dtype.setter
+    def dtype(self, dtype: Any) -> None:
+        raise AttributeError(f"dtype cannot be set to {dtype}; use a.astype({dtype!r}), a copy")
 
     @property
-    def size(self) -> int:
-        """Number of elements."""
-        return prod(self.shape)
-
-    @property
-    def itemsize(self) -> int:
-        """Bytes of one element."""
-        return self.dtype.itemsize
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the dense equivalent, as in numpy."""
-        return self.size * self.itemsize
+    def base(self) -> DiffFrameArray | None:
+        """The array that a view was made from, or None."""
+        return self._base
 
     @property
     def nbytes_stored(self) -> int:
@@ -559,106 +287,40 @@ class DiffFrameArray(NDArrayOperatorsMixin):
 
     def __getitem__(self, key: Any) -> Any:
         frames = self._frames
-        selection = select(_plain_key(key), self._lead_shape, frames.frame_shape, frames.dtype)
+        selection = select(_plain_key(key), self._leads.shape, frames.frame_shape, frames.dtype)
         return selection.read(self._read, _FRAMES_AT_ONCE)
 
     def __setitem__(self, key: Any, value: Any) -> None:
         frames = self._frames
-        plain = _plain_key(key)
-        if isinstance(value, DiffFrameArray):
-            value = np.asarray(value)
-        selection = select(plain, self._lead_shape, frames.frame_shape, frames.dtype, value)
-        frames.writer.run(selection.write, value, self._read, self._write, _FRAMES_AT_ONCE)
+        value = dense(value)
+        selection = select(
+            _plain_key(key), self._leads.shape, frames.frame_shape, frames.dtype, value
+        )
+        self._write_whole(selection.write, value, self._read, self._write, _FRAMES_AT_ONCE)
 
     def _read(self, cells: Int64s, out: AnyArray) -> None:
         if not self._frames.is_empty:
-            self._frames.read(cells, out)
+            self._frames.read(cells if self._is_native else self._leads.to_base(cells), out)
 
     def _write(self, cells: Int64s, values: AnyArray) -> None:
         if not self._frames.is_empty:
-            self._frames.write(cells, values)
+            self._frames.write(cells if self._is_native else self._leads.to_base(cells), values)
 
-    def __len__(self) -> int:
-        return self.shape[0]
+    def _write_whole(self, write: Callable[..., None], *args: Any) -> None:
+        self._frames.writer.run(write, *args)
 
-    def __iter__(self) -> Iterator[Any]:
-        return (self[i] for i in range(len(self)))
+    def _blocks(self) -> Iterator[tuple[int, Block]]:
+        frame_size = prod(self._frames.frame_shape)
+        for start, _, block in blocks(self._leads.shape, self._frames_at_once):
+            yield start * frame_size, block
 
-    def __bool__(self) -> bool:
-        return bool(np.asarray(self)) if self.size <= 1 else bool(np.empty(2))
-
-    def __contains__(self, value: Any) -> bool:
-        if np.ndim(value) < self.ndim:  # the same for each row
-            return any(bool(np.any(row == value)) for row in self)
-        return bool(np.any(np.asarray(self) == value))
-
-    def __eq__(self, other: object) -> Any:
-        return np.asarray(self) == _dense(other)
-
-    def __ne__(self, other: object) -> Any:
-        return np.asarray(self) != _dense(other)
-
-    __hash__ = None  # type: ignore[assignment] # as of every ndarray
-
-    def __array__(self, dtype: npt.DTypeLike | None = None, copy: bool | None = None) -> AnyArray:
-        if copy is False:
-            raise ValueError(
-                "a DiffFrameArray cannot be seen as an ndarray without a copy: decoding makes one"
-            )
-        dense: AnyArray = self[...]
-        return dense if dtype is None else dense.astype(dtype, copy=False)
-
-    def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
-        targets = kwargs.get("out", ())
-        if method == "__call__" and len(targets) == 1 and kwargs.keys() == {"out"}:
-            target = targets[0]
-            if isinstance(target, DiffFrameArray) and ufunc.signature is None:
-                others = [x for x in inputs if isinstance(x, DiffFrameArray)]
-                if all(x is target or x._frames is not target._frames for x in others):
-                    return target._fill_by_rows(ufunc, inputs)
-        if targets:
-            kwargs["out"] = tuple(_dense(target) for target in targets)
-        result = getattr(ufunc, method)(*map(_dense, inputs), **kwargs)
-        for target, dense in zip(targets, kwargs.get("out", ()), strict=True):
-            if isinstance(target, DiffFrameArray):
-                target[...] = dense
-        if len(targets) == 1:
-            return targets[0]
-        return targets or result
-
-    def _fill_by_rows(self, ufunc: np.ufunc, inputs: tuple[Any, ...]) -> DiffFrameArray:
-        """Compute an elementwise function into this array, a few rows at a time."""
-        # Python's numbers stay what they are: numpy gives them the array's dtype.
-        inputs = tuple(
-            x if hasattr(x, "shape") or np.isscalar(x) else np.asarray(x) for x in inputs
+    def _meets_only_itself(self, other: Blocked) -> bool:
+        return not self._shares_frames(other) or (
+            isinstance(other, DiffFrameArray) and other._leads == self._leads
         )
-        # numpy's own checks of types, on arrays without rows
-        empty = tuple(np.empty((0,) * np.ndim(x), x.dtype) if np.ndim(x) else x for x in inputs)
-        ufunc(*empty, out=np.empty((0,) * self.ndim, self.dtype))
-        shape = np.broadcast_shapes(*map(_shape_of, inputs), self.shape)
-        if shape != self.shape:
-            raise ValueError(
-                f"non-broadcastable output operand with shape {self.shape} doesn't match the "
-                f"broadcast shape {shape}"
-            )
-        self._frames.writer.run(self._fill_each, ufunc, inputs)
-        return self
 
-    def _fill_each(self, ufunc: np.ufunc, inputs: tuple[Any, ...]) -> None:
-        rows_at_once = max(1, _FRAMES_AT_ONCE // max(prod(self._lead_shape[1:]), 1))
-        for start in range(0, len(self), rows_at_once):
-            rows = slice(start, start + rows_at_once)
-            parts = [
-                x[rows] if np.ndim(x) == self.ndim and len(x) > 1 else _dense(x) for x in inputs
-            ]
-            out = self[rows]
-            ufunc(*parts, out=out)
-            self[rows] = out
-
-    def __array_function__(self, func: Any, types: Any, args: Any, kwargs: Any) -> Any:
-        if func in _KEPT_LAZY:
-            return _KEPT_LAZY[func](*args, **kwargs)
-        return func(*_dense_tree(args), **_dense_tree(kwargs))
+    def _shares_frames(self, other: Blocked) -> bool:
+        return isinstance(other, DiffFrameArray) and other._frames is self._frames
 
     def __repr__(self) -> str:
         kind = "view" if self._is_view else f"codec={self.codec!r}"
@@ -667,24 +329,28 @@ class DiffFrameArray(NDArrayOperatorsMixin):
             f"{self.nbytes_stored:,} bytes for {self.nbytes:,})"
         )
 
-    def astype(self, dtype: npt.DTypeLike) -> AnyArray:
-        """Return a dense copy of another dtype."""
-        return np.asarray(self).astype(dtype)
-
     # -- views and copies --------------------------------------------------------------------
 
-    def reshape(self, *shape: Any) -> DiffFrameArray:
+    def reshape(
+        self, *shape: Any, order: Literal["C", "F", "A"] = "C", copy: bool | None = None
+    ) -> DiffFrameArray:
         """Give the leading axes another shape, in a view that shares storage and writes through.
 
         Parameters
         ----------
         *shape : int, or one sequence of int
             Must end with the frame's axes; one length may be -1.
+        order : {"C", "F", "A"}, default "C"
+            As numpy has it; "F" only where frames stay whole and nothing has to be copied.
+        copy : bool, optional
+            True makes a copy, False an error where numpy would have to copy.
 
         Returns
         -------
         DiffFrameArray
-            A view. It has no `append`, `discard`, `pin` or `clear`; `gather` asks its base.
+            A view. It has no `append`, `discard`, `pin` or `clear`; `gather` asks its base. Where
+            numpy would have to copy (after leading axes were swapped), a view of a copy, which
+            is compressed, too.
 
         Raises
         ------
@@ -692,34 +358,144 @@ class DiffFrameArray(NDArrayOperatorsMixin):
             If the sizes differ, or the frame's axes would change.
         """
         lengths = shape[0] if len(shape) == 1 and not is_int(shape[0]) else shape
+        wanted = tuple(operator.index(n) for n in lengths)
         frame_shape = self._frames.frame_shape
-        # numpy works out -1 and refuses what does not fit, on an array of no bytes
-        wanted = np.broadcast_to(np.empty((), "V0"), self.shape)
-        new_shape = _reshaped(wanted, tuple(operator.index(n) for n in lengths))
-        n_lead = len(new_shape) - len(frame_shape)
-        if n_lead < 1 or new_shape[n_lead:] != frame_shape:
-            raise ValueError(
-                f"reshape to {new_shape} would change the frames: the last axes must stay "
-                f"{frame_shape}; use np.asarray(a).reshape(...) for a dense copy"
+        if order not in ("C", "A"):
+            return self._seen(lambda seen: seen.reshape(wanted, order=order, copy=False))
+        anew = self._leads.reshaped(wanted, frame_shape)
+        if not copy and self._leads.is_plain:
+            return self._view(anew, self._frames, self)
+        if not copy:
+            try:
+                return self._seen(lambda seen: seen.reshape(wanted, copy=False))
+            except ValueError as error:
+                if copy is False:
+                    raise ValueError(
+                        f"shape {self.shape} cannot become {wanted} without a copy; leave copy at "
+                        "None"
+                    ) from error
+        frames = self._frames.copied(self._frames.shape)
+        return self._view(anew, frames, None)
+
+    def transpose(self, *axes: Any) -> DiffFrameArray:
+        """Permute the leading axes, in a view that writes through.
+
+        Parameters
+        ----------
+        *axes : int, one sequence of int, or None
+            As `numpy.ndarray.transpose` takes them; the frame's must stay the last ones.
+
+        Raises
+        ------
+        ValueError
+            If an axis of the frame would move: ``np.asarray(a).transpose(...)`` is a dense copy.
+        """
+        return self._seen(lambda seen: seen.transpose(*axes))
+
+    def swapaxes(self, axis1: SupportsIndex, axis2: SupportsIndex) -> DiffFrameArray:
+        """Swap two leading axes, in a view that writes through.
+
+        Raises
+        ------
+        ValueError
+            If an axis of the frame would move: ``np.asarray(a).swapaxes(...)`` is a dense copy.
+        """
+        return self._seen(lambda seen: seen.swapaxes(axis1, axis2))
+
+    def squeeze(self, axis: Any = None) -> DiffFrameArray:
+        """Leave out leading axes of length 1, in a view that writes through.
+
+        Raises
+        ------
+        ValueError
+            If an axis is longer, or the frame's or no leading axis would be left out.
+        """
+        return self._seen(lambda seen: seen.squeeze(axis))
+
+    @property
+    def T(self) -> DiffFrameArray:  # noqa: N802
+        """The view with all axes reversed; refused where frames have axes, which would move."""
+        return self.transpose()
+
+    @property
+    def mT(self) -> DiffFrameArray:  # noqa: N802
+        """The view with the last two axes swapped; refused where they are the frame's."""
+        return self._seen(lambda seen: seen.mT)
+
+    def ravel(self, order: Any = "C") -> Any:
+        """Return all elements along one axis.
+
+        Returns
+        -------
+        DiffFrameArray or ndarray
+            A view if frames have no axes; else a dense copy, read-only, since what is written into
+            it would not reach the array.
+        """
+        if not self.frame_ndim and order in ("C", "A", "K"):
+            return self.reshape(-1)
+        return on_dense(np.ndarray.ravel, (self, order), {})
+
+    def view(self, dtype: Any = None, type: Any = None) -> DiffFrameArray:  # noqa: A002
+        """Return a view of the whole array.
+
+        Raises
+        ------
+        TypeError
+            For another dtype or type: ``np.asarray(a).view(...)`` is one of a dense copy.
+        """
+        if type is not None or (dtype is not None and np.dtype(dtype) != self.dtype):
+            raise TypeError(
+                f"frames of {self.dtype} are compressed and cannot be seen as {type or dtype}; use "
+                "np.asarray(a).view(...), a view of a dense copy"
             )
+        return self._view(self._leads, self._frames, self)
+
+    def _seen(self, view: Callable[[AnyArray], AnyArray]) -> DiffFrameArray:
+        """View the array as a function of ndarrays does that only moves axes."""
+        leads = self._leads.seen(self._frames.frame_shape, view)
+        return self._view(leads, self._frames, self)
+
+    def _view(self, leads: Leads, frames: _Frames, of: DiffFrameArray | None) -> DiffFrameArray:
         view = object.__new__(DiffFrameArray)
-        view._frames = self._frames
-        view._lead_shape = new_shape[:n_lead]
+        view._frames = frames
+        view._set_leads(leads)
         view._is_view = True
+        view._base = of if of is None or of._base is None else of._base
         return view
 
-    def copy(self) -> DiffFrameArray:
-        """Return an array of its own with the same content; of a view, without frame indices."""
+    def copy(self, order: Any = "C") -> DiffFrameArray:  # noqa: ARG002
+        """Return an array of its own with the same content; of a view, without frame indices.
+
+        The order is numpy's argument and changes nothing here.
+        """
         return copying.deepcopy(self)
 
-    __copy__ = copy
+    def __copy__(self) -> DiffFrameArray:
+        return copying.deepcopy(self)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> DiffFrameArray:
+        if not self._is_native:
+            return self._encoded_anew()
         twin = object.__new__(DiffFrameArray)
         twin._be(self._frames.copied(self.shape if self._is_view else None))
         return twin
 
+    def _encoded_anew(self) -> DiffFrameArray:
+        frames = self._frames
+        twin = object.__new__(DiffFrameArray)
+        twin._be(
+            _Frames(
+                self.shape, frames.dtype, len(frames.frame_shape), None,
+                copying.deepcopy(frames.codec), frames.fill_value,
+            )
+        )  # fmt: skip
+        for _, block in self._blocks():
+            twin[block] = self[block]
+        return twin
+
     def __getstate__(self) -> dict[str, Any]:
+        if not self._is_native:
+            return self._encoded_anew().__getstate__()
         return self._frames.snapshot(self.shape if self._is_view else None)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -740,10 +516,20 @@ class DiffFrameArray(NDArrayOperatorsMixin):
             state,
         )
 
+    _base: DiffFrameArray | None
+
     def _be(self, frames: _Frames) -> None:
         self._frames = frames
-        self._lead_shape = frames.lead_shape
+        self._set_leads(Leads.of(frames.lead_shape))
         self._is_view = False
+        self._base = None
+
+    def _set_leads(self, leads: Leads) -> None:
+        self._leads = leads
+        self._is_native = leads.is_native
+        self._shape = leads.shape + self._frames.frame_shape
+        frame_bytes = max(self._frames.frame_bytes, 1)
+        self._frames_at_once = max(_FRAMES_AT_ONCE, _BYTES_AT_ONCE // frame_bytes)
 
     # -- the ring ----------------------------------------------------------------------------
 
@@ -956,58 +742,5 @@ class DiffFrameArray(NDArrayOperatorsMixin):
         return values
 
 
-# -- what numpy asks for ---------------------------------------------------------------------
-
-
-def _shape_of(a: Any) -> tuple[int, ...]:
-    return tuple(a.shape) if isinstance(a, DiffFrameArray) else np.shape(a)
-
-
-def _reshape(a: DiffFrameArray, shape: Any, **_: Any) -> DiffFrameArray:
-    return a.reshape(shape)
-
-
-def _size_of(a: Any, axis: int | None = None) -> int:
-    return prod(a.shape) if axis is None else int(a.shape[axis])
-
-
-_KEPT_LAZY: dict[Any, Any] = {
-    np.shape: _shape_of,
-    np.ndim: lambda a: a.ndim,
-    np.size: _size_of,
-    np.reshape: _reshape,
-    np.copy: lambda a, **_: np.asarray(a),
-    np.shares_memory: lambda a, b, **_: _base_of(a) is _base_of(b),
-    np.may_share_memory: lambda a, b, **_: _base_of(a) is _base_of(b),
-}
-
-
-def _base_of(a: Any) -> Any:
-    return a._frames if isinstance(a, DiffFrameArray) else a
-
-
-def _dense(value: Any) -> Any:
-    return np.asarray(value) if isinstance(value, DiffFrameArray) else value
-
-
-def _dense_tree(value: Any) -> Any:
-    if isinstance(value, (list, tuple)):
-        return type(value)(map(_dense_tree, value))
-    if isinstance(value, dict):
-        return {name: _dense_tree(item) for name, item in value.items()}
-    return _dense(value)
-
-
 def _plain_key(key: Any) -> Any:
-    if isinstance(key, tuple):
-        return tuple(map(_dense, key))
-    return _dense(key)
-
-
-def _reshaped(dummy: AnyArray, shape: tuple[int, ...]) -> tuple[int, ...]:
-    known = prod(n for n in shape if n != -1)
-    if shape.count(-1) == 1 and known and dummy.size % known == 0:
-        shape = tuple(dummy.size // known if n == -1 else n for n in shape)
-    if min(shape, default=0) < 0 or prod(shape) != dummy.size:
-        raise ValueError(f"cannot reshape array of shape {dummy.shape} into shape {shape}")
-    return shape
+    return tuple(map(dense, key)) if isinstance(key, tuple) else dense(key)
