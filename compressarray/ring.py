@@ -18,13 +18,18 @@ Int64s = npt.NDArray[np.int64]
 FIRST_PIN = 2**63 - 2
 
 
+_NONE: Int64s = np.zeros(0, np.int64)
+_FEW_LANES = 64
+
+
 class RingStep:
     """What a write has changed of a `Ring`; see `compressarray.writing`."""
 
     def __init__(self, ring: Ring, lanes: Int64s, places: Int64s) -> None:
         self._ring = ring
-        self._lanes = lanes
-        self._counts, self._oldest = ring.counts[lanes], ring.oldest[lanes]
+        # of few lanes all: that is quicker than to pick some
+        self._lanes = slice(None) if len(ring.counts) <= _FEW_LANES else lanes
+        self._both = ring.both[:, self._lanes].copy()
         self._places = places
         self._retired = ring._retired[places] if len(places) else None
 
@@ -34,14 +39,10 @@ class RingStep:
     def roll_back(self) -> None:
         """Number frames as before."""
         ring = self._ring
-        ring.counts[self._lanes] = self._counts
-        ring.oldest[self._lanes] = self._oldest
+        ring.both[:, self._lanes] = self._both
         if self._retired is not None:
             ring._retired[self._places] = self._retired
         ring.n_changes += 1
-
-
-_NONE = np.zeros(0, np.int64)
 
 
 class Ring:
@@ -54,13 +55,21 @@ class Ring:
     def __init__(self, n_slots: int, n_lanes: int) -> None:
         self.n_slots = n_slots
         self.n_lanes = n_lanes
-        self.counts: Int64s = np.zeros(n_lanes, np.int64)
-        # The first count that is kept. Frames that are being written evict already.
-        self.oldest: Int64s = np.zeros(n_lanes, np.int64)
+        # Counts, and the first one that is kept. Frames that are being written evict already.
+        self.both: Int64s = np.zeros((2, n_lanes), np.int64)
+        self.counts: Int64s = self.both[0]
+        self.oldest: Int64s = self.both[1]
         self._retired: npt.NDArray[np.bool_] = np.zeros(0, np.bool_)  # slot * n_lanes + lane
         # Grows whenever an index ends, before its frame does: who reads the same number before
         # finding places and after reading them has read what was asked for.
         self.n_changes = 0
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Ring:
+        twin = Ring(self.n_slots, self.n_lanes)
+        twin.both[:] = self.both
+        twin._retired = self._retired.copy()
+        twin.n_changes = self.n_changes
+        return twin
 
     def snapshot(self) -> Snapshot:
         """Copy everything."""
@@ -83,7 +92,8 @@ class Ring:
                 f"pickled frame indices are not those of {n_slots} slots in {n_lanes} lanes"
             )
         ring = cls(n_slots, n_lanes)
-        ring.counts, ring.oldest, ring._retired = counts, oldest, retired.view(np.bool_)
+        ring.counts[:], ring.oldest[:] = counts, oldest
+        ring._retired = retired.view(np.bool_)
         ring.n_changes = int_of(snapshot, "n_changes", 0)
         return ring
 

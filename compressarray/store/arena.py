@@ -220,17 +220,29 @@ class Arena:
         touched_segments = int(meta[HINT]) + int(meta[N_USED_SEGMENTS])
         return held + 10 * int(meta[N_ENTRIES]) + 5 * touched_segments
 
+    @property
+    def is_untidy(self) -> bool:
+        """Whether `tidy` has something to do."""
+        meta = self.state.meta
+        return self._garbage_bytes > self._garbage_bound or bool(
+            meta[N_FREE_SEGMENTS] > SPARE_PART * int(meta[N_USED_SEGMENTS])
+        )
+
     def tidy(self) -> None:
         """Clean where garbage has passed its bound, and give free segments back."""
         meta = self.state.meta
-        bound = max(1 << int(meta[SEGMENT_SHIFT]), int(GARBAGE_PART * int(meta[LIVE_BYTES])))
-        if self._garbage_bytes > bound:
+        if self._garbage_bytes > self._garbage_bound:
             clean(self.state)
-            if self._garbage_bytes > bound:
+            if self._garbage_bytes > self._garbage_bound:
                 # chunks near the size of a segment leave holes that fit none of them
                 compact(self.state)
         if meta[N_FREE_SEGMENTS] > SPARE_PART * int(meta[N_USED_SEGMENTS]):
             self._give_back()
+
+    @property
+    def _garbage_bound(self) -> int:
+        meta = self.state.meta
+        return max(1 << int(meta[SEGMENT_SHIFT]), int(GARBAGE_PART * int(meta[LIVE_BYTES])))
 
     @property
     def _garbage_bytes(self) -> int:

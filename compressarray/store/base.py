@@ -148,7 +148,8 @@ class Store(ABC):
 
     def finish(self) -> None:
         """Let go of what the write that runs has replaced."""
-        self._lock.write(self._finish)
+        if not self._finish_alone():
+            self._lock.write(self._finish)
 
     def roll_back(self) -> None:
         """Take back what the write that runs has done."""
@@ -156,7 +157,8 @@ class Store(ABC):
 
     def tidy(self) -> None:
         """Learn from what was written, and clean up; once a write is done."""
-        self._lock.write(self._tidy)
+        if self._is_untidy():
+            self._lock.write(self._tidy)
 
     def pin(self, entry: UInt8s) -> int:
         """Keep a stack, ``(stack * frame bytes,)``, for good; return its number.
@@ -206,8 +208,15 @@ class Store(ABC):
     @abstractmethod
     def _forget(self, first: Int64s, end: Int64s, counts: Int64s) -> None: ...
 
+    def _finish_alone(self) -> bool:
+        """Finish if nothing has to go that a reader may look at; say whether that is done."""
+        return False
+
     @abstractmethod
     def _finish(self) -> None: ...
+
+    @abstractmethod
+    def _is_untidy(self) -> bool: ...
 
     @abstractmethod
     def _roll_back(self) -> None: ...

@@ -183,6 +183,9 @@ class FrameStore(Store):
     def _roll_back(self) -> None:
         roll_back_cells(self._arena.state, self._cells.data, self._cells.noted, self._log)
 
+    def _is_untidy(self) -> bool:
+        return self._arena.is_untidy or len(self._log) > FIRST_LOG_ROWS + ROWS_AT_ONCE
+
     def _tidy(self) -> None:
         if len(self._log) > FIRST_LOG_ROWS + ROWS_AT_ONCE:
             self._log = np.zeros((FIRST_LOG_ROWS, 2), np.int64)

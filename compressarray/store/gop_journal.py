@@ -21,6 +21,7 @@ from compressarray.store.gop_layout import (
     LAST_CHUNK,
     N_EVICTED,
     N_OPEN,
+    N_REPLACED,
     STACK,
     STALE,
     WRITE,
@@ -68,6 +69,7 @@ def note_entry(state: Any, arena: Any, index: Any) -> None:
             state.meta[N_EVICTED] += 1
         return
     state.gop_noted[index] = 1
+    state.meta[N_REPLACED] += 1
     at = state.log[0] + 1
     state.log[at] = index
     state.log[at + 1] = entry
@@ -162,6 +164,7 @@ def drop_open(state: Any, lane: Any, place: Any) -> None:
         state.log[at + 6] = state.open_background[lane, place]
         _end_note(state, 7, _STREAM)
         state.open_dropped[lane, place] = meta[WRITE]
+        meta[N_REPLACED] += 1
     state.open_gop[lane, place] = CLOSED
     meta[N_OPEN] -= 1
 
@@ -184,6 +187,7 @@ def finish(view: Any) -> None:
             state.background_uses[log[first + 6]] -= 1
         at -= n
     log[0] = 0
+    meta[N_REPLACED] = 0
     meta[WRITE] += 1
 
 
@@ -231,6 +235,7 @@ def roll_back(view: Any) -> None:
     state.head_row[:] = STALE
     meta[LAST_CHUNK] = 0
     log[0] = 0
+    meta[N_REPLACED] = 0
     meta[WRITE] += 1
 
 

@@ -70,8 +70,9 @@ PACKED = 2  # delta records that went through an entropy coder
     N_EVICTED,
     N_ENCODED,
     WRITE,  # number of the write that runs, from 1
+    N_REPLACED,  # chunks and open streams that it has replaced
     N_META,
-) = range(19)
+) = range(20)
 
 
 class GopState(NamedTuple):

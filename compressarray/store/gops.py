@@ -240,6 +240,15 @@ class GopStore(Store):
 
     # -- writing -----------------------------------------------------------------------------
 
+    def _finish_alone(self) -> bool:
+        meta = self._state.meta
+        if meta[layout.N_REPLACED]:
+            return False
+        # in this order: streams of this write must not be taken for those of the next one
+        meta[layout.WRITE] += 1
+        self._state.log[0] = 0
+        return True
+
     def _finish(self) -> None:
         journal.finish(self._at.write_view)
 
@@ -509,15 +518,20 @@ class GopStore(Store):
         grown[:, :room] = old
         self._attach(self._state._replace(open_bytes=grown))
 
+    def _is_untidy(self) -> bool:
+        # not after most rows
+        return self._n_changes() != self._tidied_at or len(self._state.log) > MOST_LOG_WORDS
+
+    def _n_changes(self) -> int:
+        meta = self._state.meta
+        return int(meta[layout.N_CLOSED]) + int(meta[layout.N_EVICTED])
+
     def _tidy(self) -> None:
         if len(self._state.log) > MOST_LOG_WORDS:
             self._attach(self._state._replace(log=np.zeros(FIRST_LOG_WORDS, np.int64)))
         state = self._state
         meta = state.meta
-        closed = int(meta[layout.N_CLOSED])
-        changes = closed + int(meta[layout.N_EVICTED])
-        if changes == self._tidied_at:  # as after most rows
-            return
+        closed, changes = int(meta[layout.N_CLOSED]), self._n_changes()
         if self._last_row == self._n_rows - 1 and meta[layout.N_OPEN] == 0 and len(state.head):
             # the array is full: nothing is open, nothing need be held for it
             self._attach(
