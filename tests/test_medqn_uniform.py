@@ -220,7 +220,7 @@ def test_minatar_learns():
     flags = ["--env-id", "MinAtar/Breakout-v1"]
     result = train(*flags)
     assert result["sampler"].whole
-    assert result["q_network"](torch.zeros(2, 10, 10, 4)).shape == (2, 6)
+    assert result["q_network"](torch.zeros(2, 10, 10, 4)).shape == (2, 3)
     assert weights(result) == weights(train(*flags))
 
 
