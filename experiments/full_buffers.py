@@ -1,7 +1,7 @@
 """What full replay buffers take, by resident memory: DQN's million beside MeDQN's 100,000.
 
-Each buffer is filled in a process of its own, from a real game that a random policy plays which
-keeps to an action for a while; the growth of the process's resident memory is what it takes.
+Each buffer is filled in a process of its own, from real games that a random policy plays which keeps
+to an action for a while; the growth of the process's resident memory is what it takes.
 """
 
 from __future__ import annotations
@@ -21,7 +21,8 @@ from cleanrl_scripts import medqn_atari
 from compressarray import ReplayBuffer
 
 GAMES = ("Qbert", "BattleZone", "DoubleDunk", "NameThisGame", "Phoenix")  # MeDQN's figure
-WARM_UP_STEPS = 2000
+NUM_ENVS = 8  # games at once: with one, most of the time is spent on waiting for it
+WARM_UP_TRANSITIONS = 4000
 
 
 @dataclass(frozen=True)
@@ -42,16 +43,16 @@ class Buffer:
     transitions: int
 
 
-def play(buffer: ReplayBuffer, envs, seed: int, steps: int) -> None:
-    """Add `steps` transitions of a random policy's games."""
+def play(buffer: ReplayBuffer, envs, seed: int, transitions: int) -> None:
+    """Add the transitions of a random policy's games."""
     rng = np.random.default_rng(seed)
-    action = np.zeros(1, np.int64)
+    actions = np.zeros(NUM_ENVS, np.int64)
     obs, _ = envs.reset(seed=seed)
-    for _ in range(steps):
-        if rng.random() > KEEP_ACTION:
-            action[0] = rng.integers(envs.single_action_space.n)
-        next_obs, *outcome = envs.step(action)
-        buffer.add(obs, action, *outcome[:3], next_obs, outcome[3])
+    for _ in range(transitions // NUM_ENVS):
+        new = rng.random(NUM_ENVS) > KEEP_ACTION
+        actions[new] = rng.integers(envs.single_action_space.n, size=new.sum())
+        next_obs, *outcome = envs.step(actions)
+        buffer.add(obs, actions, *outcome[:3], next_obs, outcome[3])
         obs = next_obs
 
 
@@ -64,16 +65,22 @@ def measure(wanted: Buffer, seed: int) -> dict:
         The buffer's fields, ``nbytes_stored``, and ``rss_growth`` of the process; bytes.
     """
     args = medqn_atari.Args(env_id=f"ALE/{wanted.game}-v5")
-    envs = medqn_atari.LearnerSignals(medqn_atari.make_env(args, 1))
-    spaces = envs.single_observation_space, envs.single_action_space
-    # Kernels are compiled and the game's memory is there before anything is counted.
-    play(ReplayBuffer(1000, *spaces, codec=wanted.codec, n_step=3), envs, seed + 1, WARM_UP_STEPS)
+    envs = medqn_atari.LearnerSignals(medqn_atari.make_env(args, NUM_ENVS))
+
+    def make(transitions: int) -> ReplayBuffer:
+        return ReplayBuffer(
+            transitions, envs.single_observation_space, envs.single_action_space, NUM_ENVS,
+            codec=wanted.codec, n_step=3, seed=seed,
+        )  # fmt: skip
+
+    # Kernels are compiled and the games' memory is there before anything is counted.
+    play(make(1000), envs, seed + 1, WARM_UP_TRANSITIONS)
     before = resident_bytes()
-    buffer = ReplayBuffer(wanted.transitions, *spaces, codec=wanted.codec, n_step=3, seed=seed)
+    buffer = make(wanted.transitions)
     play(buffer, envs, seed, wanted.transitions)
     growth = resident_bytes() - before
-    assert len(buffer) == wanted.transitions
     envs.close()
+    assert len(buffer) == wanted.transitions // NUM_ENVS * NUM_ENVS
     return asdict(wanted) | {"nbytes_stored": buffer.nbytes_stored, "rss_growth": growth}
 
 
@@ -93,13 +100,6 @@ def measure_all(buffers: list[Buffer], out: Path, seed: int = 1) -> list[dict]:
 
 
 def published_buffers(million: int, games: tuple[str, ...] = GAMES) -> list[Buffer]:
-    """For each game DQN's `million` in `delta`, and MeDQN's tenth, raw as theirs and in `delta`."""
-    return [
-        Buffer(game, codec, transitions)
-        for game in games
-        for codec, transitions in (
-            ("raw", million // 10),
-            ("delta", million // 10),
-            ("delta", million),
-        )
-    ]
+    """MeDQN's tenth of a million, raw as theirs and in `delta`, and DQN's `million` in `delta`."""
+    kinds = [("raw", million // 10), ("delta", million // 10), ("delta", million)]
+    return [Buffer(game, *kind) for kind in kinds for game in games]

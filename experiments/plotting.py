@@ -88,33 +88,52 @@ def plot_curves(
         layout="constrained",
     )  # fmt: skip
     for place, env in zip(axes.flat, envs, strict=False):
-        for colour, agent in zip(COLOURS * len(labels), labels, strict=False):
-            same = [run for run in drawn if run.env == env and name(run) == agent]
-            if not same:
-                continue
-            steps, middle, spread = curve(same, which, window, estimator, error)
-            x = steps * same[0].frames_per_step / 1e6 if frames else steps
-            place.plot(x, middle, color=colour, marker="." if len(x) < 30 else None)
-            place.fill_between(x, middle - spread, middle + spread, color=colour, alpha=0.2, lw=0)
+        here = [run for run in drawn if run.env == env]
+        draw_panel(place, here, labels, name, which, window, estimator, error, frames)
         place.set_title(env, fontsize=10)
-        place.set_xlabel("frames (millions)" if frames else "agent steps", fontsize=8)
-        place.tick_params(labelsize=8)
-        place.spines[["top", "right"]].set_visible(False)
     for place in axes.flat[len(envs) :]:
         place.set_visible(False)
     kind = "evaluation" if which == "Test" else "training"
     axes[0, 0].set_ylabel(f"return in {kind}", fontsize=8)
-    handles = [
-        mpl.lines.Line2D([], [], color=colour, label=agent)
-        for colour, agent in zip(COLOURS * len(labels), labels, strict=False)
-    ]
-    figure.legend(
-        handles=handles, loc="outside lower center", ncols=min(3, len(labels)), fontsize=8
-    )
+    draw_legend(figure, labels)
     said = [title, f"{estimator}, shaded: {error}, over runs; smoothed over {window}", note]
     figure.suptitle("\n".join(filter(None, said)), fontsize=9)
     save(figure, path)
     return True
+
+
+def draw_panel(
+    place: plt.Axes,
+    runs: list[Run],
+    labels: list[str],
+    name: Callable[[Run], str],
+    which: str,
+    window: int,
+    estimator: str,
+    error: str,
+    frames: bool,
+) -> None:
+    """Draw a curve for each label that runs of one game have."""
+    for colour, label in zip(COLOURS * len(labels), labels, strict=False):
+        same = [run for run in runs if name(run) == label and len(run.returns(which))]
+        if not same:
+            continue
+        steps, middle, spread = curve(same, which, window, estimator, error)
+        x = steps * same[0].frames_per_step / 1e6 if frames else steps
+        place.plot(x, middle, color=colour, marker="." if len(x) < 30 else None)
+        place.fill_between(x, middle - spread, middle + spread, color=colour, alpha=0.2, lw=0)
+    place.set_xlabel("frames (millions)" if frames else "agent steps", fontsize=8)
+    place.tick_params(labelsize=8)
+    place.spines[["top", "right"]].set_visible(False)
+
+
+def draw_legend(figure: plt.Figure, labels: list[str]) -> None:
+    handles = [
+        mpl.lines.Line2D([], [], color=colour, label=label)
+        for colour, label in zip(COLOURS * len(labels), labels, strict=False)
+    ]
+    columns = min(3 if max(map(len, labels)) > 12 else 6, len(labels))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=8)
 
 
 def plot_histogram(values: pd.Series, name: str, path: Path) -> None:
