@@ -1,7 +1,7 @@
 """What full replay buffers take, by resident memory: DQN's million beside MeDQN's 100,000.
 
-Each buffer is filled in a process of its own, from real games that a random policy plays which keeps
-to an action for a while; the growth of the process's resident memory is what it takes.
+Each buffer is filled in a process of its own, from real games that a random policy plays which
+keeps to an action for a while; the growth of the process's resident memory is what it takes.
 """
 
 from __future__ import annotations
