@@ -24,6 +24,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 # build for Python 3.13.
 _NEEDED_BY = {
     "matplotlib": ["test_bench_peers.py"],
+    "omegaconf": ["test_experiments*.py"],
     "torch": [
         *("test_ppo*.py", "test_qrdqn*.py", "test_drqv2*.py", "test_medqn*.py"),
         *("test_changed_pixels.py", "test_experiments*.py"),

@@ -178,7 +178,13 @@ def test_full_buffers_are_measured_once(tmp_path, monkeypatch):
     assert [(b.codec, b.transitions) for b in wanted] == [
         ("raw", 300), ("delta", 300), ("delta", 3000),
     ]  # fmt: skip
-    row = full_buffers.measure(wanted[2], seed=1)
+    played = full_buffers.record("Breakout", 1, 1600)  # real episodes end in it
+    played.save(tmp_path / "played.npz")
+    again = full_buffers.Recording.load(tmp_path / "played.npz")
+    assert np.array_equal(again.frames, played.frames)
+    assert len(again.steps) == 200
+    assert played.final.keys() == again.final.keys() != set()
+    row = full_buffers.measure(wanted[2], tmp_path / "played.npz", seed=1)  # twice the played
     assert row["transitions"] == 3000
     assert 3000 * 20 < row["nbytes_stored"] < 3000 * 1000
     rows = [
