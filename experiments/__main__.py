@@ -130,7 +130,8 @@ def load(args: argparse.Namespace) -> tuple[Sweep, dict]:
     sweep, given = load_sweep(args.file, args.overrides)
     from experiments.scripts import make_job
 
-    make_job(sweep.name, sweep[1], given)  # a word that nobody knows is answered at once
+    for index in range(1, len(sweep) + 1):  # a word that nobody knows is answered at once
+        make_job(sweep.name, sweep[index], given)
     return sweep, given
 
 

@@ -132,7 +132,8 @@ class EpisodesOnDisk:
             loader = DataLoader(
                 reader, batch_size, num_workers=N_WORKERS, worker_init_fn=use_one_thread
             )
-        for tensors in loader:
+            batches = iter(loader)
+        for tensors in batches:
             yield drqv2_dmc.Batch(*(tensor.numpy() for tensor in tensors))
 
 

@@ -6,6 +6,7 @@ trained for a while, or (nearly) random play.
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -298,8 +299,8 @@ def curves(
     drawn = [run for run in runs if run.agent in agents and len(run.returns(which))]
     if not drawn:
         return False
-    order = ["none", "none (disk)", "Half", "Full"]
-    labels = sorted({storage_name(run) for run in drawn}, key=lambda x: (x not in order, x))
+    order = [*NAMES.values(), *sorted({storage_name(run) for run in drawn})]
+    labels = sorted({storage_name(run) for run in drawn}, key=order.index)
     panels = [(agent, env) for agent in agents for env in envs]
     rows = -(-len(panels) // columns)
     figure, axes = plt.subplots(
@@ -310,11 +311,13 @@ def curves(
         if here:
             draw_panel(place, here, labels, storage_name, which, 20, "mean", "sd", False)
         else:
-            place.text(0.5, 0.5, "no runs", ha="center", transform=place.transAxes, fontsize=9)
+            said = "no episode has ended" if pick(runs, agent, env) else "no runs"
+            place.text(0.5, 0.5, said, ha="center", transform=place.transAxes, fontsize=9)
             place.set_axis_off()
         place.set_title(f"{agent}, {env}", fontsize=9)
     draw_legend(figure, labels)
-    figure.suptitle(f"{title}\n{caution(drawn)}", fontsize=9)
+    said = textwrap.fill(caution(drawn), 46 * columns)
+    figure.suptitle(f"{title}\n{said}", fontsize=9)
     save(figure, path)
     return True
 
@@ -322,7 +325,8 @@ def curves(
 def caution(runs: list[Run]) -> str:
     """What a picture says of the runs it is from."""
     seeds = len({run.settings["seed"] for run in runs})
-    said = f"mean, shaded: one standard deviation, over up to {seeds} seeds"
+    over = f"{seeds} seeds" if seeds > 1 else "one seed"
+    said = f"mean, shaded: one standard deviation, over {over}"
     marks = {mark_of(run) for run in runs}
     if marks == {"w"}:
         return f"{said}; whole trainings"

@@ -114,13 +114,16 @@ def draw_panel(
     frames: bool,
 ) -> None:
     """Draw a curve for each label that runs of one game have."""
-    for colour, label in zip(COLOURS * len(labels), labels, strict=False):
+    for number, (colour, label) in enumerate(zip(COLOURS * len(labels), labels, strict=False)):
         same = [run for run in runs if name(run) == label and len(run.returns(which))]
         if not same:
             continue
         steps, middle, spread = curve(same, which, window, estimator, error)
         x = steps * same[0].frames_per_step / 1e6 if frames else steps
-        place.plot(x, middle, color=colour, marker="." if len(x) < 30 else None)
+        # Thinner ones on top: curves that are equal bit for bit can all be seen.
+        width = 1.2 + 1.6 * (len(labels) - 1 - number)
+        marker = "." if len(x) < 30 else None
+        place.plot(x, middle, color=colour, marker=marker, ms=width + 3, lw=width)
         place.fill_between(x, middle - spread, middle + spread, color=colour, alpha=0.2, lw=0)
     place.set_xlabel("frames (millions)" if frames else "agent steps", fontsize=8)
     place.tick_params(labelsize=8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -72,11 +73,17 @@ class Runner:
     def run_all(self, indices: list[int]) -> list[Outcome]:
         """Run indices; one that fails leaves the others alone."""
         parallel = Parallel(n_jobs=self.jobs, backend="threading", return_as="generator_unordered")
+        before = signal.signal(signal.SIGTERM, self.stop)
         try:
             return list(parallel(delayed(self.run)(index) for index in indices))
         finally:
-            for process in list(self.processes):  # after an interrupt
-                process.terminate()
+            signal.signal(signal.SIGTERM, before)
+
+    def stop(self, *_: object) -> None:
+        """End the scripts that run, and then ourselves: what a cluster's SIGTERM asks for."""
+        for process in list(self.processes):
+            process.terminate()
+        raise KeyboardInterrupt
 
     def run(self, index: int) -> Outcome:
         """Run one index, or go on with it; says how it ended."""

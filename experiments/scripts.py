@@ -329,13 +329,15 @@ def from_paper(name: str, values: dict[str, Any]) -> tuple[str, dict[str, Any]]:
     known = {*PAPER_FLAGS, *PAPER_EVAL, *PAPER_OURS}
     own = {key: value for key, value in leaves.items()
            if key not in known and key in known_flags(script)}  # fmt: skip
-    sections = {f"{each}/" for each in ("PPO", "QRDQN")} - {f"{alg}/"}
     flags = {**storage, "count_changed_pixels": True}
     for key, value in leaves.items():
-        if key.startswith(tuple(sections)) and key in known:
-            continue  # of the other algorithm
+        section, _, flag = key.rpartition("/")
+        if section in PAPER_SCRIPTS and section != alg:
+            continue  # of another algorithm
         if key in PAPER_FLAGS:
             flags[PAPER_FLAGS[key]] = value
+        elif section == alg and key not in known and flag in known_flags(script):
+            flags[flag] = value
         elif key in PAPER_EVAL:
             if script != "ppo_atari":  # PPO's curves are those of training
                 flags[PAPER_EVAL[key]] = value

@@ -164,6 +164,23 @@ def test_stopping_in_time_is_no_failure(inside, tmp_path, capsys):
     assert (run.state, 0 < run.steps < STEPS) == ("unfinished", True)
 
 
+def test_a_cluster_that_ends_us_ends_the_scripts(inside, tmp_path):
+    import fcntl
+
+    process = start("run", "small.json", "--index", "2", "--logs", str(tmp_path))
+    folder = RunFolder(tmp_path / "small" / "2")
+    deadline = time.monotonic() + 120
+    while not folder.checkpoints() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.terminate()
+    out = process.communicate(timeout=60)[0]
+    assert process.returncode == 1
+    assert "the same command goes on with what is not finished" in out
+    with (folder.path / "lock").open("w") as lock:  # nobody holds it any more
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    assert 0 < folder.last_checkpoint()[1]["global_step"] < STEPS
+
+
 def test_damaged_checkpoints_are_passed_over(inside, tmp_path):
     source = inside / "logs" / "small" / "1"
     folder = RunFolder(tmp_path / "1")
