@@ -134,27 +134,21 @@ def gather(runs: list[Run], which: str = "Test") -> pd.DataFrame:
 
 
 # What an agent's name says beside the algorithm where runs in one picture differ in it.
-NAMED = ("buffer_size", "obs_storage", "codec", "consod_end", "consod_epochs", "train_frequency",
-         "learning_rate", "n_step")  # fmt: skip
-SHORT = {"buffer_size": "m", "consod_end": "lambda", "consod_epochs": "E", "learning_rate": "lr",
-         "train_frequency": "every", "n_step": "n"}  # fmt: skip
+NAMED = {
+    "buffer_size": "m", "consod_end": "lambda", "consod_epochs": "E", "train_frequency": "every",
+    "learning_rate": "lr", "n_step": "n",
+}  # fmt: skip
 
 
 def label_within(run: Run, runs: list[Run]) -> str:
     """The agent's name, and what tells it from the same agent's other settings on the same game."""
     same = [other for other in runs if (other.agent, other.env) == (run.agent, run.env)]
-    if len({other.storage for other in same}) > 1:
-        told = [f"{run.storage}"]
-    else:
-        told = []
-    for name in NAMED:
-        if name in ("obs_storage", "codec"):
-            continue
-        values = {other.settings.get(name) for other in same}
-        if len(values) > 1:
+    told = [run.storage] if len({other.storage for other in same}) > 1 else []
+    for name, short in NAMED.items():
+        if len({other.settings.get(name) for other in same}) > 1:
             value = run.settings.get(name)
-            shown = f"{value:g}" if isinstance(value, int | float) else str(value)
-            told.append(f"{SHORT.get(name, name)} {shown}")
+            shown = f"{value:,}" if isinstance(value, int) else str(value)
+            told.append(f"{short} = {shown}")
     return f"{run.agent} ({', '.join(told)})" if told else run.agent
 
 

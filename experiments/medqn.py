@@ -23,12 +23,13 @@ def label_of(run: Run) -> str:
     return f"{run.agent} (m = {run.settings['buffer_size']:,})"
 
 
-def published_label(run: Run) -> str:
-    """The column of `pub.MEDQN_RETURNS` that a run belongs beside."""
-    if run.agent != "DQN":
-        return run.agent
-    # Small runs have smaller buffers, in the same proportion to MeDQN's.
-    return "DQN" if run.settings["buffer_size"] in (10**6, 2000) else "DQN small"
+# What `pub.MEDQN_RETURNS` calls an algorithm with so many transitions in its buffer.
+PUBLISHED = {("MeDQN(R)", 10**5): "MeDQN(R)", ("DQN", 10**6): "DQN", ("DQN", 10**5): "DQN small"}
+
+
+def published_as(run: Run) -> str | None:
+    """Whose returns a run's stand beside; None where nothing of the kind was published."""
+    return PUBLISHED.get((run.agent, run.settings["buffer_size"]))
 
 
 def caution(runs: Sequence[Run]) -> str:
@@ -42,7 +43,7 @@ def caution(runs: Sequence[Run]) -> str:
 
 
 def returns_table(runs: list[Run]) -> str:
-    """Their means of the last five evaluations, and ours; small runs name what they are."""
+    """Their means of the last five evaluations, and ours with buffers of the same size."""
     names = {"MeDQN(R)": "MeDQN(R), 100,000", "DQN": "DQN, 1,000,000", "DQN small": "DQN, 100,000"}
     columns = ["game"]
     for name in names.values():
@@ -56,7 +57,7 @@ def returns_table(runs: list[Run]) -> str:
             values = [
                 value
                 for run in runs
-                if run.env == game and published_label(run) == name
+                if run.env == game and published_as(run) == name
                 and (value := last_mean(run, "Test")) == value
             ]  # fmt: skip
             if not values:

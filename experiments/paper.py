@@ -6,10 +6,11 @@ trained for a while, or (nearly) random play.
 
 from __future__ import annotations
 
+import statistics
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -44,34 +45,51 @@ def published_steps(run: Run) -> int:
     return steps
 
 
-def mark_of_all(runs: Sequence[Run]) -> str:
-    """The weakest mark among runs that one figure is from."""
-    return max((mark_of(run) for run in runs), key="wtr".index)
+def weakest(marks: Iterable[str]) -> str:
+    """The mark of what is put together from figures with these marks; empty for none."""
+    return max(marks, key="wtr".index, default="")
 
 
-class Cell:
-    """Figures of some runs, or a dash where there are none."""
+class Cell(NamedTuple):
+    """A figure of ours, and what it is from; without a value, a dash."""
 
-    def __init__(self, runs: Sequence[Run], values: Callable[[Run], float | None]):
-        found = [(run, value) for run in runs if (value := values(run)) is not None]
-        self.values = [value for _, value in found]
-        self.mark = mark_of_all([run for run, _ in found]) if found else ""
+    value: float | None = None
+    mark: str = ""
 
-    def __bool__(self) -> bool:
-        return bool(self.values)
+    @classmethod
+    def of(
+        cls,
+        runs: Sequence[Run],
+        figure: Callable[[Run], float | None],
+        put_together: Callable[[list[float]], float] = statistics.fmean,
+    ) -> Cell:
+        """The mean over runs, or their largest with ``put_together=max``."""
+        found = [(run, value) for run in runs if (value := figure(run)) is not None]
+        if not found:
+            return cls()
+        mark = weakest(mark_of(run) for run, _ in found)
+        return cls(float(put_together([value for _, value in found])), mark)
 
-    @property
-    def mean(self) -> float:
-        return float(np.mean(self.values))
+    @classmethod
+    def average(cls, cells: Iterable[Cell]) -> Cell:
+        """The mean of what there is."""
+        there = [cell for cell in cells if cell.value is not None]
+        if not there:
+            return cls()
+        return cls(statistics.fmean(cell.value for cell in there), weakest(c.mark for c in there))
 
-    @property
-    def largest(self) -> float:
-        return float(max(self.values))
+    def changed(self, change: Callable[[float], float]) -> Cell:
+        """Another figure that follows from this one."""
+        return Cell() if self.value is None else Cell(change(self.value), self.mark)
 
-    def write(self, form: str, value: float | None = None) -> str:
-        if not self:
+    def number(self, form: str = ",.0f") -> str:
+        return "-" if self.value is None else f"{format(self.value, form)} {self.mark}".strip()
+
+    def size(self, base: float, unit: float) -> str:
+        """Bytes in a unit, and how many times smaller than the base."""
+        if self.value is None:
             return "-"
-        return f"{format(self.mean if value is None else value, form)} {self.mark}"
+        return f"{self.value / unit:,.3g} ({base / self.value:,.1f}) {self.mark}".strip()
 
 
 def steps_per_s(run: Run) -> float | None:
@@ -115,76 +133,48 @@ def markdown(columns: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def average(cells: list[Cell], form: str, values: list[float] | None = None) -> str:
-    """The mean over the games at hand, with the weakest of their marks."""
-    there = [cell for cell in cells if cell]
-    if not there:
-        return "-"
-    mean = float(np.mean(values if values is not None else [cell.mean for cell in there]))
-    return f"{format(mean, form)} {max((cell.mark for cell in there), key='wtr'.index)}"
-
-
 def table_2(runs: list[Run], agent: str) -> str:
     """Table II of one algorithm: the paper's columns, then ours."""
     stacks, theirs = pub.TABLE_2_STACKS[agent], pub.TABLE_2[agent]
-    base = stacks * 4 * pub.SIDE**2 / pub.MIB
+    base = float(stacks * 4 * pub.SIDE**2)
     columns = [
         "game", "paper: FPS", f"MB of {pub.TABLE_2_BASE_MB[agent]:,} (x)",
         "ours: FPS none", "Full", "delta",
-        f"equation 3, MB of {base:,.1f} (x)", "`sparse` holds", "`delta` holds",
+        f"equation 3, MB of {base / pub.MIB:,.1f} (x)", "`sparse` holds", "`delta` holds",
         "process MB none", "Full", "delta",
     ]  # fmt: skip
-    rows, speeds, memory, peaks = [], [], [], []
+    ours = {}
     for game in pub.GAMES:
-        fps = [Cell(pick(runs, agent, game, s), steps_per_s) for s in ("dense", "sparse", "delta")]
-        rss = [Cell(pick(runs, agent, game, s), peak_mb) for s in ("dense", "sparse", "delta")]
-        changed = Cell(pick(runs, agent, game), changed_each)
-        held = [Cell(pick(runs, agent, game, s), bytes_each) for s in ("sparse", "delta")]
-        sizes = [
-            pub.equation_3(stacks, 4, stacks * changed.largest) / pub.MIB if changed else None,
-            *(stacks * cell.largest / pub.MIB if cell else None for cell in held),
+        ways = [pick(runs, agent, game, storage) for storage in ("dense", "sparse", "delta")]
+        changed = Cell.of(pick(runs, agent, game), changed_each, max)
+        ours[game] = [
+            *(Cell.of(way, steps_per_s) for way in ways),
+            changed.changed(lambda each: pub.equation_3(stacks, 4, stacks * each)),
+            *(
+                Cell.of(way, bytes_each, max).changed(lambda each: stacks * each)
+                for way in ways[1:]
+            ),
+            *(Cell.of(way, peak_mb) for way in ways),
         ]
-        paper = theirs[game]
-        rows.append(
-            [
-                *(game, f"{paper.fps_base}, {paper.fps}", f"{paper.mb} ({paper.factor})"),
-                *(cell.write(",.0f") for cell in fps),
-                *(
-                    f"{size:,.3g} ({base / size:,.1f}) {cell.mark}" if size is not None else "-"
-                    for size, cell in zip(sizes, [changed, *held], strict=True)
-                ),
-                *(cell.write(",.0f") for cell in rss),
-            ]
-        )
-        speeds.append(fps)
-        memory.append(list(zip(sizes, [changed, *held], strict=True)))
-        peaks.append(rss)
-    paper = theirs["average"]
-    means = []
-    for column in zip(*memory, strict=True):
-        there = [(size, cell) for size, cell in column if size is not None]
-        if not there:
-            means.append("-")
-            continue
-        size = np.mean([size for size, _ in there])
-        factor = base / size  # of the average, as the paper has it
-        mark = max((cell.mark for _, cell in there), key="wtr".index)
-        means.append(f"{size:,.3g} ({factor:,.1f}) {mark}")
-    rows.append(
+    # Factors are those of the average size, as in the paper.
+    ours["average"] = [Cell.average(column) for column in zip(*ours.values(), strict=True)]
+    rows = [
         [
-            *("average", f"{paper.fps_base}, {paper.fps}", f"{paper.mb} ({paper.factor})"),
-            *(average(list(column), ",.0f") for column in zip(*speeds, strict=True)),
-            *means,
-            *(average(list(column), ",.0f") for column in zip(*peaks, strict=True)),
+            *(game, f"{theirs[game].fps_base}, {theirs[game].fps}"),
+            f"{theirs[game].mb} ({theirs[game].factor})",
+            *(cell.number() for cell in cells[:3]),
+            *(cell.size(base, pub.MIB) for cell in cells[3:6]),
+            *(cell.number() for cell in cells[6:]),
         ]
-    )
+        for game, cells in ours.items()
+    ]
     return markdown(columns, rows)
 
 
 def table_1(runs: list[Run]) -> str:
-    """Table I: the paper's columns, then ours, `delta` as one more row."""
+    """Table I: the paper's columns, then ours, `delta` as one more way to compress."""
     stacks = pub.TABLE_1_STACKS
-    base = stacks * pub.RGB_STACK_BYTES
+    base = float(stacks * pub.RGB_STACK_BYTES)
     columns = [
         "compression", "task", "paper: frames/s base, ours", "GB of 63.5 (x)",
         "ours: frames/s base (disk)", "compressed", "equation 3, GB of 63.5 (x)", "holds, GB (x)",
@@ -192,35 +182,36 @@ def table_1(runs: list[Run]) -> str:
     ]  # fmt: skip
     rows = []
     for name, storage in (("Half", "raw"), ("Full", "sparse"), ("delta", "delta")):
+        ours = {}
         for task in pub.TASKS:
-            mine = pick(runs, "DrQ-v2", task, storage)
-            plain = pick(runs, "DrQ-v2", task, "disk")
-            changed = Cell(pick(runs, "DrQ-v2", task), changed_each)
-            held = Cell(mine, bytes_each)
+            plain, mine = (pick(runs, "DrQ-v2", task, each) for each in ("disk", storage))
+            formula = Cell()
             if name == "Half":  # each frame once and the indices: nothing that training decides
-                size = float(stacks * (pub.SIDE**2 + 4 * 3))
-                formula = f"{size / pub.GB:.1f} ({base / size:.1f})"
-            elif name == "Full" and changed:
-                size = pub.equation_3(stacks, 3, stacks * changed.largest)
-                formula = f"{size / pub.GB:.1f} ({base / size:.1f}) {changed.mark}"
-            else:
-                formula = "-"
+                formula = Cell(float(stacks * (pub.SIDE**2 + 4 * 3)))
+            elif name == "Full":
+                changed = Cell.of(pick(runs, "DrQ-v2", task), changed_each, max)
+                formula = changed.changed(lambda each: pub.equation_3(stacks, 3, stacks * each))
+            ours[task] = [
+                Cell.of(plain, frames_per_s),
+                Cell.of(mine, frames_per_s),
+                formula,
+                Cell.of(mine, bytes_each, max).changed(lambda each: stacks * each),
+                Cell.of(plain, peak_mb),
+                Cell.of(mine, peak_mb),
+            ]
+        ours["average"] = [Cell.average(column) for column in zip(*ours.values(), strict=True)]
+        for task, cells in ours.items():
             paper = pub.TABLE_1.get(name, {}).get(task)
             rows.append(
                 [
                     *(name, task),
                     f"{paper.fps_base}, {paper.fps}" if paper else "-",
                     f"{paper.gb} ({paper.factor})" if paper else "-",
-                    Cell(plain, frames_per_s).write(",.1f"),
-                    Cell(mine, frames_per_s).write(",.1f"),
-                    formula,
-                    held.write(".3g", stacks * held.largest / pub.GB).replace(
-                        f" {held.mark}", f" ({base / stacks / held.largest:.1f}) {held.mark}"
-                    ) if held else "-",
-                    Cell(plain, peak_mb).write(",.0f"),
-                    Cell(mine, peak_mb).write(",.0f"),
+                    *(cell.number(",.1f") for cell in cells[:2]),
+                    *(cell.size(base, pub.GB) for cell in cells[2:4]),
+                    *(cell.number() for cell in cells[4:]),
                 ]
-            )  # fmt: skip
+            )
     return markdown(columns, rows)
 
 
@@ -273,10 +264,10 @@ def figure_2(runs: list[Run], path: Path) -> None:
         factors = [pub.factor_of_share(int(f), share) for f in sizes]
         axes.plot(sizes, factors, color=colour, label=f"{share:.0%} of pixels")
     for agent, marker, place in (("PPO", "x", -0.08), ("QR-DQN", "+", 0.08)):
-        points = [Cell(pick(runs, agent, game), changed_each) for game in pub.GAMES]
-        factors = [pub.equation_4(1, 4, cell.largest) for cell in points if cell]
+        points = [Cell.of(pick(runs, agent, game), changed_each, max) for game in pub.GAMES]
+        factors = [pub.equation_4(1, 4, cell.value) for cell in points if cell.value is not None]
         if factors:
-            marks = "".join(sorted({cell.mark for cell in points if cell}))
+            marks = ", ".join(sorted({cell.mark for cell in points if cell.mark}))
             axes.plot([4 + place] * len(factors), factors, marker, color="#666666", ms=6,
                       label=f"our {agent}, a mark a game ({marks})")  # fmt: skip
     axes.axhline(10, color="#bbbbbb", lw=0.8, zorder=0)
@@ -390,7 +381,8 @@ The paper is arXiv 2310.01767; its machine had an i9-12900K and an RTX 4090. Put
   of PPO the largest rollout, of replay buffers the last. Both are taken for each observation and
   scaled to the paper's number of observations. In brackets how many times smaller than the base.
 - **process MB** is the highest resident memory of the whole process, torch and game included.
-- FPS are agent steps a second in training, evaluations left out; their means over seeds.
+- FPS are agent steps a second from a run's start to its end, evaluations left out; means over seeds.
+- Averages are over the games that there are.
 
 ## Table I: DrQ-v2
 

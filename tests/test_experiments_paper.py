@@ -129,10 +129,11 @@ def test_table_1():
     assert row["ours: frames/s base (disk)"] == "100.0 w"
     assert row["compressed"] == "-"
     size = pub.equation_3(10**6, 3, 70_560_000) / 1e9
-    assert row["equation 3, GB of 63.5 (x)"] == f"{size:.1f} ({63.504 / size:.1f}) t"
+    assert row["equation 3, GB of 63.5 (x)"] == f"{size:.3g} ({63.504 / size:.1f}) t"
     assert row["holds, GB (x)"] == "1 (63.5) t"
-    assert cells(table, ("Half", "walker_walk"))["equation 3, GB of 63.5 (x)"] == "7.1 (9.0)"
+    assert cells(table, ("Half", "walker_walk"))["equation 3, GB of 63.5 (x)"] == "7.07 (9.0)"
     assert cells(table, ("delta", "quadruped_walk"))["holds, GB (x)"] == "-"
+    assert cells(table, ("Full", "average"))["holds, GB (x)"] == "1 (63.5) t"
 
 
 def test_the_page_and_its_pictures(tmp_path, monkeypatch):

@@ -331,7 +331,10 @@ def test_normalized_returns():
 
 def test_labels_tell_apart_what_differs():
     runs = [made([1], [1], buffer_size=10**6), made([1], [1], buffer_size=10**5)]
-    assert [analysis.label_within(run, runs) for run in runs] == ["A (m 1e+06)", "A (m 100000)"]
+    assert [analysis.label_within(run, runs) for run in runs] == [
+        "A (m = 1,000,000)",
+        "A (m = 100,000)",
+    ]
     assert analysis.label_within(runs[0], runs[:1]) == "A"
 
 
