@@ -8,7 +8,7 @@ from pathlib import Path
 
 from experiments import published as pub
 from experiments.analysis import best_runs, last_mean, standard_error
-from experiments.full_buffers import GAMES, measure_all, published_buffers
+from experiments.full_buffers import GAMES, PLAYED, measure_all, published_buffers
 from experiments.paper import make_small_runs, markdown
 from experiments.plotting import COLOURS, plot_curves, plt, save
 from experiments.results import Run, load_runs
@@ -120,7 +120,9 @@ def draw_memory(rows: list[dict], path: Path) -> None:
     for number, (name, values) in enumerate(bars):
         places = [x + (number - 1.5) * width for x in range(len(games))]
         drawn = axes.bar(places, values, width, label=name, color=COLOURS[number + 1])
-        labels = ["" if value != value else f"{value:,.3g}" for value in values]
+        labels = [
+            "" if value != value else f"{value:,.{0 if value >= 100 else 1}f}" for value in values
+        ]
         axes.bar_label(drawn, labels, fontsize=7)
     axes.set_xticks(range(len(games)), games)
     axes.set(ylabel="MB of resident memory", yscale="log")
@@ -141,7 +143,25 @@ def measured_buffers(buffers: Path | None, transitions: int | None, out: Path) -
     transitions = transitions or QUICK_TRANSITIONS
     file = buffers or out / f"buffers-{transitions}.json"
     rows = measure_all(published_buffers(transitions), file)
-    return rows, json.loads(file.read_text())["machine"]
+    measured_on = json.loads(file.read_text())["machine"]
+    draw_memory(rows, file.with_suffix(".png"))
+    page = memory_page(rows, measured_on, file.with_suffix(".png").name)
+    file.with_suffix(".md").write_text(f"# Replay memory on MeDQN's five games\n\n{page}")
+    return rows, measured_on
+
+
+def memory_page(rows: list[dict], measured_on: str, picture: str) -> str:
+    """The picture, what it shows, and the table."""
+    return f"""![Memory]({picture})
+
+The growth of a process's resident memory while its replay buffer was filled by a random policy,
+and in brackets what the buffer says that it holds; larger buffers than {PLAYED:,} got that many
+transitions repeatedly. The published claim is 7 GB for DQN's million and 0.7 GB for MeDQN's
+100,000, which is each frame once, {FRAME_BYTES:,} bytes. Measured on {measured_on}. **of theirs**:
+DQN's whole buffer in `delta`, as a part of MeDQN's frames at {FRAME_BYTES:,} bytes.
+
+{memory_table(rows)}
+"""
 
 
 def make_medqn(
@@ -181,15 +201,6 @@ runs. Ours: {caution(runs) if runs else "none"}.
 
 ## Memory
 
-![Memory](memory.png)
-
-The growth of a process's resident memory while its replay buffer was filled by a random policy,
-and in brackets what the buffer says that it holds. The published claim is 7 GB for DQN's million
-and 0.7 GB for MeDQN's 100,000, which is each frame once, {FRAME_BYTES:,} bytes. Measured on
-{measured_on}. **of theirs**: DQN's whole buffer in `delta`, as a part of MeDQN's frames at
-{FRAME_BYTES:,} bytes.
-
-{memory_table(rows)}
-"""
+{memory_page(rows, measured_on, "memory.png")}"""
     )
     print(f"written: {out / 'medqn.md'} and its pictures, from {len(runs)} runs")

@@ -381,7 +381,7 @@ The paper is arXiv 2310.01767; its machine had an i9-12900K and an RTX 4090. Put
   of PPO the largest rollout, of replay buffers the last. Both are taken for each observation and
   scaled to the paper's number of observations. In brackets how many times smaller than the base.
 - **process MB** is the highest resident memory of the whole process, torch and game included.
-- FPS are agent steps a second from a run's start to its end, evaluations left out; means over seeds.
+- FPS are agent steps a second over a run's whole length, evaluations left out; means over seeds.
 - Averages are over the games that there are.
 
 ## Table I: DrQ-v2

@@ -121,7 +121,7 @@ def draw_panel(
         steps, middle, spread = curve(same, which, window, estimator, error)
         x = steps * same[0].frames_per_step / 1e6 if frames else steps
         # Thinner ones on top: curves that are equal bit for bit can all be seen.
-        width = 1.2 + 1.6 * (len(labels) - 1 - number)
+        width = 1.2 + min(1.6, 5 / len(labels)) * (len(labels) - 1 - number)
         marker = "." if len(x) < 30 else None
         place.plot(x, middle, color=colour, marker=marker, ms=width + 3, lw=width)
         place.fill_between(x, middle - spread, middle + spread, color=colour, alpha=0.2, lw=0)
