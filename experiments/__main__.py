@@ -212,6 +212,9 @@ def load_target(args: argparse.Namespace):
     runs = load_runs([folder])
     if not runs:
         fail(f"{folder}: there is no run in it that can be read")
+    names = sorted({run.config["experiment"] for run in runs})
+    if len(names) > 1:
+        fail(f"{folder} holds several experiments, {', '.join(names)}: name the folder of one")
     return folder.name, runs, folder / "0"
 
 

@@ -16,6 +16,11 @@ from experiments.scripts import SCRIPTS, Job
 from experiments.sweeps import Configuration
 
 CONFIG, LOG, PIECES, FINISHED = "config.json", "log.txt", "pieces.jsonl", "finished.json"
+CONFIG_KEYS = {
+    *("experiment", "index", "number", "run", "script", "agent", "env", "flags", "settings"),
+    "values",
+}
+FINISHED_KEYS = {"steps", "elapsed_s", "peak_rss_bytes", "steps_per_s", "changed_pixels"}
 RESULTS = {"Train": "result_Train.csv", "Test": "result_Test.csv", "Memory": "memory.csv"}
 
 
@@ -96,8 +101,8 @@ class RunFolder:
         """
         try:
             config: dict[str, Any] = json.loads((self.path / CONFIG).read_text())
-            if not {"script", "settings", "agent", "env"} <= config.keys():
-                raise ValueError("keys are missing")
+            if missing := CONFIG_KEYS - config.keys():
+                raise ValueError(f"it lacks {', '.join(sorted(missing))}")
             if config["script"] not in SCRIPTS:
                 raise ValueError(f"script {config['script']!r} is unknown")
         except (OSError, ValueError, AttributeError, TypeError) as error:
@@ -124,8 +129,8 @@ class RunFolder:
         """What `finish` wrote, or None."""
         try:
             finished: dict[str, Any] = json.loads((self.path / FINISHED).read_text())
-            return finished if "steps" in finished else None
-        except (OSError, ValueError):
+            return finished if finished.keys() >= FINISHED_KEYS else None
+        except (OSError, ValueError, AttributeError):
             return None
 
     def note_piece(self, **what: Any) -> None:
@@ -142,9 +147,11 @@ class RunFolder:
         pieces = []
         for line in lines:
             try:
-                pieces.append(json.loads(line))
+                piece = json.loads(line)
             except ValueError:
                 continue
+            if isinstance(piece, dict) and {"event", "time"} <= piece.keys():
+                pieces.append(piece)
         return pieces
 
     def tables(self, history: dict[str, Any], config: dict[str, Any]) -> dict[str, pd.DataFrame]:

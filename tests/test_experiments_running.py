@@ -279,6 +279,17 @@ def test_damaged_results_are_left_out(inside, capsys, tmp_path):
     table = pd.read_csv(tmp_path / "small" / "0" / "results_Test.csv")
     assert table["Config Index"].tolist() == [2]
     assert table["Runs"].tolist() == [1]
+    (tmp_path / "small" / "4" / "finished.json").write_text("3")  # then its checkpoint is read
+    (tmp_path / "small" / "4" / "pieces.jsonl").write_text('{"event": "st\n[]\n')
+    run = results.load_run(RunFolder(tmp_path / "small" / "4"))
+    assert (run.state, run.steps, len(run.test)) == ("unfinished", STEPS, 4)
+    shutil.copytree("logs/small/1", tmp_path / "other" / "1")
+    config = json.loads(Path("logs/small/1/config.json").read_text()) | {"experiment": "other"}
+    (tmp_path / "other" / "1" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(
+        SystemExit, match="holds several experiments, other, small: name the folder"
+    ):
+        main(["analyze", str(tmp_path)])
     (tmp_path / "small" / "4" / "config.json").write_text("[]")
     with pytest.raises(SystemExit, match="there is no run in it that can be read"):
         main(["report", str(tmp_path / "small")])
