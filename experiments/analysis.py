@@ -74,7 +74,8 @@ def analyze(runs: list[Run], which: str) -> pd.DataFrame:
                 "Return (mean)": means.mean(),
                 "Return (se)": standard_error(means),
                 "Return (max)": means.max(),
-                **{key: value_of(same[0], key) for key in keys},
+                # Whole numbers stay such, beside configurations without the key.
+                **{key: as_text(value_of(same[0], key)) for key in keys},
             }
         )
     columns = ["Env", "Agent", "Config Index", "Runs"]
@@ -82,6 +83,13 @@ def analyze(runs: list[Run], which: str) -> pd.DataFrame:
     table = pd.DataFrame(rows, columns=[*columns, *keys])
     by = ["Env", "Return (mean)", "Return (max)"]
     return table.sort_values(by, ascending=[True, False, False], ignore_index=True)
+
+
+def as_text(value: object) -> str:
+    """A setting as a file would write it; nothing for none."""
+    if value is None:
+        return ""
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def memory_and_time(runs: list[Run]) -> pd.DataFrame:
@@ -147,7 +155,7 @@ def label_within(run: Run, runs: list[Run]) -> str:
     for name, short in NAMED.items():
         if len({other.settings.get(name) for other in same}) > 1:
             value = run.settings.get(name)
-            shown = f"{value:,}" if isinstance(value, int) else str(value)
+            shown = f"{value:g}" if isinstance(value, float) else f"{value:,}"
             told.append(f"{short} = {shown}")
     return f"{run.agent} ({', '.join(told)})" if told else run.agent
 

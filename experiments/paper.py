@@ -300,7 +300,7 @@ def curves(
     for place, (agent, env) in zip(axes.flat, panels, strict=False):
         here = pick(drawn, agent, env)
         if here:
-            draw_panel(place, here, labels, storage_name, which, 20, "mean", "sd", False)
+            draw_panel(place, here, labels, storage_name, which, 20, "mean", "sd", nested=True)
         else:
             said = "no episode has ended" if pick(runs, agent, env) else "no runs"
             place.text(0.5, 0.5, said, ha="center", transform=place.transAxes, fontsize=9)

@@ -34,12 +34,13 @@ def curve(
 
     Runs that stopped earlier than others count as far as they went. `error` is "se" or "sd".
     """
-    each = []
+    each, ends = [], []
     for run in runs:
         returns = run.returns(which)
         if len(returns):
             values = smoothed(returns["Return"].to_numpy(float), window)
             each.append((returns["Step"].to_numpy(float), values))
+            ends.append(max(run.steps, returns["Step"].iloc[-1]))
     if not each:
         return np.empty(0), np.empty(0), np.empty(0)
     if len({tuple(steps) for steps, _ in each}) == 1:
@@ -48,7 +49,8 @@ def curve(
     else:
         first, last = min(s[0] for s, _ in each), max(s[-1] for s, _ in each)
         steps = np.linspace(first, last, POINTS)
-        values = np.stack([np.interp(steps, s, v, left=np.nan, right=np.nan) for s, v in each])
+        values = np.stack([np.interp(steps, s, v, left=np.nan) for s, v in each])
+        values[steps > np.array(ends)[:, None]] = np.nan  # a run's last return stands to its end
         steps, values = steps[~np.isnan(values).all(0)], values[:, ~np.isnan(values).all(0)]
     middle = ESTIMATORS[estimator](values, axis=0)
     spread = np.nanstd(values, axis=0)
@@ -111,17 +113,20 @@ def draw_panel(
     window: int,
     estimator: str,
     error: str,
-    frames: bool,
+    frames: bool = False,
+    nested: bool = False,
 ) -> None:
-    """Draw a curve for each label that runs of one game have."""
+    """Draw a curve for each label that runs of one game have.
+
+    `nested` ones are the thinner the later they come: those equal bit for bit can all be seen.
+    """
     for number, (colour, label) in enumerate(zip(COLOURS * len(labels), labels, strict=False)):
         same = [run for run in runs if name(run) == label and len(run.returns(which))]
         if not same:
             continue
         steps, middle, spread = curve(same, which, window, estimator, error)
         x = steps * same[0].frames_per_step / 1e6 if frames else steps
-        # Thinner ones on top: curves that are equal bit for bit can all be seen.
-        width = 1.2 + min(1.6, 5 / len(labels)) * (len(labels) - 1 - number)
+        width = 1.2 + (1.6 * (len(labels) - 1 - number) if nested else 0)
         marker = "." if len(x) < 30 else None
         place.plot(x, middle, color=colour, marker=marker, ms=width + 3, lw=width)
         place.fill_between(x, middle - spread, middle + spread, color=colour, alpha=0.2, lw=0)

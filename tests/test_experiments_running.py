@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -329,6 +330,9 @@ def test_curves_of_runs_with_other_steps_and_lengths():
     np.testing.assert_allclose(middle, steps)  # both lie on one line
     np.testing.assert_allclose(spread, 0, atol=1e-9)
     assert (steps[0], steps[-1]) == (0, 20)  # the longer one goes on alone
+    runs[0] = dataclasses.replace(runs[0], steps=20)  # its last return stands to its end
+    steps, middle, _ = plotting.curve(runs, "Test", 1, "mean", "se")
+    np.testing.assert_allclose(middle, (np.minimum(steps, 10) + steps) / 2)
     assert plotting.curve([made([], [])], "Test", 1, "mean", "se")[0].size == 0
 
 
