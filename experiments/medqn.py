@@ -37,7 +37,8 @@ def caution(runs: Sequence[Run]) -> str:
     steps = sorted(run.steps for run in runs)
     if steps[0] >= pub.MEDQN_STEPS:
         return "whole trainings"
-    said = f"NOT whole trainings: {steps[0]:,} to {steps[-1]:,} of {pub.MEDQN_STEPS:,} steps"
+    done = f"{steps[0]:,}" if steps[0] == steps[-1] else f"{steps[0]:,} to {steps[-1]:,}"
+    said = f"NOT whole trainings: {done} of {pub.MEDQN_STEPS:,} steps"
     shows = ", which show that it works, and nothing of learning"
     return said if steps[-1] >= pub.MEDQN_STEPS / 10 else said + shows
 

@@ -38,8 +38,9 @@ def curve(
     for run in runs:
         returns = run.returns(which)
         if len(returns):
-            values = smoothed(returns["Return"].to_numpy(float), window)
-            each.append((returns["Step"].to_numpy(float), values))
+            values = pd.Series(smoothed(returns["Return"].to_numpy(float), window), returns["Step"])
+            values = values.groupby(level=0).last()  # episodes of several lanes that end at once
+            each.append((values.index.to_numpy(float), values.to_numpy()))
             ends.append(max(run.steps, returns["Step"].iloc[-1]))
     if not each:
         return np.empty(0), np.empty(0), np.empty(0)

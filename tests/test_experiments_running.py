@@ -320,6 +320,10 @@ def test_curves_by_hand():
     # smoothed over two: 0, 1, 3 and 4, 3, 5.5
     assert middle.tolist() == [2, 2, 4.25]
     np.testing.assert_allclose(spread, [2, 1, 1.25])
+    at_once = [made([5, 5, 6], [0.0, 2.0, 4.0])]  # two lanes' episodes end at one step
+    assert [x.tolist() for x in plotting.curve(at_once, "Test", 2, "mean", "se")[:2]] == [
+        [5, 6], [1, 3],
+    ]  # fmt: skip
     runs.append(made([1, 2, 3], [100.0, 2.0, 5.0], run=2))
     assert plotting.curve(runs, "Test", 1, "median", "se")[1].tolist() == [4, 2, 5]
 
