@@ -103,7 +103,7 @@ class Args:
     full_compress: bool = False
     """the paper's Full: --obs-storage indexed --codec sparse"""
     count_changed_pixels: bool = False
-    """if toggled, the N of the paper's equation 3 is counted and logged, whatever the codec"""
+    """if toggled, the N of arXiv 2310.01767's equation 3 is counted and logged"""
     lookahead: int = 1
     """batches that are decoded ahead, while the learner works (0: none)"""
 
@@ -295,7 +295,7 @@ def make_envs(args: Args) -> gym.vector.VectorEnv:
 
 
 class ChangedPixels(gym.vector.VectorWrapper):
-    """Counts the N of the paper's equation 3: the changed pixels that its scheme would store.
+    """Counts the N of arXiv 2310.01767's equation 3: the changed pixels its scheme would store.
 
     Of every stack's worth of frames the first is stored raw, and of the others the pixels in which
     they differ from it; N is their number over as many of the newest frames as the buffer has. A

@@ -118,7 +118,7 @@ class Args:
     codec: str = "delta"
     """how frames are stored: raw, sparse, delta, delta-huffman, or a numcodecs codec: zstd, ..."""
     count_changed_pixels: bool = False
-    """if toggled, the N of the paper's equation 3 is counted and logged, whatever the codec"""
+    """if toggled, the N of arXiv 2310.01767's equation 3 is counted and logged"""
 
     # Algorithm specific arguments
     preset: Literal["zoo", "paper"] = "zoo"
@@ -264,7 +264,7 @@ class LearnerSignals(gym.vector.VectorWrapper):
 
 
 class ChangedPixels(gym.vector.VectorWrapper):
-    """Counts the N of the paper's equation 3: the changed pixels that its scheme would store.
+    """Counts the N of arXiv 2310.01767's equation 3: the changed pixels its scheme would store.
 
     Of every four frames of a lane the first is stored raw, and of the others the pixels in which
     they differ from it; N is their number over as many of the newest frames as the buffer has. A
