@@ -7,6 +7,7 @@
 #   make run-dmc DMC_ARGS="--full-compress"    the same for DrQ-v2's
 #   make test PYTEST_ARGS="-k lossless -x"         other flags for pytest
 #   make bench-replay BENCH_ARGS=--quick           other flags for a benchmark
+#   make paper EXPERIMENT_ARGS="--runs logs"       other flags for what python -m experiments does
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -15,6 +16,8 @@ CONSTRAINTS ?= constraints.txt
 PIP_ARGS ?=
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+EXPERIMENT_ARGS ?=
+SWEEP ?= experiments/configs/small_control.json
 RUN_ARGS ?= --env-id ALE/Pong-v5 --total-timesteps 36864 --save-model --eval-episodes 2
 QRDQN_ARGS ?= --env-id ALE/Pong-v5 --total-timesteps 10000 --learning-starts 2000 \
 	--exploration-fraction 0.5 --buffer-size 10000 --save-model --eval-episodes 2
@@ -30,7 +33,8 @@ GL = $(BIN)/python -c 'from importlib.util import find_spec as f; from wrappers 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help run run-qrdqn run-dmc gl test test-long test-lowest lint format format-check type \
-	check bench bench-peers bench-codecs bench-ppo bench-replay bench-million bench-dmc bench-memory clean
+	check bench bench-peers bench-codecs bench-ppo bench-replay bench-million bench-dmc bench-memory \
+	sweep paper medqn clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' Makefile
@@ -116,6 +120,17 @@ bench-dmc: $(READY) gl ## DrQ-v2's replay memory and speed on two tasks, beside 
 
 bench-memory: $(READY) ## growth of resident memory beside nbytes_stored
 	$(BIN)/python -m benchmarks.bench_memory $(BENCH_ARGS)
+
+sweep: $(READY) ## a small real sweep on two cores: runs, tables, a page
+	$(BIN)/python -m experiments run $(SWEEP) --jobs 2 $(EXPERIMENT_ARGS)
+	$(BIN)/python -m experiments analyze $(SWEEP)
+	$(BIN)/python -m experiments report $(SWEEP)
+
+paper: $(READY) ## the compression paper's tables and figures, ours beside them (small runs, if none)
+	$(BIN)/python -m experiments paper $(EXPERIMENT_ARGS)
+
+medqn: $(READY) ## MeDQN's figure, and the memory of its replay buffers (small runs, if none)
+	$(BIN)/python -m experiments medqn $(EXPERIMENT_ARGS)
 
 clean: ## remove the virtual environments and caches, and keep runs/
 	rm -rf .venv .venv-bench .venv-lowest build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache

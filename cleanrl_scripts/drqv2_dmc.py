@@ -19,6 +19,8 @@ in from the task's name where no flag says otherwise. Departures:
 
 - a transition can be sampled as soon as its n steps are there, uniformly over transitions
   (published: once its episode is over, by way of a uniform episode, in four loader processes);
+- a batch is drawn from all episodes at once (published: by one of the four loaders, which each hold
+  a quarter of the episodes and take turns);
 - the random shift reads pixels at whole offsets, which is what its bilinear form comes to;
 - evaluations begin with the same initial states every time.
 
@@ -42,7 +44,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import gymnasium as gym
 import numpy as np
@@ -100,6 +102,8 @@ class Args:
     """the paper's Half: --obs-storage indexed --codec raw"""
     full_compress: bool = False
     """the paper's Full: --obs-storage indexed --codec sparse"""
+    count_changed_pixels: bool = False
+    """if toggled, the N of arXiv 2310.01767's equation 3 is counted and logged"""
     lookahead: int = 1
     """batches that are decoded ahead, while the learner works (0: none)"""
 
@@ -166,7 +170,7 @@ class Args:
 MAY_CHANGE = {
     *("exp_name", "torch_threads", "cuda", "track", "wandb_project_name", "wandb_entity"),
     *("capture_video", "save_model", "checkpoint_every", "stop_after_minutes", "resume", "quiet"),
-    *("total_timesteps", "eval_every", "eval_episodes"),
+    *("count_changed_pixels", "total_timesteps", "eval_every", "eval_episodes"),
 }
 
 # Published settings: training length and annealing of the noise in steps, by difficulty.
@@ -288,6 +292,57 @@ def make_envs(args: Args) -> gym.vector.VectorEnv:
         )
     except (ValueError, ImportError, RuntimeError) as error:
         fail(error)
+
+
+class ChangedPixels(gym.vector.VectorWrapper):
+    """Counts the N of arXiv 2310.01767's equation 3: the changed pixels its scheme would store.
+
+    Of every stack's worth of frames the first is stored raw, and of the others the pixels in which
+    they differ from it; N is their number over as many of the newest frames as the buffer has. A
+    frame of which more than a quarter changed is raw there, too, and counts as a quarter, whose
+    four bytes a pixel come to the frame's.
+    """
+
+    def __init__(self, env: gym.vector.VectorEnv, n_frames: int, group: int):
+        super().__init__(env)
+        self.counts = np.zeros((n_frames, self.num_envs), dtype=np.int32)
+        self.group, self.seen, self.now, self.largest = group, 0, 0, 0
+
+    def reset(self, *, seed=None, options=None):
+        observations, info = self.env.reset(seed=seed, options=options)
+        self.count(observations)
+        return observations, info
+
+    def step(self, actions):
+        observations, *outcome = self.env.step(actions)
+        self.count(observations)
+        return observations, *outcome
+
+    def count(self, observations: np.ndarray) -> None:
+        H, W = observations.shape[-2:]
+        frames = observations.reshape(self.num_envs, -1, H, W)[:, -1]
+        changed = np.zeros(self.num_envs, dtype=np.int32)
+        if self.seen % self.group == 0:
+            self.references = frames.copy()
+        else:
+            differ = np.count_nonzero(frames != self.references, axis=(1, 2))
+            changed[:] = np.minimum(differ, H * W // 4)
+        slot = self.seen % len(self.counts)
+        self.now += int(changed.sum() - self.counts[slot].sum())
+        self.largest = max(self.largest, self.now)
+        self.counts[slot] = changed
+        self.seen += 1
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint needs for the count to go on."""
+        counts = torch.from_numpy(self.counts[: self.seen].copy())
+        return {"counts": counts, "seen": self.seen, "now": self.now, "largest": self.largest}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.counts[: len(state["counts"])] = state["counts"].numpy()
+        self.now, self.largest = state["now"], state["largest"]
+        # With the next group of frames: what it is compared with has to be a new one.
+        self.seen = -(-state["seen"] // self.group) * self.group
 
 
 class Batch(NamedTuple):
@@ -825,14 +880,17 @@ def train(args: Args) -> dict:
     # env and replay buffer setup
     with contextlib.ExitStack() as stack:  # OpenGL contexts complain where they are left open
         envs = stack.enter_context(contextlib.closing(make_envs(args)))
+        counter = None
+        if args.count_changed_pixels:
+            envs = counter = ChangedPixels(envs, args.buffer_size, args.frame_stack)
         eval_env = None
         if args.eval_every:
             eval_env = stack.enter_context(contextlib.closing(make_env(args, stacked=True)))
         storage = make_storage(args, envs, checkpoint["replay"] if checkpoint else None)
-        return run(args, run_dir, device, checkpoint, storage, eval_env)
+        return run(args, run_dir, device, checkpoint, storage, eval_env, counter)
 
 
-def run(args, run_dir, device, checkpoint, storage, eval_env) -> dict:
+def run(args, run_dir, device, checkpoint, storage, eval_env, counter=None) -> dict:
     envs, replay, stacks = storage
     agent = Agent(args, envs.single_action_space.shape[0]).to(device)
     optimizers = {
@@ -859,7 +917,7 @@ def run(args, run_dir, device, checkpoint, storage, eval_env) -> dict:
 
     # start the task, or go on from a checkpoint with a new episode
     first_step = 0
-    history: dict[str, list] = {"episodes": [], "evaluations": [], "memory": []}
+    history: dict[str, Any] = {"episodes": [], "evaluations": [], "memory": []}
     every_lane = {}
     if checkpoint is not None:
         agent.load_state_dict(checkpoint["agent"])
@@ -867,6 +925,8 @@ def run(args, run_dir, device, checkpoint, storage, eval_env) -> dict:
             optimizer.load_state_dict(checkpoint["optimizers"][name])
         set_random_states(checkpoint["random_states"])
         first_step, history = checkpoint["global_step"], checkpoint["history"]
+        if counter is not None and "changed_pixels" in history:
+            counter.restore(history["changed_pixels"])
         replay.cut()
         # Resets by name of their lanes leave the frames of a stream where they are.
         every_lane = {"options": {"reset_mask": np.ones(1, dtype=bool)}}
@@ -879,6 +939,9 @@ def run(args, run_dir, device, checkpoint, storage, eval_env) -> dict:
         writer.add_scalar("storage/nbytes_stored", stored, step)
         dense = held * stack_bytes(args, 1 if args.gray else 3)
         writer.add_scalar("storage/compression_ratio", dense / stored, step)
+        if counter is not None:
+            history["changed_pixels"] = counter.state()
+            writer.add_scalar("storage/changed_pixels", counter.now, step)
 
     bar = tqdm(
         total=args.total_timesteps,

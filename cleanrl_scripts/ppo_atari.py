@@ -38,7 +38,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import ale_py
 import gymnasium as gym
@@ -96,6 +96,8 @@ class Args:
     """a DiffFrameArray of stacks, frame indices with each frame once, or CleanRL's dense floats"""
     codec: str = "delta"
     """how frames are stored: raw, sparse, delta, delta-huffman, or a numcodecs codec: zstd, ..."""
+    count_changed_pixels: bool = False
+    """if toggled, the N of arXiv 2310.01767's equation 3 is counted and logged"""
 
     # Algorithm specific arguments
     env_id: str = "ALE/Pong-v5"
@@ -148,7 +150,7 @@ class Args:
 MAY_CHANGE = {
     *("exp_name", "torch_threads", "cuda", "track", "wandb_project_name", "wandb_entity"),
     *("capture_video", "save_model", "eval_episodes", "checkpoint_every", "resume", "quiet"),
-    *("obs_storage", "codec", "total_timesteps", "num_iterations"),
+    *("obs_storage", "codec", "count_changed_pixels", "total_timesteps", "num_iterations"),
 }
 
 
@@ -229,6 +231,57 @@ class LearnerSignals(gym.vector.VectorWrapper):
         life_lost = (info["lives"] > 0) & (info["lives"] < self.lives) & ~over
         self.lives = info["lives"]
         return observations, np.sign(rewards), terminations | life_lost, truncations, info
+
+
+class ChangedPixels(gym.vector.VectorWrapper):
+    """Counts the N of arXiv 2310.01767's equation 3: the changed pixels its scheme would store.
+
+    Of every four frames of a lane the first is stored raw, and of the others the pixels in which
+    they differ from it; N is their number over as many of the newest frames as a rollout has. A
+    frame of which more than a quarter changed is raw there, too, and counts as a quarter, whose
+    four bytes a pixel come to the frame's.
+    """
+
+    def __init__(self, env: gym.vector.VectorEnv, n_frames: int, group: int):
+        super().__init__(env)
+        self.counts = np.zeros((n_frames, self.num_envs), dtype=np.int32)
+        self.group, self.seen, self.now, self.largest = group, 0, 0, 0
+
+    def reset(self, *, seed=None, options=None):
+        observations, info = self.env.reset(seed=seed, options=options)
+        self.count(observations)
+        return observations, info
+
+    def step(self, actions):
+        observations, *outcome = self.env.step(actions)
+        self.count(observations)
+        return observations, *outcome
+
+    def count(self, observations: np.ndarray) -> None:
+        H, W = observations.shape[-2:]
+        frames = observations.reshape(self.num_envs, -1, H, W)[:, -1]
+        changed = np.zeros(self.num_envs, dtype=np.int32)
+        if self.seen % self.group == 0:
+            self.references = frames.copy()
+        else:
+            differ = np.count_nonzero(frames != self.references, axis=(1, 2))
+            changed[:] = np.minimum(differ, H * W // 4)
+        slot = self.seen % len(self.counts)
+        self.now += int(changed.sum() - self.counts[slot].sum())
+        self.largest = max(self.largest, self.now)
+        self.counts[slot] = changed
+        self.seen += 1
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint needs for the count to go on."""
+        counts = torch.from_numpy(self.counts[: self.seen].copy())
+        return {"counts": counts, "seen": self.seen, "now": self.now, "largest": self.largest}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.counts[: len(state["counts"])] = state["counts"].numpy()
+        self.now, self.largest = state["now"], state["largest"]
+        # With the next group of frames: what it is compared with has to be a new one.
+        self.seen = -(-state["seen"] // self.group) * self.group
 
 
 class PlainFrames(gym.vector.VectorWrapper):
@@ -648,7 +701,11 @@ def train(args: Args) -> dict:
 
     # env and observation storage setup
     stack_num = 1 if args.obs_storage == "indexed" else STACK[0]
-    storage = make_storage(args, make_env(args, args.num_envs, stack_num), device)
+    games = make_env(args, args.num_envs, stack_num)
+    counter = None
+    if args.count_changed_pixels:
+        games = counter = ChangedPixels(games, args.num_steps, STACK[0])
+    storage = make_storage(args, games, device)
     obs, receive, load = storage.obs, storage.receive, storage.load
     envs = LearnerSignals(storage.envs)
 
@@ -683,13 +740,15 @@ def train(args: Args) -> dict:
 
     # start the game, or go on from a checkpoint with new games
     global_step, iterations_done = 0, 0
-    history: dict[str, list] = {"episodes": [], "memory": []}
+    history: dict[str, Any] = {"episodes": [], "memory": []}
     if checkpoint is not None:
         agent.load_state_dict(checkpoint["agent"])
         optimizer.load_state_dict(checkpoint["optimizer"])
         set_random_states(rng, checkpoint["random_states"])
         global_step, iterations_done = checkpoint["global_step"], checkpoint["iteration"]
         history = checkpoint["history"]
+        if counter is not None and "changed_pixels" in history:
+            counter.restore(history["changed_pixels"])
     # One run's lanes never share a seed: global_step grows by more than there are lanes.
     next_obs, _ = envs.reset(seed=(args.seed + global_step) % (2**31 - args.num_envs))
     next_obs = receive(next_obs)
@@ -778,6 +837,9 @@ def train(args: Args) -> dict:
         writer.add_scalar("storage/nbytes_stored", nbytes_stored, global_step)
         ratio = args.batch_size * STACK_BYTES / nbytes_stored
         writer.add_scalar("storage/compression_ratio", ratio, global_step)
+        if counter is not None:
+            history["changed_pixels"] = counter.state()
+            writer.add_scalar("storage/changed_pixels", counter.now, global_step)
         lately = [episode[1] for episode in history["episodes"][-20:]]
         bar.set_postfix_str(
             f"SPS {sps:.0f}, return {np.mean(lately) if lately else np.nan:.1f}, "

@@ -23,7 +23,15 @@ The games run in ALE's own vector environment, autoreset SAME_STEP. Next to RL-Z
   lost life ends the episode for the learner while the game goes on, and episodic returns are those
   of whole games with unclipped rewards;
 - departures: at a lost life nothing is reset or pressed, so the stack runs on and the agent has to
-  press FIRE itself.
+  press FIRE itself. At a game's start ALE presses FIRE for one frame and then takes its no-ops;
+  RL-Zoo's wrappers take their no-ops first and then press FIRE and action 2 for four frames each.
+
+Departures from `sb3_contrib` beside the games: the target network is copied after the update of
+its step, not before it, and agents are evaluated with the last epsilon of the exploration, not with
+none (`--eval-epsilon 0`).
+
+`--preset paper` is the QR-DQN of the paper on compressed observations: a buffer of 100,000, and
+every 50,000 steps three games without exploration.
 
 A truncated episode is bootstrapped from its last observation, one that terminated is not.
 """
@@ -87,8 +95,12 @@ class Args:
     """whether to record what the first environment's agent sees (`videos/{run_name}/*.gif`)"""
     save_model: bool = False
     """whether to save the model (`runs/{run_name}/{exp_name}.cleanrl_model`) and evaluate it"""
-    eval_episodes: int = 10
-    """games the saved model plays at the end"""
+    eval_every: int | None = None
+    """steps between evaluations (0: only of the saved model; None: 50,000 in the paper, else 0)"""
+    eval_episodes: int | None = None
+    """games of an evaluation (None: 3 in the paper, else 10)"""
+    eval_epsilon: float | None = None
+    """the epsilon of evaluations (None: 0 in the paper, else end-e)"""
     checkpoint_every: int = 1_000_000
     """steps between checkpoints, replay buffer included (`runs/{run_name}/checkpoint.pt`; 0: only
     one at the end)"""
@@ -105,8 +117,12 @@ class Args:
     """a ReplayBuffer fed with stacks, one fed with frame indices, or plain arrays of stacks"""
     codec: str = "delta"
     """how frames are stored: raw, sparse, delta, delta-huffman, or a numcodecs codec: zstd, ..."""
+    count_changed_pixels: bool = False
+    """if toggled, the N of arXiv 2310.01767's equation 3 is counted and logged"""
 
     # Algorithm specific arguments
+    preset: Literal["zoo", "paper"] = "zoo"
+    """RL-Zoo's settings, or those of the paper on compressed observations (arXiv 2310.01767)"""
     env_id: str = "ALE/Pong-v5"
     """the id of the environment, any ALE/<Game>-v5"""
     total_timesteps: int = 10_000_000
@@ -117,8 +133,8 @@ class Args:
     """the number of parallel game environments"""
     max_episode_frames: int = 108_000
     """emulator frames after which a game is truncated"""
-    buffer_size: int = 1_000_000
-    """the replay memory buffer size, in transitions"""
+    buffer_size: int | None = None
+    """the replay memory buffer size, in transitions (None: 1,000,000, in the paper 100,000)"""
     gamma: float = 0.99
     """the discount factor gamma"""
     n_step: int = 1
@@ -132,7 +148,7 @@ class Args:
     start_e: float = 1
     """the starting epsilon for exploration"""
     end_e: float = 0.01
-    """the ending epsilon for exploration, and the one of the evaluation"""
+    """the ending epsilon for exploration"""
     exploration_fraction: float = 0.025
     """the fraction of `total-timesteps` it takes from start-e to go end-e"""
     learning_starts: int = 50_000
@@ -145,8 +161,9 @@ class Args:
 # buffer comes back in the form it had, so that --obs-storage and --codec stay.
 MAY_CHANGE = {
     *("exp_name", "torch_threads", "cuda", "track", "wandb_project_name", "wandb_entity"),
-    *("capture_video", "save_model", "eval_episodes", "checkpoint_every", "stop_after_minutes"),
-    *("resume", "quiet", "total_timesteps"),
+    *("capture_video", "save_model", "eval_every", "eval_episodes", "eval_epsilon"),
+    *("count_changed_pixels", "checkpoint_every", "stop_after_minutes", "resume", "quiet"),
+    *("preset", "total_timesteps"),
 }
 
 
@@ -174,20 +191,32 @@ def parse_args(argv: list[str] | None = None) -> Args:
     return check_args(args)
 
 
+def published(args: Args) -> dict[str, Any]:
+    """The settings in which the paper on compressed observations differs from RL-Zoo."""
+    if args.preset == "paper":
+        return {"buffer_size": 100_000, "eval_every": 50_000, "eval_episodes": 3, "eval_epsilon": 0}
+    return {
+        "buffer_size": 1_000_000, "eval_every": 0, "eval_episodes": 10, "eval_epsilon": args.end_e
+    }  # fmt: skip
+
+
 def check_args(args: Args) -> Args:
-    """Refuse settings that cannot work."""
+    """Refuse settings that cannot work and fill in what follows from the others."""
+    for name, value in published(args).items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
     at_least = {
         "num_envs": 1, "n_step": 1, "n_quantiles": 1, "batch_size": 1, "train_frequency": 1,
         "target_network_frequency": 1, "total_timesteps": 1, "max_episode_frames": 4,
-        "eval_episodes": 1, "checkpoint_every": 0, "stop_after_minutes": 0, "torch_threads": 0,
-        "seed": 0, "learning_rate": 0, "gamma": 0, "start_e": 0, "end_e": 0,
-        "exploration_fraction": 0,
+        "eval_episodes": 1, "eval_every": 0, "eval_epsilon": 0, "checkpoint_every": 0,
+        "stop_after_minutes": 0, "torch_threads": 0, "seed": 0, "learning_rate": 0, "gamma": 0,
+        "start_e": 0, "end_e": 0, "exploration_fraction": 0,
     }  # fmt: skip
     for name, least in at_least.items():
         if not getattr(args, name) >= least:  # NaN is not either
             flag = "--" + name.replace("_", "-")
             fail(f"{flag} {getattr(args, name)} must be at least {least}")
-    for name in ("gamma", "start_e", "end_e"):
+    for name in ("gamma", "start_e", "end_e", "eval_epsilon"):
         if getattr(args, name) > 1:
             fail(f"--{name.replace('_', '-')} {getattr(args, name)} must be at most 1")
     if args.seed >= 2**31:
@@ -232,6 +261,57 @@ class LearnerSignals(gym.vector.VectorWrapper):
                 final_obs[over] = info["final_obs"][over]
             info["final_obs"] = final_obs
         return observations, np.sign(rewards), terminations | life_lost, truncations, info
+
+
+class ChangedPixels(gym.vector.VectorWrapper):
+    """Counts the N of arXiv 2310.01767's equation 3: the changed pixels its scheme would store.
+
+    Of every four frames of a lane the first is stored raw, and of the others the pixels in which
+    they differ from it; N is their number over as many of the newest frames as the buffer has. A
+    frame of which more than a quarter changed is raw there, too, and counts as a quarter, whose
+    four bytes a pixel come to the frame's.
+    """
+
+    def __init__(self, env: gym.vector.VectorEnv, n_frames: int, group: int):
+        super().__init__(env)
+        self.counts = np.zeros((n_frames, self.num_envs), dtype=np.int32)
+        self.group, self.seen, self.now, self.largest = group, 0, 0, 0
+
+    def reset(self, *, seed=None, options=None):
+        observations, info = self.env.reset(seed=seed, options=options)
+        self.count(observations)
+        return observations, info
+
+    def step(self, actions):
+        observations, *outcome = self.env.step(actions)
+        self.count(observations)
+        return observations, *outcome
+
+    def count(self, observations: np.ndarray) -> None:
+        H, W = observations.shape[-2:]
+        frames = observations.reshape(self.num_envs, -1, H, W)[:, -1]
+        changed = np.zeros(self.num_envs, dtype=np.int32)
+        if self.seen % self.group == 0:
+            self.references = frames.copy()
+        else:
+            differ = np.count_nonzero(frames != self.references, axis=(1, 2))
+            changed[:] = np.minimum(differ, H * W // 4)
+        slot = self.seen % len(self.counts)
+        self.now += int(changed.sum() - self.counts[slot].sum())
+        self.largest = max(self.largest, self.now)
+        self.counts[slot] = changed
+        self.seen += 1
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint needs for the count to go on."""
+        counts = torch.from_numpy(self.counts[: self.seen].copy())
+        return {"counts": counts, "seen": self.seen, "now": self.now, "largest": self.largest}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.counts[: len(state["counts"])] = state["counts"].numpy()
+        self.now, self.largest = state["now"], state["largest"]
+        # With the next group of frames: what it is compared with has to be a new one.
+        self.seen = -(-state["seen"] // self.group) * self.group
 
 
 def make_env(args: Args, num_envs: int, stack_num: int = 4) -> gym.vector.VectorEnv:
@@ -657,27 +737,22 @@ def choose_actions(q_network, obs, to_stacks, epsilon, rng, device) -> np.ndarra
     return actions
 
 
-def evaluate(model_path: Path, args: Args, device: torch.device) -> list[float]:
-    """Let a saved model play; returns the episodic returns of `args.eval_episodes` games."""
+def evaluate(q_network: QNetwork, args: Args, device: torch.device) -> list[float]:
+    """Let a network play; returns the episodic returns of `args.eval_episodes` games."""
     # Each lane has its share to play: the first games to end would be the short ones.
     num_envs = min(args.eval_episodes, 8)
     share = np.full(num_envs, args.eval_episodes // num_envs)
     share[: args.eval_episodes % num_envs] += 1
     envs = LearnerSignals(make_env(args, num_envs))
-    q_network = QNetwork(envs.single_action_space.n, args.n_quantiles).to(device)
-    q_network.load_state_dict(torch.load(model_path, map_location=device, weights_only=True))
-    q_network.eval()
-    rng = np.random.default_rng(args.seed)
+    rng = np.random.default_rng(args.seed)  # its own: learning goes on as if nobody had looked
     episodic_returns: list[float] = []
     obs, _ = envs.reset(seed=args.seed)
     while share.any():
-        actions = choose_actions(q_network, obs, lambda x: x, args.end_e, rng, device)
+        actions = choose_actions(q_network, obs, lambda x: x, args.eval_epsilon, rng, device)
         obs, _, _, _, infos = envs.step(actions)
         for lane in np.flatnonzero(infos["_episode"] & (share > 0)):
             share[lane] -= 1
             episodic_returns.append(float(infos["episode"]["r"][lane]))
-            number = len(episodic_returns) - 1
-            tqdm.write(f"eval_episode={number}, episodic_return={episodic_returns[-1]}")
     envs.close()
     return episodic_returns
 
@@ -699,6 +774,9 @@ def draw(path: Path, args: Args, history: dict) -> None:
     left.plot(steps, returns, ".", ms=3, alpha=0.4, label="one game")
     lately = [returns[max(0, i - 19) : i + 1].mean() for i in range(len(returns))]
     left.plot(steps, lately, label="mean of the last 20")
+    if history["evaluations"]:
+        label = f"mean of {args.eval_episodes} evaluations"
+        left.plot(*np.array(history["evaluations"], dtype=float).T, "o-", ms=3, label=label)
     left.legend()
     left.set(xlabel="agent steps", ylabel="episodic return")
     steps, stored, transitions = np.array(history["memory"], dtype=float).reshape(-1, 3).T
@@ -759,9 +837,13 @@ def train(args: Args) -> dict:
 
     # env and replay buffer setup
     stack_num = 1 if args.obs_storage == "indexed" else STACK[0]
+    games = make_env(args, args.num_envs, stack_num)
+    counter = None
+    if args.count_changed_pixels:
+        games = counter = ChangedPixels(games, args.buffer_size // args.num_envs, STACK[0])
     storage = make_storage(
         args,
-        make_env(args, args.num_envs, stack_num),
+        games,
         device,
         restored=checkpoint["replay"] if checkpoint is not None else None,
     )
@@ -795,7 +877,7 @@ def train(args: Args) -> dict:
 
     # start the game, or go on from a checkpoint with new games
     global_step = 0
-    history: dict[str, list] = {"episodes": [], "memory": []}
+    history: dict[str, Any] = {"episodes": [], "evaluations": [], "memory": []}
     options = None
     if checkpoint is not None:
         q_network.load_state_dict(checkpoint["q_network"])
@@ -803,13 +885,25 @@ def train(args: Args) -> dict:
         optimizer.load_state_dict(checkpoint["optimizer"])
         set_random_states(rng, checkpoint["random_states"])
         global_step = checkpoint["global_step"]
-        history = checkpoint["history"]
+        history |= checkpoint["history"]
+        if counter is not None and "changed_pixels" in history:
+            counter.restore(history["changed_pixels"])
         # A plain reset with a seed would make the wrapper forget the frames that the buffer holds.
         options = {"reset_mask": np.ones(args.num_envs, dtype=bool)}
     # One run's lanes never share a seed: global_step grows by at least as many as there are lanes.
     seed = (args.seed + global_step) % (2**31 - args.num_envs)
     obs, _ = envs.reset(seed=seed, options=options)
 
+    def evaluate_now() -> float:
+        """Evaluate and log; returns the seconds that it took, which are not training's."""
+        start = time.perf_counter()
+        evaluation = float(np.mean(evaluate(q_network, args, device)))
+        history["evaluations"].append((global_step, evaluation))
+        writer.add_scalar("charts/evaluation_return", evaluation, global_step)
+        return time.perf_counter() - start
+
+    if args.eval_every and global_step == 0:
+        evaluate_now()
     bar = tqdm(
         total=args.total_timesteps,
         initial=global_step,
@@ -881,13 +975,21 @@ def train(args: Args) -> dict:
             writer.add_scalar("storage/nbytes_stored", nbytes_stored, global_step)
             ratio = len(rb) * STACK_BYTES / nbytes_stored
             writer.add_scalar("storage/compression_ratio", ratio, global_step)
+            if counter is not None:
+                writer.add_scalar("storage/changed_pixels", counter.now, global_step)
             lately = [episode[1] for episode in history["episodes"][-20:]]
             bar.set_postfix_str(
                 f"SPS {sps:.0f}, return {np.mean(lately) if lately else np.nan:.1f}, "
                 f"buffer {nbytes_stored / 1e6:.2f} MB",
                 refresh=False,
             )
+        if args.eval_every and due(args.eval_every, global_step, args):
+            evaluation_s = evaluate_now()
+            start_time += evaluation_s
+            interval_start = interval_start[0], interval_start[1] + evaluation_s
         if stopping or (args.checkpoint_every and due(args.checkpoint_every, global_step, args)):
+            if counter is not None:
+                history["changed_pixels"] = counter.state()
             save_checkpoint(
                 run_dir / "checkpoint.pt",
                 args,
@@ -909,8 +1011,10 @@ def train(args: Args) -> dict:
         model_path = run_dir / f"{args.exp_name}.cleanrl_model"
         torch.save(q_network.state_dict(), model_path)
         tqdm.write(f"model saved to {model_path}")
-        eval_returns = evaluate(model_path, args, device)
+        q_network.load_state_dict(torch.load(model_path, map_location=device, weights_only=True))
+        eval_returns = evaluate(q_network, args, device)
         for number, episodic_return in enumerate(eval_returns):
+            tqdm.write(f"eval_episode={number}, episodic_return={episodic_return}")
             writer.add_scalar("eval/episodic_return", episodic_return, number)
     if not args.quiet:
         draw(run_dir / "training.png", args, history)

@@ -24,7 +24,11 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 # build for Python 3.13.
 _NEEDED_BY = {
     "matplotlib": ["test_bench_peers.py"],
-    "torch": ["test_ppo*.py", "test_qrdqn*.py", "test_drqv2*.py"],
+    "omegaconf": ["test_experiments*.py"],
+    "torch": [
+        *("test_ppo*.py", "test_qrdqn*.py", "test_drqv2*.py", "test_medqn*.py"),
+        *("test_changed_pixels.py", "test_experiments*.py"),
+    ],
     "dm_control": ["test_dm_control.py", "test_drqv2*.py"],
 }
 _missing = [module for module in _NEEDED_BY if importlib.util.find_spec(module) is None]

@@ -79,7 +79,7 @@ OPTIONAL = {
     "shimmy": {"wrappers"},
     "torch": {"cleanrl_scripts", "compressarray.replay.outputs"},
 }
-OURS = ("compressarray", "wrappers", "cleanrl_scripts", "benchmarks", "tests")
+OURS = ("compressarray", "wrappers", "cleanrl_scripts", "benchmarks", "experiments", "tests")
 PACKAGES = ("compressarray", "wrappers", "cleanrl_scripts")
 
 
@@ -159,6 +159,7 @@ def test_imports_point_one_way(path):
         ("wrappers.frame_stack", "compressarray.store"),
         ("cleanrl_scripts.ppo_atari", "cleanrl_scripts.other"),
         ("cleanrl_scripts.ppo_atari", "tests.naive"),
+        ("cleanrl_scripts.ppo_atari", "experiments.results"),
     ],
 )
 def test_the_rules_refuse(importer, imported):

@@ -140,13 +140,31 @@ def test_the_loss_of_a_batch_falls():
 
 
 def test_settings_are_rl_zoos():
-    args = qrdqn_atari.Args()
+    args = qrdqn_atari.parse_args([])
     assert (args.learning_rate, args.gamma, args.batch_size) == (5e-5, 0.99, 32)
     assert (args.buffer_size, args.learning_starts) == (1_000_000, 50_000)
     assert (args.train_frequency, args.target_network_frequency) == (4, 10_000)
     assert (args.start_e, args.end_e, args.exploration_fraction) == (1.0, 0.01, 0.025)
     assert (args.n_quantiles, args.num_envs, args.n_step) == (200, 1, 1)
     assert args.total_timesteps == 10_000_000
+    assert (args.eval_every, args.eval_episodes, args.eval_epsilon) == (0, 10, 0.01)
+
+
+def test_the_papers_preset():
+    zoo, paper = (vars(qrdqn_atari.parse_args(["--preset", each])) for each in ("zoo", "paper"))
+    differ = {name: value for name, value in paper.items() if value != zoo[name]}
+    assert differ.pop("preset") == "paper"
+    evaluation = {"eval_every": 50_000, "eval_episodes": 3, "eval_epsilon": 0}
+    assert differ == {"buffer_size": 100_000, **evaluation}
+    given = qrdqn_atari.parse_args(["--preset", "paper", "--buffer-size", "1000000"])
+    assert (given.buffer_size, given.eval_episodes) == (1_000_000, 3)
+
+
+def test_evaluations_and_counting_leave_learning_alone(dense):
+    flags = ["--eval-every", "100", "--eval-episodes", "1", "--count-changed-pixels"]
+    result = train("--obs-storage", "indexed", *flags, steps=STEPS)
+    assert_the_same(result, dense)
+    assert [step for step, _ in result["history"]["evaluations"]] == [0, 100, 200, 300]
 
 
 def assert_the_same(result, dense):

@@ -1,0 +1,1073 @@
+"""MeDQN(R) on Atari games, and the DQN beside it, with the replay buffer's observations compressed.
+
+Paper: Lan et al., "Memory-efficient Reinforcement Learning with Value-based Knowledge
+Consolidation", arXiv 2205.10868. Algorithm and settings are those of its published code
+(`qlan3/MeDQN: components/policy.py, configs/medqn.json, configs/dqn.json`), by default the ones
+that its figure shows for each of its five games; layout, log names and the loop follow CleanRL's
+`dqn_atari.py`.
+
+MeDQN keeps a tenth of DQN's replay buffer and holds what the agent knows in another way: to the
+TD error of a batch it adds the squared distance between the Q-values of the network and of the
+target network, over all actions in other states of the buffer (that is the R), with a weight,
+lambda, that grows over the training. `--algorithm dqn` is the DQN that it is compared with; the two
+are one code, in which DQN's lambda is 0. `consod` is the published code's word for consolidation.
+
+Where observations live is a flag, and changes memory and speed only; with one seed and device the
+weights come out the same bit for bit:
+
+- `--obs-storage compressed`: a `ReplayBuffer` takes the place of the arrays of stacks, and is fed
+  the stacks that they were fed;
+- `--obs-storage indexed`: `IndexedFrameStack` stores each new frame once and emits frame indices,
+  which are what the buffer is fed;
+- `--obs-storage dense`: arrays of uint8 stacks, one for `obs` and one for `next_obs`, as in
+  CleanRL, and nothing of ours near them.
+
+The games run in ALE's own vector environment, autoreset SAME_STEP. Next to EnvPool's Atari, which
+the published code runs:
+
+- the same: no-ops at reset (up to 30) and FIRE, frame skip 4 with max over the last two, 84x84 gray
+  images, no sticky actions; in training rewards by sign, and a lost life ends the episode for the
+  learner while the game goes on. Evaluations are of whole games with unclipped rewards;
+- departures: at a lost life nothing is reset or pressed, so the stack runs on and the agent has to
+  press FIRE itself (EnvPool takes no-ops and presses FIRE there too). At a game's start ALE presses
+  FIRE before the no-ops, not after them, and pads the stack with zeros, not with the first frame.
+
+Departures beside the games: an episode that is truncated is bootstrapped from its last observation
+(published: it counts as terminated); every evaluation begins with the same games. As published,
+and unlike most DQNs: observations are not divided by 255, the loss is the squared error, targets
+are 3-step, and the target network is copied every 500 gradient steps, before the step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import pickle
+import random
+import re
+import sys
+import time
+import zlib
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+
+import ale_py
+import gymnasium as gym
+import numpy as np
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+import torch.optim as optim
+import tyro
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+if TYPE_CHECKING:
+    from compressarray import ReplayBuffer
+
+gym.register_envs(ale_py)
+
+STACK = (4, 84, 84)  # one observation
+STACK_BYTES = 4 * 84 * 84  # as uint8; a transition's dense pixels are two of them
+LOG_EVERY = 250  # agent steps
+
+
+@dataclass
+class Args:
+    exp_name: str = os.path.basename(__file__)[: -len(".py")]
+    """the name of this experiment"""
+    seed: int = 1
+    """seed of the experiment"""
+    torch_deterministic: bool = True
+    """if toggled, `torch.backends.cudnn.deterministic=True`"""
+    torch_threads: int = 0
+    """threads torch computes with on the CPU (0: torch's own choice)"""
+    cuda: bool = True
+    """if toggled, a GPU is used where there is one"""
+    track: bool = False
+    """if toggled, this experiment is tracked with Weights and Biases"""
+    wandb_project_name: str = "compressarray"
+    """the wandb's project name"""
+    wandb_entity: str | None = None
+    """the entity (team) of wandb's project"""
+    capture_video: bool = False
+    """whether to record what the first environment's agent sees (`videos/{run_name}/*.gif`)"""
+    save_model: bool = False
+    """whether to save the model (`runs/{run_name}/{exp_name}.cleanrl_model`) and evaluate it"""
+    eval_every: int = 100_000
+    """steps between evaluations (0: only of the saved model)"""
+    eval_episodes: int = 5
+    """games of an evaluation"""
+    eval_epsilon: float = 0
+    """the epsilon of evaluations"""
+    checkpoint_every: int = 1_000_000
+    """steps between checkpoints, replay buffer included (`runs/{run_name}/checkpoint.pt`; 0: only
+    one at the end)"""
+    stop_after_minutes: float = 0
+    """write a checkpoint and stop after so many minutes, to be resumed (0: train to the end)"""
+    resume: str | None = None
+    """path of a checkpoint to go on from, its replay buffer beside it; exploration is a part of
+    --total-timesteps, so more of these explore for longer"""
+    quiet: bool = False
+    """if toggled, no progress bar, no table and no picture"""
+
+    # Where observations live
+    obs_storage: Literal["compressed", "indexed", "dense"] = "compressed"
+    """a ReplayBuffer fed with stacks, one fed with frame indices, or plain arrays of stacks"""
+    codec: str = "delta"
+    """how frames are stored: raw, sparse, delta, delta-huffman, or a numcodecs codec: zstd, ..."""
+    count_changed_pixels: bool = False
+    """if toggled, the N of arXiv 2310.01767's equation 3 is counted and logged"""
+
+    # Algorithm specific arguments (None: as published for the algorithm and the game)
+    algorithm: Literal["medqn", "dqn"] = "medqn"
+    """MeDQN(R), or the DQN that it is compared with"""
+    env_id: str = "ALE/Qbert-v5"
+    """the id of the environment, any ALE/<Game>-v5"""
+    total_timesteps: int = 12_500_000
+    """total timesteps of the experiments, in agent steps (four emulator frames each)"""
+    learning_rate: float = 1e-4
+    """the learning rate of the optimizer"""
+    num_envs: int = 1
+    """the number of parallel game environments"""
+    max_episode_frames: int = 108_000
+    """emulator frames after which a game is truncated"""
+    scale_obs: bool = False
+    """if toggled, the network divides observations by 255"""
+    buffer_size: int | None = None
+    """the replay memory buffer size, in transitions (100,000, with DQN 1,000,000)"""
+    gamma: float = 0.99
+    """the discount factor gamma"""
+    n_step: int | None = None
+    """rewards that are summed before the bootstrap value (3, on Breakout 1)"""
+    target_network_frequency: int = 500
+    """the gradient steps it takes to update the target network"""
+    batch_size: int = 32
+    """the batch size of sample from the replay memory, and that of the consolidation"""
+    start_e: float = 1
+    """the starting epsilon for exploration"""
+    end_e: float = 0.05
+    """the ending epsilon for exploration"""
+    exploration_fraction: float = 0.08
+    """the fraction of `total-timesteps` it takes from start-e to go end-e"""
+    learning_starts: int = 32
+    """timestep to start learning; until then actions are random"""
+    train_frequency: int | None = None
+    """timesteps of all environments together per update (20 or 40 by game, with DQN 10)"""
+    consod_epochs: int | None = None
+    """gradient steps per update: on one TD batch, each with new states to consolidate (1)"""
+    consod_start: float | None = None
+    """the weight lambda of the consolidation at the start (0.01, with DQN 0)"""
+    consod_end: float | None = None
+    """the weight lambda at the end of `total-timesteps` (4 or 2 by game, with DQN 0)"""
+
+
+# Learning depends on all but these: with the others changed a checkpoint is not gone on from. The
+# buffer comes back in the form it had, so that --obs-storage and --codec stay.
+MAY_CHANGE = {
+    *("exp_name", "torch_threads", "cuda", "track", "wandb_project_name", "wandb_entity"),
+    *("capture_video", "save_model", "eval_every", "eval_episodes", "eval_epsilon"),
+    *("count_changed_pixels", "checkpoint_every", "stop_after_minutes", "resume", "quiet"),
+    "total_timesteps",
+}
+
+
+def fail(message: object) -> None:
+    """End the script with one line on stderr and a non-zero exit status."""
+    sys.exit(f"medqn_atari.py: error: {' '.join(str(message).split())}")
+
+
+def parse_args(argv: list[str] | None = None) -> Args:
+    """Read the command line; a wrong flag is answered with one line."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            args = tyro.cli(Args, args=argv, description=__doc__.split("\n\n")[0])
+    except SystemExit as stop:
+        if not stop.code:
+            raise  # --help
+        # tyro draws a box: a title, what is wrong, a ruler, hints.
+        lines = [line.strip("│╭╮╰╯ ") for line in said.getvalue().splitlines()]
+        wrong = re.split("─{5,}", " ".join(lines[1:]))[0].strip(". ")
+        near = [line.split()[0] for line in lines if line.startswith("--")]
+        if near and wrong.startswith("Unrecognized"):
+            wrong += f" (did you mean {near[0]}?)"
+        fail(f"{wrong}; see --help")
+    return check_args(args)
+
+
+# What differs by game among the settings that the published figure shows.
+BEST = {
+    "Qbert": {"train_frequency": 20, "consod_end": 2},
+    "BattleZone": {"train_frequency": 40, "consod_end": 4},
+    "DoubleDunk": {"train_frequency": 40, "consod_end": 4},
+    "NameThisGame": {"train_frequency": 40, "consod_end": 4},
+    "Phoenix": {"train_frequency": 20, "consod_end": 2},
+}
+
+
+def published(args: Args) -> dict[str, Any]:
+    """The settings that depend on algorithm and game; a game not published counts as Qbert."""
+    game = args.env_id.removeprefix("ALE/").removesuffix("-v5")
+    n_step = {"n_step": 1 if game == "Breakout" else 3}
+    if args.algorithm == "dqn":
+        consolidation = {"consod_epochs": 1, "consod_start": 0, "consod_end": 0}
+        return {"buffer_size": 1_000_000, "train_frequency": 10, **n_step, **consolidation}
+    consolidation = {"consod_epochs": 1, "consod_start": 0.01}
+    return {"buffer_size": 100_000, **n_step, **consolidation, **BEST.get(game, BEST["Qbert"])}
+
+
+def check_args(args: Args) -> Args:
+    """Refuse settings that cannot work and fill in what follows from the others."""
+    for name, value in published(args).items():
+        if getattr(args, name) is None:
+            setattr(args, name, value)
+    at_least = {
+        "num_envs": 1, "n_step": 1, "batch_size": 1, "train_frequency": 1,
+        "target_network_frequency": 1, "total_timesteps": 1, "max_episode_frames": 4,
+        "eval_episodes": 1, "eval_every": 0, "eval_epsilon": 0, "checkpoint_every": 0,
+        "stop_after_minutes": 0, "torch_threads": 0, "seed": 0, "learning_rate": 0, "gamma": 0,
+        "start_e": 0, "end_e": 0, "exploration_fraction": 0, "consod_epochs": 1,
+        "consod_start": 0, "consod_end": 0,
+    }  # fmt: skip
+    for name, least in at_least.items():
+        if not getattr(args, name) >= least:  # NaN is not either
+            flag = "--" + name.replace("_", "-")
+            fail(f"{flag} {getattr(args, name)} must be at least {least}")
+    for name in ("gamma", "start_e", "end_e", "eval_epsilon"):
+        if getattr(args, name) > 1:
+            fail(f"--{name.replace('_', '-')} {getattr(args, name)} must be at most 1")
+    for name in ("consod_epochs", "consod_start", "consod_end"):
+        value = getattr(args, name)
+        if args.algorithm == "dqn" and value != published(args)[name]:
+            fail(
+                f"--{name.replace('_', '-')} {value} is MeDQN's: with --algorithm dqn it is "
+                f"{published(args)[name]}; give --algorithm medqn, or leave it out"
+            )
+    if args.seed >= 2**31:
+        fail(f"--seed {args.seed} must be below {2**31}, the largest that ALE takes")
+    # One whole window of n steps in each lane: without it there would be nothing to sample.
+    window = args.n_step * args.num_envs
+    for name in ("buffer_size", "learning_starts"):
+        if getattr(args, name) < window:
+            fail(
+                f"--{name.replace('_', '-')} {getattr(args, name)} must be at least {window}, "
+                f"--n-step {args.n_step} times --num-envs {args.num_envs}"
+            )
+    return args
+
+
+class LearnerSignals(gym.vector.VectorWrapper):
+    """Rewards by sign, a lost life as an end, and the statistics of whole games in `info`."""
+
+    def reset(self, *, seed=None, options=None):
+        observations, info = self.env.reset(seed=seed, options=options)
+        self.returns = np.zeros(self.num_envs)
+        self.lengths = np.zeros(self.num_envs, dtype=np.int64)
+        self.lives = info["lives"]
+        return observations, info
+
+    def step(self, actions):
+        observations, rewards, terminations, truncations, info = self.env.step(actions)
+        self.returns += rewards
+        self.lengths += 1
+        over = terminations | truncations
+        info["episode"] = {"r": self.returns.copy(), "l": self.lengths.copy()}
+        info["_episode"] = over
+        self.returns[over] = 0
+        self.lengths[over] = 0
+        # Some games show no lives left for a while before they are over: that end comes by itself.
+        life_lost = (info["lives"] > 0) & (info["lives"] < self.lives) & ~over
+        self.lives = info["lives"]
+        if life_lost.any():
+            # Where the game goes on, the observation is itself the one that ended the episode.
+            final_obs = observations.copy()
+            if over.any():
+                final_obs[over] = info["final_obs"][over]
+            info["final_obs"] = final_obs
+        return observations, np.sign(rewards), terminations | life_lost, truncations, info
+
+
+class ChangedPixels(gym.vector.VectorWrapper):
+    """Counts the N of arXiv 2310.01767's equation 3: the changed pixels its scheme would store.
+
+    Of every four frames of a lane the first is stored raw, and of the others the pixels in which
+    they differ from it; N is their number over as many of the newest frames as the buffer has. A
+    frame of which more than a quarter changed is raw there, too, and counts as a quarter, whose
+    four bytes a pixel come to the frame's.
+    """
+
+    def __init__(self, env: gym.vector.VectorEnv, n_frames: int, group: int):
+        super().__init__(env)
+        self.counts = np.zeros((n_frames, self.num_envs), dtype=np.int32)
+        self.group, self.seen, self.now, self.largest = group, 0, 0, 0
+
+    def reset(self, *, seed=None, options=None):
+        observations, info = self.env.reset(seed=seed, options=options)
+        self.count(observations)
+        return observations, info
+
+    def step(self, actions):
+        observations, *outcome = self.env.step(actions)
+        self.count(observations)
+        return observations, *outcome
+
+    def count(self, observations: np.ndarray) -> None:
+        H, W = observations.shape[-2:]
+        frames = observations.reshape(self.num_envs, -1, H, W)[:, -1]
+        changed = np.zeros(self.num_envs, dtype=np.int32)
+        if self.seen % self.group == 0:
+            self.references = frames.copy()
+        else:
+            differ = np.count_nonzero(frames != self.references, axis=(1, 2))
+            changed[:] = np.minimum(differ, H * W // 4)
+        slot = self.seen % len(self.counts)
+        self.now += int(changed.sum() - self.counts[slot].sum())
+        self.largest = max(self.largest, self.now)
+        self.counts[slot] = changed
+        self.seen += 1
+
+    def state(self) -> dict[str, Any]:
+        """What a checkpoint needs for the count to go on."""
+        counts = torch.from_numpy(self.counts[: self.seen].copy())
+        return {"counts": counts, "seen": self.seen, "now": self.now, "largest": self.largest}
+
+    def restore(self, state: dict[str, Any]) -> None:
+        self.counts[: len(state["counts"])] = state["counts"].numpy()
+        self.now, self.largest = state["now"], state["largest"]
+        # With the next group of frames: what it is compared with has to be a new one.
+        self.seen = -(-state["seen"] // self.group) * self.group
+
+
+def make_env(args: Args, num_envs: int, stack_num: int = 4) -> gym.vector.VectorEnv:
+    """Build ALE's vector environment for one game."""
+    if not re.fullmatch(r"ALE/\w+-v5", args.env_id):
+        fail(f"--env-id {args.env_id!r} must be an ALE/<Game>-v5, for example ALE/Pong-v5")
+    try:
+        return gym.make_vec(
+            args.env_id,
+            num_envs=num_envs,
+            vectorization_mode="vector_entry_point",
+            autoreset_mode=gym.vector.AutoresetMode.SAME_STEP,
+            stack_num=stack_num,
+            max_num_frames_per_episode=args.max_episode_frames,
+            repeat_action_probability=0.0,
+            reward_clipping=False,  # LearnerSignals clips: episodic returns are unclipped
+            noop_max=30,
+            use_fire_reset=True,
+        )
+    except gym.error.Error as error:
+        fail(f"--env-id {args.env_id}: {error}")
+    except (OSError, AssertionError) as error:
+        fail(f"--env-id {args.env_id}: its ROM is missing or damaged ({error}); see ALE_ROMS_DIR")
+
+
+class Batch(NamedTuple):
+    """Sampled transitions, with the names that `ReplayBuffer` gives them."""
+
+    obs: torch.Tensor
+    action: torch.Tensor
+    reward: torch.Tensor
+    """discounted and summed over the n steps, or the fewer that an episode's end left"""
+    next_obs: torch.Tensor
+    terminated: torch.Tensor
+    discount: torch.Tensor
+    """gamma to the number of rewards summed"""
+
+
+class DenseReplayBuffer:
+    """Plain arrays of stacks, which draw what `ReplayBuffer` draws from the same generator.
+
+    Both number the transitions that may be sampled lane by lane, within a lane by their slots in
+    the ring, and draw `rng.integers(how many there are, size=batch_size)`.
+    """
+
+    def __init__(self, args: Args, device: torch.device, rng: np.random.Generator):
+        rows = (args.buffer_size // args.num_envs, args.num_envs)  # a slot for each step
+        self.obs = np.zeros((*rows, *STACK), dtype=np.uint8)
+        self.next_obs = np.zeros((*rows, *STACK), dtype=np.uint8)
+        self.actions = np.zeros(rows, dtype=np.int64)
+        self.rewards = np.zeros(rows, dtype=np.float32)
+        self.terminations = np.zeros(rows, dtype=bool)
+        self.truncations = np.zeros(rows, dtype=bool)
+        self.n_step, self.gamma = args.n_step, args.gamma
+        self.device, self.rng = device, rng
+        self.added = 0  # steps; step t lies in slot t % len(self.obs)
+
+    def __len__(self) -> int:
+        slots, num_envs = self.actions.shape
+        return min(self.added, slots) * num_envs
+
+    @property
+    def nbytes_stored(self) -> int:
+        """Bytes of the slots written so far: the system gives no memory to the others."""
+        return sum(array[: self.added].nbytes for array in self._arrays().values())
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        return {name: value for name, value in vars(self).items() if isinstance(value, np.ndarray)}
+
+    def add(self, obs, action, reward, terminated, truncated, next_obs, info) -> None:
+        slot = self.added % len(self.obs)
+        self.obs[slot] = obs
+        self.next_obs[slot] = next_obs
+        ended = terminated | truncated
+        if ended.any():
+            self.next_obs[slot, ended] = info["final_obs"][ended]
+        self.actions[slot] = action
+        self.rewards[slot] = reward
+        self.terminations[slot] = terminated
+        self.truncations[slot] = truncated
+        self.added += 1
+
+    def cut(self) -> None:
+        """Cut the episodes that are running: what is added next comes from new ones."""
+        newest = (self.added - 1) % len(self.obs)
+        self.truncations[newest] |= ~self.terminations[newest]
+
+    def sample(self, batch_size: int) -> Batch:
+        slots, num_envs = self.actions.shape
+        held = min(self.added, slots)
+        # Of the newest n - 1 steps only those can be drawn whose episode has ended since.
+        newest = np.arange(self.added - min(self.n_step - 1, held), self.added) % slots
+        ended = self.terminations[newest] | self.truncations[newest]
+        late, lanes = np.nonzero(~np.logical_or.accumulate(ended[::-1])[::-1])
+        withheld = np.sort(lanes * held + newest[late])
+        starts = self.rng.integers(num_envs * held - len(withheld), size=batch_size)
+        for number in withheld:  # from the lowest on: what comes after it moves up by one
+            starts[starts >= number] += 1
+        lanes, first = np.divmod(starts, held)
+
+        rewards = np.zeros(batch_size)
+        steps = np.zeros(batch_size, dtype=np.int64)
+        going_on = np.ones(batch_size, dtype=bool)
+        for k in range(self.n_step):
+            step = (first + k) % slots, lanes
+            rewards += np.where(going_on, self.gamma**k * self.rewards[step].astype(float), 0)
+            steps += going_on
+            going_on &= ~(self.terminations[step] | self.truncations[step])
+        last = (first + steps - 1) % slots
+        discounts = np.array([self.gamma**k for k in range(self.n_step + 1)], dtype=np.float32)
+        arrays = (
+            self.obs[first, lanes],
+            self.actions[first, lanes],
+            rewards.astype(np.float32),
+            self.next_obs[last, lanes],
+            self.terminations[last, lanes],
+            discounts[steps],
+        )
+        return Batch(*(torch.from_numpy(array).to(self.device) for array in arrays))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything, of the arrays the slots written so far."""
+        written = {name: array[: self.added] for name, array in self._arrays().items()}
+        return vars(self) | written | {"slots": len(self.obs)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        slots = state.pop("slots")
+        vars(self).update(state)
+        for name, written in self._arrays().items():
+            array = np.zeros((slots, *written.shape[1:]), dtype=written.dtype)
+            array[: len(written)] = written
+            setattr(self, name, array)
+
+
+class Storage(NamedTuple):
+    """What holds the transitions, and what the environments need around them for it."""
+
+    envs: gym.vector.VectorEnv
+    """the environments, which `indexed` wraps"""
+    buffer: ReplayBuffer | DenseReplayBuffer
+    to_stacks: Callable[[np.ndarray], np.ndarray]
+    """from what the environments return to the pixels of stacks"""
+
+
+def make_storage(
+    args: Args,
+    envs: gym.vector.VectorEnv,
+    device: torch.device,
+    restored: ReplayBuffer | DenseReplayBuffer | None = None,
+) -> Storage:
+    """Build the replay buffer, or put one from a checkpoint in its place."""
+    # A generator of its own: what is drawn does not hang on how often the agent explores.
+    rng = np.random.default_rng([args.seed, 1])
+    if restored is not None:
+        restored.device = device
+        restored.cut()
+    if args.obs_storage == "dense":
+        buffer = make_dense_buffer(args, device, rng) if restored is None else restored
+        return Storage(envs, buffer, lambda obs: obs)
+
+    # Imported here, so that a dense run has none of it in memory.
+    try:
+        from compressarray import DiffFrameArray, ReplayBuffer
+        from wrappers.vector import IndexedFrameStack
+    except ModuleNotFoundError as error:
+        fail(f"--obs-storage {args.obs_storage}: {error}; in the repository: pip install -e .")
+
+    # One frame through the codec: numcodecs has some that want other data or lose bits.
+    frame = (np.arange(84 * 84) % 251).astype(np.uint8).reshape(STACK[1:])
+    try:
+        probe = DiffFrameArray((4, *STACK[1:]), codec=args.codec)
+        stored = probe.gather(probe.append(frame))
+    except Exception as error:
+        fail(f"--codec {args.codec}: {error}")
+    if not np.array_equal(stored, frame):
+        fail(f"--codec {args.codec}: it is not lossless")
+
+    frames, to_stacks = None, lambda obs: obs
+    if args.obs_storage == "indexed":
+        envs = IndexedFrameStack(
+            envs,
+            stack_size=STACK[0],
+            # An episode that ends costs a lane two frames in one step.
+            capacity=2 * (args.buffer_size // args.num_envs) + STACK[0],
+            padding_type="zero",
+            codec=args.codec,
+            squeeze=True,
+        )
+        if restored is not None:
+            envs.frames = restored.frames
+        frames, to_stacks = envs.frames, envs.frames.gather
+    buffer = restored
+    if buffer is None:
+        buffer = ReplayBuffer(
+            args.buffer_size,
+            envs.single_observation_space,
+            envs.single_action_space,
+            args.num_envs,
+            frames=frames,
+            codec=args.codec,
+            n_step=args.n_step,
+            gamma=args.gamma,
+            device=device,
+            seed=rng,
+        )
+    return Storage(envs, buffer, to_stacks)
+
+
+def make_dense_buffer(
+    args: Args, device: torch.device, rng: np.random.Generator
+) -> DenseReplayBuffer:
+    """Allocate arrays of stacks, or say how much memory they would need."""
+    needed = 2 * STACK_BYTES * args.buffer_size
+    try:
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError):  # not on Windows
+        memory = needed
+    try:
+        if needed > memory:
+            raise MemoryError
+        return DenseReplayBuffer(args, device, rng)
+    except MemoryError:
+        fail(
+            f"--buffer-size {args.buffer_size}: dense stacks of that many transitions take "
+            f"{needed / 1e9:,.1f} GB, more than this machine has; give a smaller --buffer-size or "
+            "another --obs-storage than dense"
+        )
+
+
+class QNetwork(nn.Module):
+    """Values of all actions, (batch, num_actions)."""
+
+    def __init__(self, num_actions: int, scale_obs: bool = False):
+        super().__init__()
+        self.num_actions, self.divisor = num_actions, 255.0 if scale_obs else 1.0
+        self.network = nn.Sequential(
+            nn.Conv2d(4, 32, 8, stride=4),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, 4, stride=2),
+            nn.ReLU(),
+            nn.Conv2d(64, 64, 3, stride=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(64 * 7 * 7, 512),
+            nn.ReLU(),
+            nn.Linear(512, num_actions),
+        )
+
+    def forward(self, stacks: torch.Tensor) -> torch.Tensor:
+        # Stacks come as bytes, and become floats where the network is.
+        return self.network(stacks / self.divisor)
+
+    def greedy(self, stacks: torch.Tensor) -> torch.Tensor:
+        return self(stacks).argmax(dim=1)
+
+
+def linear_schedule(start: float, end: float, duration: float, t: int) -> float:
+    fraction = min(t / duration, 1.0) if duration else 1.0
+    return start + fraction * (end - start)
+
+
+def due(every: int, global_step: int, args: Args) -> int:
+    """How often in this step of all lanes something is to happen that happens `every` steps."""
+    return global_step // every - (global_step - args.num_envs) // every
+
+
+def update_network(
+    args, q_network, target_network, optimizer, rb, weight, gradient_steps
+) -> tuple[int, dict[str, torch.Tensor]]:
+    """Take the gradient steps of one update; returns how many there have been, and what to log.
+
+    `weight` is lambda. One TD batch, whose targets are computed once, serves all steps, each with
+    new states to consolidate. Where lambda is 0 none are drawn, and what is left is DQN.
+    """
+    batch = rb.sample(args.batch_size)
+    with torch.no_grad():
+        bootstrap = batch.discount * (1 - batch.terminated.float())
+        targets = batch.reward + bootstrap * target_network(batch.next_obs).max(dim=1).values
+    for _ in range(args.consod_epochs):
+        if gradient_steps % args.target_network_frequency == 0:
+            target_network.load_state_dict(q_network.state_dict())
+        q_values = q_network(batch.obs).gather(1, batch.action.long()[:, None]).squeeze(1)
+        loss = td_loss = F.mse_loss(q_values, targets)
+        logs = {"td_loss": td_loss.detach(), "q_values": q_values.detach().mean()}
+        if weight > 0:
+            states = rb.sample(args.batch_size).obs
+            with torch.no_grad():
+                kept = target_network(states)
+            consolidation_loss = F.mse_loss(q_network(states), kept)  # over all actions
+            loss = td_loss + weight * consolidation_loss
+            logs["consolidation_loss"] = consolidation_loss.detach()
+
+        # optimize the model
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        gradient_steps += 1
+    return gradient_steps, logs
+
+
+def get_random_states(rng: np.random.Generator) -> dict:
+    return {
+        "python": random.getstate(),
+        "numpy": rng.bit_generator.state,
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def set_random_states(rng: np.random.Generator, states: dict) -> None:
+    random.setstate(states["python"])
+    rng.bit_generator.state = states["numpy"]
+    torch.set_rng_state(states["torch"])
+    if states["cuda"] and torch.cuda.is_available():
+        torch.cuda.set_rng_state_all(states["cuda"])
+
+
+CHECKPOINT = {
+    *("args", "q_network", "target_network", "optimizer", "random_states", "global_step"),
+    *("gradient_steps", "history", "replay"),
+}
+
+
+def save_checkpoint(path, args, q_network, target_network, optimizer, rng, buffer, global_step,
+                    gradient_steps, history):  # fmt: skip
+    """Write everything that going on needs; a crash leaves the checkpoint before.
+
+    The replay buffer, its own generator included, lies in a file beside, whose name changes with
+    the step: the old pair is whole until the new one is.
+    """
+    replay = path.with_name(f"replay-{global_step}.pkl")
+    with replay.open("wb") as file:
+        pickle.dump(buffer, file, protocol=5)
+    checkpoint = {
+        "args": asdict(args),
+        "q_network": q_network.state_dict(),
+        "target_network": target_network.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "random_states": get_random_states(rng),
+        "global_step": global_step,
+        "gradient_steps": gradient_steps,
+        "history": history,
+        "replay": replay.name,
+    }
+    unfinished = path.with_suffix(".unfinished")
+    torch.save(checkpoint, unfinished)
+    os.replace(unfinished, path)
+    for old in path.parent.glob("replay-*.pkl"):
+        if old != replay:
+            old.unlink()
+
+
+def load_checkpoint(args: Args) -> dict:
+    """Read `--resume`'s checkpoint, or end with a line that says why it cannot be gone on from."""
+    try:
+        checkpoint = torch.load(args.resume, map_location="cpu", weights_only=True)
+        missing = CHECKPOINT - checkpoint.keys()
+    except Exception as error:
+        fail(f"--resume {args.resume}: not a checkpoint of this script ({error})".split("\n")[0])
+    if missing:
+        fail(f"--resume {args.resume}: not a checkpoint of this script (it lacks {missing})")
+    then = checkpoint["args"]
+    changed = [
+        f"--{name.replace('_', '-')} {now} (was {then.get(name)})"
+        for name, now in vars(args).items()
+        if name not in MAY_CHANGE and now != then.get(name)
+    ]
+    if changed:
+        fail(f"--resume {args.resume}: made with other settings: {', '.join(changed)}")
+    if checkpoint["global_step"] >= args.total_timesteps:
+        fail(
+            f"--resume {args.resume}: it has {checkpoint['global_step']} steps already; give a "
+            f"larger --total-timesteps than {args.total_timesteps}"
+        )
+    try:
+        # A pickle can run code: like a script, a buffer is loaded only from where one trusts.
+        with Path(args.resume).with_name(checkpoint["replay"]).open("rb") as file:
+            checkpoint["replay"] = pickle.load(file)
+    except Exception as error:
+        fail(f"--resume {args.resume}: its replay buffer cannot be read ({error})")
+    return checkpoint
+
+
+class VideoRecorder:
+    """What the first lane's agent sees, as GIFs of episodes 0, 1, 8, 27, ... 1000, 2000, ..."""
+
+    def __init__(self, folder: Path):
+        self.folder, self.episode, self.frames = folder, 0, []
+        folder.mkdir(parents=True, exist_ok=True)
+
+    def add(self, frame: np.ndarray) -> None:
+        k = self.episode
+        if k % 1000 == 0 or (k < 1000 and round(k ** (1 / 3)) ** 3 == k):
+            self.frames.append(zlib.compress(frame.tobytes(), 1))
+
+    def end_episode(self) -> None:
+        if self.frames:
+            from PIL import Image
+
+            images = (
+                Image.fromarray(np.frombuffer(zlib.decompress(f), np.uint8).reshape(STACK[1:]))
+                for f in self.frames
+            )
+            path = self.folder / f"rl-video-episode-{self.episode}.gif"
+            # 15 agent steps are a second of the game.
+            next(images).save(path, save_all=True, append_images=images, duration=67, loop=0)
+        self.episode, self.frames = self.episode + 1, []
+
+
+def choose_actions(q_network, obs, to_stacks, epsilon, rng, device) -> np.ndarray:
+    """Epsilon-greedy, each lane for itself; lanes that explore need no pixels."""
+    explores = rng.random(len(obs)) < epsilon
+    actions = rng.integers(q_network.num_actions, size=len(obs))
+    if not explores.all():
+        stacks = torch.from_numpy(to_stacks(obs[~explores])).to(device)
+        with torch.no_grad():
+            actions[~explores] = q_network.greedy(stacks).cpu().numpy()
+    return actions
+
+
+def evaluate(q_network: QNetwork, args: Args, device: torch.device) -> list[float]:
+    """Let a network play; returns the episodic returns of `args.eval_episodes` games."""
+    # Each lane has its share to play: the first games to end would be the short ones.
+    num_envs = min(args.eval_episodes, 8)
+    share = np.full(num_envs, args.eval_episodes // num_envs)
+    share[: args.eval_episodes % num_envs] += 1
+    envs = LearnerSignals(make_env(args, num_envs))
+    rng = np.random.default_rng(args.seed)  # its own: learning goes on as if nobody had looked
+    episodic_returns: list[float] = []
+    obs, _ = envs.reset(seed=args.seed)
+    while share.any():
+        actions = choose_actions(q_network, obs, lambda x: x, args.eval_epsilon, rng, device)
+        obs, _, _, _, infos = envs.step(actions)
+        for lane in np.flatnonzero(infos["_episode"] & (share > 0)):
+            share[lane] -= 1
+            episodic_returns.append(float(infos["episode"]["r"][lane]))
+    envs.close()
+    return episodic_returns
+
+
+def name_of(args: Args) -> str:
+    return {"medqn": "MeDQN(R)", "dqn": "DQN"}[args.algorithm]
+
+
+def where(args: Args) -> str:
+    return "dense" if args.obs_storage == "dense" else f"{args.obs_storage} ({args.codec})"
+
+
+def draw(path: Path, args: Args, history: dict) -> None:
+    """The learning curve and the memory over time, as one picture."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    figure.suptitle(f"{name_of(args)}, {args.env_id}, seed {args.seed}, observations {where(args)}")
+    steps, returns = np.array(history["episodes"], dtype=float).reshape(-1, 4).T[:2]
+    left.plot(steps, returns, ".", ms=3, alpha=0.4, label="one game")
+    lately = [returns[max(0, i - 19) : i + 1].mean() for i in range(len(returns))]
+    left.plot(steps, lately, label="mean of the last 20")
+    if history["evaluations"]:
+        label = f"mean of {args.eval_episodes} evaluations"
+        left.plot(*np.array(history["evaluations"], dtype=float).T, "o-", ms=3, label=label)
+    left.legend()
+    left.set(xlabel="agent steps", ylabel="episodic return")
+    steps, stored, transitions = np.array(history["memory"], dtype=float).reshape(-1, 3).T
+    right.plot(steps, stored / 1e6, label=f"this run, {where(args)}")
+    right.plot(steps, transitions * STACK_BYTES / 1e6, "--", color="gray", label="obs as stacks")
+    right.plot(
+        steps, 2 * transitions * STACK_BYTES / 1e6, ":", color="gray", label="obs and next_obs"
+    )
+    right.set(xlabel="agent steps", ylabel="MB of the replay buffer", yscale="log")
+    right.legend()
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+def peak_rss() -> str:
+    """The highest resident memory of this process so far."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return "unknown here"
+    unit = 1 if sys.platform == "darwin" else 1024
+    return f"{resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6:,.0f} MB"
+
+
+def table(args: Args, sps: float, stored_bytes: int, transitions: int) -> str:
+    each = stored_bytes / transitions
+    rows = [
+        ("algorithm", name_of(args)),
+        ("observations", where(args)),
+        ("steps per second (SPS)", f"{sps:,.0f}"),
+        ("bytes per transition", f"{each:,.1f}"),
+        ("times smaller than stacks", f"{STACK_BYTES / each:,.2f} ({STACK_BYTES:,} B each)"),
+        (
+            "than obs and next_obs",
+            f"{2 * STACK_BYTES / each:,.2f} ({2 * STACK_BYTES:,} B each)",
+        ),
+        ("replay buffer", f"{stored_bytes / 1e6:,.3f} MB for {transitions:,} transitions"),
+        ("peak RSS of the process", peak_rss()),
+    ]
+    return "\n".join(f"{name:<32}  {value}" for name, value in rows)
+
+
+def train(args: Args) -> dict:
+    """Train, log and save; returns what a test or a benchmark may ask about."""
+    run_name = f"{args.env_id.replace('/', '-')}__{args.exp_name}__{args.seed}__{int(time.time())}"
+    if (Path("runs") / run_name).exists():  # another run began within the same second
+        run_name += f"_{time.time_ns() % 1_000_000_000:09d}"
+    run_dir = Path("runs") / run_name
+    checkpoint = load_checkpoint(args) if args.resume else None
+
+    # seeding
+    random.seed(args.seed)
+    rng = np.random.default_rng(args.seed)  # explores
+    torch.manual_seed(args.seed)
+    torch.backends.cudnn.deterministic = args.torch_deterministic
+    if args.torch_threads:
+        torch.set_num_threads(args.torch_threads)
+    device = torch.device("cuda" if torch.cuda.is_available() and args.cuda else "cpu")
+
+    # env and replay buffer setup
+    stack_num = 1 if args.obs_storage == "indexed" else STACK[0]
+    games = make_env(args, args.num_envs, stack_num)
+    counter = None
+    if args.count_changed_pixels:
+        games = counter = ChangedPixels(games, args.buffer_size // args.num_envs, STACK[0])
+    storage = make_storage(
+        args,
+        games,
+        device,
+        restored=checkpoint["replay"] if checkpoint is not None else None,
+    )
+    rb, to_stacks = storage.buffer, storage.to_stacks
+    envs = LearnerSignals(storage.envs)
+
+    q_network = QNetwork(envs.single_action_space.n, args.scale_obs).to(device)
+    target_network = QNetwork(envs.single_action_space.n, args.scale_obs).to(device)
+    target_network.load_state_dict(q_network.state_dict())
+    optimizer = optim.Adam(q_network.parameters(), lr=args.learning_rate)
+
+    if args.track:
+        try:
+            import wandb
+        except ImportError:
+            fail("--track needs the wandb package: pip install wandb")
+        wandb.init(
+            project=args.wandb_project_name,
+            entity=args.wandb_entity,
+            sync_tensorboard=True,
+            config=vars(args),
+            name=run_name,
+            save_code=True,
+        )
+    writer = SummaryWriter(str(run_dir))
+    settings = "\n".join(f"|{key}|{value}|" for key, value in vars(args).items())
+    writer.add_text("hyperparameters", f"|param|value|\n|-|-|\n{settings}")
+    video = VideoRecorder(Path("videos") / run_name) if args.capture_video else None
+
+    # start the game, or go on from a checkpoint with new games
+    global_step, gradient_steps = 0, 0
+    history: dict[str, Any] = {"episodes": [], "evaluations": [], "memory": []}
+    options = None
+    if checkpoint is not None:
+        q_network.load_state_dict(checkpoint["q_network"])
+        target_network.load_state_dict(checkpoint["target_network"])
+        optimizer.load_state_dict(checkpoint["optimizer"])
+        set_random_states(rng, checkpoint["random_states"])
+        global_step = checkpoint["global_step"]
+        gradient_steps = checkpoint["gradient_steps"]
+        history |= checkpoint["history"]
+        if counter is not None and "changed_pixels" in history:
+            counter.restore(history["changed_pixels"])
+        # A plain reset with a seed would make the wrapper forget the frames that the buffer holds.
+        options = {"reset_mask": np.ones(args.num_envs, dtype=bool)}
+    # One run's lanes never share a seed: global_step grows by at least as many as there are lanes.
+    seed = (args.seed + global_step) % (2**31 - args.num_envs)
+    obs, _ = envs.reset(seed=seed, options=options)
+
+    def evaluate_now() -> float:
+        """Evaluate and log; returns the seconds that it took, which are not training's."""
+        start = time.perf_counter()
+        evaluation = float(np.mean(evaluate(q_network, args, device)))
+        history["evaluations"].append((global_step, evaluation))
+        writer.add_scalar("charts/evaluation_return", evaluation, global_step)
+        return time.perf_counter() - start
+
+    if args.eval_every and global_step == 0:
+        evaluate_now()
+    bar = tqdm(
+        total=args.total_timesteps,
+        initial=global_step,
+        unit="step",
+        disable=args.quiet,
+        mininterval=0.5 if sys.stderr.isatty() else 10,
+    )
+    first_step, start_time = global_step, time.time()
+    stop_time = start_time + 60 * args.stop_after_minutes if args.stop_after_minutes else np.inf
+    interval_start, interval_sps = (global_step, time.perf_counter()), []
+    losses: dict[str, torch.Tensor] = {}
+    stopping = False
+    while not stopping:
+        global_step += args.num_envs
+
+        # ALGO LOGIC: put action logic here
+        epsilon = linear_schedule(
+            args.start_e, args.end_e, args.exploration_fraction * args.total_timesteps, global_step
+        )
+        actions = choose_actions(
+            q_network,
+            obs,
+            to_stacks,
+            epsilon if global_step > args.learning_starts else 1.0,
+            rng,
+            device,
+        )
+        if video is not None:
+            video.add(to_stacks(obs[:1])[0, -1])
+
+        # execute the game and log data
+        next_obs, rewards, terminations, truncations, infos = envs.step(actions)
+        for lane in np.flatnonzero(infos["_episode"]):
+            episodic_return = float(infos["episode"]["r"][lane])
+            episodic_length = int(infos["episode"]["l"][lane])
+            history["episodes"].append((global_step, episodic_return, episodic_length, int(lane)))
+            writer.add_scalar("charts/episodic_return", episodic_return, global_step)
+            writer.add_scalar("charts/episodic_length", episodic_length, global_step)
+            if video is not None and lane == 0:
+                video.end_episode()
+
+        # save data to replay buffer; `infos` has what ended an episode
+        rb.add(obs, actions, rewards, terminations, truncations, next_obs, infos)
+        obs = next_obs
+
+        # ALGO LOGIC: training.
+        weight = linear_schedule(
+            args.consod_start, args.consod_end, args.total_timesteps, global_step
+        )
+        if global_step > args.learning_starts:
+            for _ in range(due(args.train_frequency, global_step, args)):
+                gradient_steps, losses = update_network(
+                    args, q_network, target_network, optimizer, rb, weight, gradient_steps
+                )
+
+        bar.update(args.num_envs)
+        stopping = global_step >= args.total_timesteps or time.time() > stop_time
+        if due(LOG_EVERY, global_step, args) or stopping:
+            now = time.perf_counter()
+            interval_sps.append((global_step - interval_start[0]) / (now - interval_start[1]))
+            interval_start = global_step, now
+            sps = (global_step - first_step) / (time.time() - start_time)
+            nbytes_stored = rb.nbytes_stored
+            history["memory"].append((global_step, nbytes_stored, len(rb)))
+            for name, value in losses.items():
+                writer.add_scalar(f"losses/{name}", value.item(), global_step)
+            writer.add_scalar("charts/epsilon", epsilon, global_step)
+            writer.add_scalar("charts/consolidation_weight", weight, global_step)
+            writer.add_scalar("charts/SPS", int(sps), global_step)
+            writer.add_scalar("storage/nbytes_stored", nbytes_stored, global_step)
+            ratio = len(rb) * STACK_BYTES / nbytes_stored
+            writer.add_scalar("storage/compression_ratio", ratio, global_step)
+            if counter is not None:
+                writer.add_scalar("storage/changed_pixels", counter.now, global_step)
+            lately = [episode[1] for episode in history["episodes"][-20:]]
+            bar.set_postfix_str(
+                f"SPS {sps:.0f}, return {np.mean(lately) if lately else np.nan:.1f}, "
+                f"buffer {nbytes_stored / 1e6:.2f} MB",
+                refresh=False,
+            )
+        if args.eval_every and due(args.eval_every, global_step, args):
+            evaluation_s = evaluate_now()
+            start_time += evaluation_s
+            interval_start = interval_start[0], interval_start[1] + evaluation_s
+        if stopping or (args.checkpoint_every and due(args.checkpoint_every, global_step, args)):
+            if counter is not None:
+                history["changed_pixels"] = counter.state()
+            save_checkpoint(
+                run_dir / "checkpoint.pt",
+                args,
+                q_network,
+                target_network,
+                optimizer,
+                rng,
+                rb,
+                global_step,
+                gradient_steps,
+                history,
+            )
+    bar.close()
+    envs.close()
+    if video is not None:
+        video.end_episode()
+
+    eval_returns = None
+    if args.save_model:
+        model_path = run_dir / f"{args.exp_name}.cleanrl_model"
+        torch.save(q_network.state_dict(), model_path)
+        tqdm.write(f"model saved to {model_path}")
+        q_network.load_state_dict(torch.load(model_path, map_location=device, weights_only=True))
+        eval_returns = evaluate(q_network, args, device)
+        for number, episodic_return in enumerate(eval_returns):
+            tqdm.write(f"eval_episode={number}, episodic_return={episodic_return}")
+            writer.add_scalar("eval/episodic_return", episodic_return, number)
+    if not args.quiet:
+        draw(run_dir / "training.png", args, history)
+        print(f"{table(args, sps, nbytes_stored, len(rb))}\npicture, logs, checkpoint: {run_dir}/")
+    writer.close()
+    return {
+        "run_dir": run_dir,
+        "q_network": q_network,
+        "target_network": target_network,
+        "optimizer": optimizer,
+        "history": history,
+        "buffer": rb,
+        "nbytes_stored": nbytes_stored,
+        "interval_sps": interval_sps,
+        "eval_returns": eval_returns,
+    }
+
+
+def main(argv: list[str] | None = None) -> None:
+    try:
+        train(parse_args(argv))
+    except KeyboardInterrupt:
+        sys.exit("medqn_atari.py: interrupted; --resume goes on from a checkpoint, if there is one")
+
+
+if __name__ == "__main__":
+    main()
