@@ -18,31 +18,21 @@ Int64s = npt.NDArray[np.int64]
 FIRST_PIN = 2**63 - 2
 
 
-_NONE: Int64s = np.zeros(0, np.int64)
-_FEW_LANES = 64
+class _Retired:
+    """Places whose retirement a write has changed; a step, see `compressarray.writing`."""
 
-
-class RingStep:
-    """What a write has changed of a `Ring`; see `compressarray.writing`."""
-
-    def __init__(self, ring: Ring, lanes: Int64s, places: Int64s) -> None:
+    def __init__(self, ring: Ring, places: Int64s) -> None:
         self._ring = ring
-        # of few lanes all: that is quicker than to pick some
-        self._lanes = slice(None) if len(ring.counts) <= _FEW_LANES else lanes
-        self._both = ring.both[:, self._lanes].copy()
         self._places = places
-        self._retired = ring._retired[places] if len(places) else None
+        self._before = ring._retired[places]
 
     def finish(self) -> None:
         """Do nothing: what was replaced is held here alone."""
 
     def roll_back(self) -> None:
-        """Number frames as before."""
-        ring = self._ring
-        ring.both[:, self._lanes] = self._both
-        if self._retired is not None:
-            ring._retired[self._places] = self._retired
-        ring.n_changes += 1
+        """Have the places as before."""
+        self._ring._retired[self._places] = self._before
+        self._ring.n_changes += 1
 
 
 class Ring:
@@ -50,6 +40,8 @@ class Ring:
 
     Index ``count * n_lanes + lane`` lives in slot ``count % n_slots`` until that is appended to
     or assigned again.
+
+    It is a step of the writes that change it, see `compressarray.writing`: after `save`.
     """
 
     def __init__(self, n_slots: int, n_lanes: int) -> None:
@@ -59,10 +51,23 @@ class Ring:
         self.both: Int64s = np.zeros((2, n_lanes), np.int64)
         self.counts: Int64s = self.both[0]
         self.oldest: Int64s = self.both[1]
+        self._saved = self.both.copy()
         self._retired: npt.NDArray[np.bool_] = np.zeros(0, np.bool_)  # slot * n_lanes + lane
         # Grows whenever an index ends, before its frame does: who reads the same number before
         # finding places and after reading them has read what was asked for.
         self.n_changes = 0
+
+    def save(self) -> None:
+        """Remember counts as they are before a write."""
+        np.copyto(self._saved, self.both)
+
+    def finish(self) -> None:
+        """Do nothing."""
+
+    def roll_back(self) -> None:
+        """Have the counts that were saved."""
+        np.copyto(self.both, self._saved)
+        self.n_changes += 1
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Ring:
         twin = Ring(self.n_slots, self.n_lanes)
@@ -102,18 +107,16 @@ class Ring:
     ) -> tuple[Int64s, Int64s]:  # fmt: skip
         """Number ``n_rows`` new frames in each of some lanes, and evict what they replace.
 
-        They can be found once `publish` says that they are written. How to take both back is
-        added to ``steps``.
+        They can be found once `publish` says that they are written. Retirements that end are a
+        step more of the write, added to ``steps``.
 
         Returns
         -------
         indices, slots : ndarray, (n_rows, len(lanes)) int64
         """
-        places = _NONE
         if self._retired.size:
             slots = (self.counts[lanes] + np.arange(n_rows)[:, None]) % self.n_slots
-            places = (slots * self.n_lanes + lanes).ravel()
-        steps.append(RingStep(self, lanes, places))
+            steps.append(_Retired(self, (slots * self.n_lanes + lanes).ravel()))
         both = np.empty((2, n_rows, len(lanes)), np.int64)
         number_rows(self.counts, self.oldest, self.n_slots, self._retired, lanes, both)
         self.n_changes += 1
@@ -128,14 +131,13 @@ class Ring:
         if self.counts.any():
             if not self._retired.size:
                 self._retired = np.zeros(self.n_slots * self.n_lanes, np.bool_)
-            steps.append(RingStep(self, _NONE, slots_and_lanes))
+            steps.append(_Retired(self, slots_and_lanes))
             self._retired[slots_and_lanes] = True
             self.n_changes += 1
 
-    def discard(self, before: Int64s, steps: list[Any]) -> Int64s:
+    def discard(self, before: Int64s) -> Int64s:
         """End the indices of counts below ``before``; return the counts that were kept first."""
         oldest: Int64s = self.oldest.copy()
-        steps.append(RingStep(self, np.arange(self.n_lanes), _NONE))
         np.maximum(oldest, np.minimum(before, self.counts), out=self.oldest)
         self.n_changes += 1
         return oldest
@@ -190,7 +192,7 @@ class Ring:
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        return self.counts.nbytes + self.oldest.nbytes + self._retired.nbytes
+        return 2 * self.both.nbytes + self._retired.nbytes
 
     @property
     def n_held(self) -> int:

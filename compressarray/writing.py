@@ -80,7 +80,8 @@ class Writer:
             if self._busy.locked():
                 return write(*arguments)
             with self._busy:
-                self._settle()
+                if self.steps or self.committed:
+                    self._settle()
                 result = write(*arguments)
                 self.committed = True
                 self._settle()

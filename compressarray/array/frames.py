@@ -215,9 +215,9 @@ class _Frames:
 
     def _write(self, cells: Int64s, frames: AnyArray) -> None:
         in_store = self.to_store(cells)
-        store = self._store_to_write()
+        _, ring, store = self._now_to_write()
         places = (in_store if self.is_native else cells) // self.stack
-        self._now.ring.retire(places, self.writer.steps)
+        ring.retire(places, self.writer.steps)
         store.write(in_store, as_bytes(frames, self.frame_bytes))
 
     def append(self, lanes: Int64s, n_rows: int, entries: AnyArray) -> Int64s:
@@ -225,15 +225,15 @@ class _Frames:
         return self.writer.run(self._append, lanes, n_rows, entries)
 
     def _append(self, lanes: Int64s, n_rows: int, entries: AnyArray) -> Int64s:
-        ring = self._now.ring
+        _, ring, store = self._now_to_write()
         indices, slots = ring.advance(lanes, n_rows, self.writer.steps)
         if not self.is_empty:
-            self._put(lanes, slots, np.ascontiguousarray(entries).reshape(-1).view(np.uint8))
+            flat = np.ascontiguousarray(entries).reshape(-1).view(np.uint8)
+            self._put(store, lanes, slots, flat)
         ring.publish(lanes, n_rows)
         return indices
 
-    def _put(self, lanes: Int64s, slots: Int64s, flat: UInt8s) -> None:
-        store = self._store_to_write()
+    def _put(self, store: Store, lanes: Int64s, slots: Int64s, flat: UInt8s) -> None:
         if self.is_native:
             each = lanes if len(slots) == 1 else np.tile(lanes, len(slots))
             store.append(each, slots.ravel(), flat)
@@ -246,8 +246,8 @@ class _Frames:
         self.writer.run(self._discard, before)
 
     def _discard(self, before: Int64s) -> None:
-        _, ring, store = self._now
-        first = ring.discard(before, self.writer.steps)
+        _, ring, store = self._now_to_write()
+        first = ring.discard(before)
         if (
             self.is_native
             and self.stack == 1
@@ -255,19 +255,20 @@ class _Frames:
             and not ring.was_assigned
             and store.may_forget(first, ring.oldest)
         ):
-            self._store_to_write().forget(first, ring.oldest, ring.counts)
+            store.forget(first, ring.oldest, ring.counts)
 
     def pin(self, entries: UInt8s) -> list[int]:
         """Pin entries of bytes; return their numbers."""
         return self.writer.run(lambda: [self._now.store.pin(entry) for entry in entries])
 
-    def _store_to_write(self) -> Store:
-        """The store, as a step of the write that runs."""
-        store, writer = self._now.store, self.writer
-        if store not in writer.steps:
-            writer.steps.append(store)
-            writer.untidy.append(store)
-        return store
+    def _now_to_write(self) -> _Stream:
+        """The stream, whose ring and store are steps of the write that runs."""
+        now, writer = self._now, self.writer
+        if now.store not in writer.steps:
+            now.ring.save()
+            writer.steps += (now.ring, now.store)
+            writer.untidy.append(now.store)
+        return now
 
     def gather(self, store: Store, places: Int64s, out: AnyArray) -> None:
         """Fill ``out`` with the entries at `Ring.places`."""

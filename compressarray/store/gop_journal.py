@@ -19,6 +19,7 @@ from compressarray.store.gop_layout import (
     CLOSED,
     GOP,
     LAST_CHUNK,
+    N_CHANGES,
     N_EVICTED,
     N_OPEN,
     N_REPLACED,
@@ -41,6 +42,13 @@ WORDS_A_GROUP, WORDS_A_ROW = 24, 32
 def log_room(state: Any) -> Any:
     """Words that are free."""
     return len(state.log) - state.log[0] - 1
+
+
+@inlined
+def begin_write(state: Any) -> None:
+    """Number a write, in the first kernel of it."""
+    if state.log[0] == 0:
+        state.meta[WRITE] += 1
 
 
 @inlined
@@ -67,6 +75,7 @@ def note_entry(state: Any, arena: Any, index: Any) -> None:
         if entry:
             _drop_chunk(state, arena, entry)
             state.meta[N_EVICTED] += 1
+            state.meta[N_CHANGES] += 1
         return
     state.gop_noted[index] = 1
     state.meta[N_REPLACED] += 1
@@ -183,12 +192,12 @@ def finish(view: Any) -> None:
             if log[first + 1] != 0:
                 _drop_chunk(state, arena, log[first + 1])
                 meta[N_EVICTED] += 1
+                meta[N_CHANGES] += 1
         elif kind == _STREAM:
             state.background_uses[log[first + 6]] -= 1
         at -= n
     log[0] = 0
     meta[N_REPLACED] = 0
-    meta[WRITE] += 1
 
 
 @kernel
@@ -236,7 +245,6 @@ def roll_back(view: Any) -> None:
     meta[LAST_CHUNK] = 0
     log[0] = 0
     meta[N_REPLACED] = 0
-    meta[WRITE] += 1
 
 
 @kernel

@@ -71,8 +71,9 @@ PACKED = 2  # delta records that went through an entropy coder
     N_ENCODED,
     WRITE,  # number of the write that runs, from 1
     N_REPLACED,  # chunks and open streams that it has replaced
+    N_CHANGES,  # of what is closed, ever
     N_META,
-) = range(20)
+) = range(21)
 
 
 class GopState(NamedTuple):

@@ -27,6 +27,7 @@ from compressarray.kernels.memory import (
 )
 from compressarray.store.arena import PAGE_SHIFT, allocate, chunk_start, share
 from compressarray.store.gop_journal import (
+    begin_write,
     drop_open,
     log_room,
     note_begin,
@@ -44,6 +45,7 @@ from compressarray.store.gop_layout import (
     HEADER_BYTES,
     LAST_CHUNK,
     MAP_FLAG,
+    N_CHANGES,
     N_CLOSED,
     N_LANES,
     N_OPEN,
@@ -337,6 +339,7 @@ def put_chunk(state: Any, arena: Any, lane: Any, gop: Any, stream: Any, size: An
     state.gop_touched[index >> PAGE_SHIFT] = 1
     meta[LAST_CHUNK] = entry
     meta[N_CLOSED] += 1
+    meta[N_CHANGES] += 1
     return True
 
 
@@ -344,6 +347,7 @@ def put_chunk(state: Any, arena: Any, lane: Any, gop: Any, stream: Any, size: An
 def put_packed(view: Any, lane: Any, gop: Any, chunk: Any, size: Any, ends_open: Any) -> Any:
     """Make a chunk the content of a group, and of its open stream's rows if that ends."""
     state = state_at(view)
+    begin_write(state)
     if not put_chunk(state, arena_at(view), lane, gop, chunk, size):
         return False
     place = gop % state.meta[OPEN_PER_LANE]
@@ -388,6 +392,7 @@ def append_rows(view: Any, lanes: Any, rows: Any, items: Any, frames: Any,
         How many were written, and why it stopped.
     """
     state, arena = state_at(view), arena_at(view)
+    begin_write(state)
     meta = state.meta
     bytes_per_row = meta[STACK] * meta[FRAME_BYTES]
     per_lane = meta[OPEN_PER_LANE]
@@ -430,6 +435,7 @@ def forget(state: Any, arena: Any, first: Any, end: Any, counts: Any) -> None:
 
     Needs `WORDS_A_GROUP` of log for each group and lane.
     """
+    begin_write(state)
     meta = state.meta
     n_rows, lanes, gop_length = meta[N_ROWS], meta[N_LANES], meta[GOP]
     for lane in range(lanes):
@@ -624,6 +630,7 @@ def open_again(state: Any, lane: Any, gop: Any, until: Any, stream: Any, size: A
     """
     meta = state.meta
     place = gop % meta[OPEN_PER_LANE]
+    begin_write(state)
     drop_open(state, lane, place)
     note_begin(state, lane, place)
     records = stream + HEADER_BYTES

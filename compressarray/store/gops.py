@@ -56,7 +56,10 @@ GUARD_BYTES = 64
 # Of notes on what a write replaces: to begin with, and more when they are full.
 FIRST_LOG_WORDS, WORDS_AT_ONCE, MOST_LOG_WORDS = 64, 256, 1024
 # Counts that a copy goes on from.
-_COUNTS = [layout.VOTES, layout.CREDIT, layout.N_CLOSED, layout.N_EVICTED, layout.N_ENCODED]
+_COUNTS = [
+    layout.VOTES, layout.CREDIT, layout.N_CLOSED, layout.N_EVICTED, layout.N_ENCODED,
+    layout.N_CHANGES,
+]  # fmt: skip
 
 
 class _Attached(NamedTuple):
@@ -143,7 +146,6 @@ class GopStore(Store):
             and self._stream_bytes < 1 << 29
         )
         meta[layout.PACKS] = self._packs
-        meta[layout.WRITE] = 1
         held_bytes = (gop * stack // 2 + 2) * self._padded
         self._work_bytes = self._coding_bytes + self._stream_bytes + held_bytes
         max_chunks = self._n_gops * n_lanes
@@ -241,12 +243,10 @@ class GopStore(Store):
     # -- writing -----------------------------------------------------------------------------
 
     def _finish_alone(self) -> bool:
-        meta = self._state.meta
-        if meta[layout.N_REPLACED]:
+        state = self._at.state
+        if state.meta[layout.N_REPLACED]:
             return False
-        # in this order: streams of this write must not be taken for those of the next one
-        meta[layout.WRITE] += 1
-        self._state.log[0] = 0
+        state.log[0] = 0
         return True
 
     def _finish(self) -> None:
@@ -520,18 +520,17 @@ class GopStore(Store):
 
     def _is_untidy(self) -> bool:
         # not after most rows
-        return self._n_changes() != self._tidied_at or len(self._state.log) > MOST_LOG_WORDS
-
-    def _n_changes(self) -> int:
-        meta = self._state.meta
-        return int(meta[layout.N_CLOSED]) + int(meta[layout.N_EVICTED])
+        state = self._at.state
+        return (
+            bool(state.meta[layout.N_CHANGES] != self._tidied_at) or len(state.log) > MOST_LOG_WORDS
+        )
 
     def _tidy(self) -> None:
         if len(self._state.log) > MOST_LOG_WORDS:
             self._attach(self._state._replace(log=np.zeros(FIRST_LOG_WORDS, np.int64)))
         state = self._state
         meta = state.meta
-        closed, changes = int(meta[layout.N_CLOSED]), self._n_changes()
+        closed, changes = int(meta[layout.N_CLOSED]), int(meta[layout.N_CHANGES])
         if self._last_row == self._n_rows - 1 and meta[layout.N_OPEN] == 0 and len(state.head):
             # the array is full: nothing is open, nothing need be held for it
             self._attach(
