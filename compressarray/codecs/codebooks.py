@@ -26,6 +26,7 @@ from compressarray.codecs.words import (
     ESCAPE,
     FAR_WORD,
     KIND_MASK,
+    MASK_SHIFT,
     MAX_SKIP,
     MAX_WORDS,
     N_NEAR,
@@ -45,8 +46,6 @@ class Codebook(NamedTuple):
 
     Attributes
     ----------
-    tokens : ndarray, (up to 255,) int64
-        The `token_key` of each.
     words : ndarray, (n,) uint64
         The dictionary, perhaps the beginning of a larger one.
     first_near, n_near : int
@@ -57,12 +56,22 @@ class Codebook(NamedTuple):
         Huffman codes, if records are packed.
     """
 
-    tokens: Int64s
     words: Words
     first_near: int
     n_near: int
     decode_table: Words
     packer: Packer | None
+
+    @property
+    def tokens(self) -> Int64s:
+        """The `token_key` of each token, (up to 255,)."""
+        entries = self.decode_table[:ESCAPE]
+        entries = entries[entries[:, 1] > 0]
+        wide = entries[:, :1].copy().view(np.uint8)
+        masks = np.packbits(wide > 0, axis=1, bitorder="little")[:, 0].astype(np.int64)
+        steps = entries[:, 1].astype(np.int64)
+        skips = ((steps & 0xFFFFFFFF) >> 3) - 1
+        return skips << SKIP_SHIFT | masks << MASK_SHIFT | steps >> 40
 
     @property
     def near(self) -> Words:
@@ -170,7 +179,7 @@ class Codebooks:
     def nbytes(self) -> int:
         """Bytes held, Huffman codes apart."""
         books = [book for book in self.books if book is not None]
-        tables = sum(book.decode_table.nbytes + book.tokens.nbytes for book in books)
+        tables = sum(book.decode_table.nbytes for book in books)
         words = {_address(book.words): 0 for book in books}
         for book in books:
             words[_address(book.words)] = max(words[_address(book.words)], book.words.nbytes)
@@ -190,7 +199,7 @@ class Codebooks:
                 None
                 if book is None
                 else {
-                    "tokens": book.tokens.copy(),
+                    "tokens": book.tokens,
                     "words": book.words.copy(),
                     "first_near": book.first_near,
                     "n_near": book.n_near,
@@ -243,7 +252,7 @@ class Codebooks:
             decode_table, table = _tables(tokens, words, first_near, pixel_bytes, number)
             if number == newest:
                 encode_table = table
-            books.append(Codebook(tokens, words, first_near, n_near, decode_table, packer))
+            books.append(Codebook(words, first_near, n_near, decode_table, packer))
         return cls(tuple(books), newest, pixel_bytes, encode_table)
 
 
@@ -258,7 +267,7 @@ def _with_tables(
     packer: Packer | None,
 ) -> Codebooks:
     decode_table, encode_table = _tables(tokens, words, first_near, pixel_bytes, number)
-    book = Codebook(tokens, words, first_near, n_near, decode_table, packer)
+    book = Codebook(words, first_near, n_near, decode_table, packer)
     held = (*books[:number], book, *books[number + 1 :])
     return Codebooks(held, number, pixel_bytes, encode_table)
 

@@ -53,8 +53,9 @@ MAX_BACKGROUNDS = 255
 MAX_GOP_BYTES = 1 << 28
 MAX_PACKED_BYTES = 1 << 26  # of a frame, so that three bytes count its words
 GUARD_BYTES = 64
-# Of notes on what a write replaces: to begin with, and more when they are full.
-FIRST_LOG_WORDS, WORDS_AT_ONCE, MOST_LOG_WORDS = 64, 256, 1024
+# Of notes on what a write replaces: to begin with, more when they are full, and kept at most, with
+# some for each lane.
+FIRST_LOG_WORDS, WORDS_AT_ONCE, KEPT_LOG_WORDS, KEPT_WORDS_A_LANE = 64, 128, 256, 32
 # Counts that a copy goes on from.
 _COUNTS = [
     layout.VOTES, layout.CREDIT, layout.N_CLOSED, layout.N_EVICTED, layout.N_ENCODED,
@@ -521,12 +522,14 @@ class GopStore(Store):
     def _is_untidy(self) -> bool:
         # not after most rows
         state = self._at.state
-        return (
-            bool(state.meta[layout.N_CHANGES] != self._tidied_at) or len(state.log) > MOST_LOG_WORDS
-        )
+        return bool(state.meta[layout.N_CHANGES] != self._tidied_at) or self._log_is_long
+
+    @property
+    def _log_is_long(self) -> bool:
+        return len(self._at.state.log) > KEPT_LOG_WORDS + KEPT_WORDS_A_LANE * self._n_lanes
 
     def _tidy(self) -> None:
-        if len(self._state.log) > MOST_LOG_WORDS:
+        if self._log_is_long:
             self._attach(self._state._replace(log=np.zeros(FIRST_LOG_WORDS, np.int64)))
         state = self._state
         meta = state.meta
