@@ -27,12 +27,14 @@ DMC_ARGS ?= --env-id walker_walk --preset paper --total-timesteps 1500 --buffer-
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 PYTEST = $(BIN)/python -m pytest
+# A file's tests stay together: they share what is trained once.
+PARALLEL = -n auto --maxprocesses 4 --dist loadfile
 # Fails where dm_control is there and no OpenGL library renders for it.
 GL = $(BIN)/python -c 'from importlib.util import find_spec as f; from wrappers import dm_control as d; f("dm_control") and d.choose_gl()'
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run run-qrdqn run-dmc gl test test-long test-lowest lint format format-check type \
+.PHONY: help run run-qrdqn run-dmc gl test test-portable test-long test-lowest lint format format-check type \
 	check bench bench-peers bench-codecs bench-ppo bench-replay bench-million bench-dmc bench-memory \
 	sweep paper medqn clean
 
@@ -74,10 +76,14 @@ gl: $(READY)
 	}
 
 test: $(READY) gl ## run the tests
-	$(PYTEST) $(PYTEST_ARGS)
+	$(PYTEST) $(PARALLEL) $(PYTEST_ARGS)
+
+# Without pdep and pext, which numba is told by the name of a plain processor.
+test-portable: $(READY) ## run the tests of the codecs for a processor without BMI2
+	NUMBA_CPU_NAME=generic NUMBA_CPU_FEATURES= $(PYTEST) tests/test_words.py tests/test_fuzz.py tests/test_array_machine.py tests/test_large_frames.py $(PARALLEL) $(PYTEST_ARGS)
 
 test-long: $(READY) gl ## run the property tests with a hundred times the examples
-	HYPOTHESIS_PROFILE=long $(PYTEST) -m hypothesis $(PYTEST_ARGS)
+	HYPOTHESIS_PROFILE=long $(PYTEST) $(PARALLEL) -m hypothesis $(PYTEST_ARGS)
 
 test-lowest: ## run the library's tests (no scripts) on the oldest supported dependencies
 	$(MAKE) test VENV=.venv-lowest EXTRAS=test CONSTRAINTS=constraints-lowest.txt
@@ -97,7 +103,7 @@ type: $(READY) ## check the library's types
 check: format-check lint type test ## everything to pass before a pull request
 
 # In an environment of their own: the other libraries are large, and nothing else needs them.
-bench: ## ours beside other replay buffers: size, speed, right pixels (half an hour)
+bench: ## ours beside other replay buffers: size, speed, right pixels (a quarter of an hour)
 	@$(MAKE) --no-print-directory bench-peers VENV=.venv-bench EXTRAS=bench
 
 bench-peers: $(READY)

@@ -266,8 +266,7 @@ class DiffFrameArray(NDArrayFace):
             ``frames_decoded``, ``gops_decoded``, ``frames_encoded``, ``gops_closed`` (encoded and
             put away), ``gops_evicted`` (those replaced), ``frames_held`` (indices that can be
             gathered), ``nbytes``, ``nbytes_stored``, ``compression_ratio``, and
-            ``nbytes_by_part``. The codec "sparse" adds ``nbytes_equation_3``, what the paper
-            counts for the same frames.
+            ``nbytes_by_part``.
         """
         report: dict[str, Any] = dict(self._frames.store.report)
         report["gops_encoded"] = report["gops_closed"]

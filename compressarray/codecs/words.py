@@ -447,8 +447,8 @@ def encode_record(
         Frames of ``n_bytes``. ``state`` becomes ``new``, word by word as the decoder will.
     row_bytes : int
         Distance to the byte above, 0 if there is none.
-    encode_table : address of (1024,) uint32
-        From `build_tables`.
+    encode_table : address
+        Of a table from `build_tables`.
     tokens, values : address
         Scratch of one byte, respectively 16 bytes, for each word of a frame.
     out : address

@@ -13,13 +13,21 @@ import llvmlite.binding
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.core import cgutils
+from numba.core import cgutils, config
 from numba.extending import intrinsic
 from numba.np.numpy_support import carray
 
 from compressarray.kernels.compiling import inlined, kernel
 
-HAS_BMI2 = bool(llvmlite.binding.get_host_cpu_features().get("bmi2", False))
+
+def _has_bmi2() -> bool:
+    """Whether the processor that numba compiles for has BMI2; users may name a plainer one."""
+    if config.CPU_NAME is None and config.CPU_FEATURES is None:  # type: ignore[attr-defined]
+        return bool(llvmlite.binding.get_host_cpu_features().get("bmi2", False))
+    return "+bmi2" in (config.CPU_FEATURES or "").split(",")  # type: ignore[attr-defined]
+
+
+HAS_BMI2 = _has_bmi2()
 
 STACK_WORDS = 24
 _BYTE_ONES = np.uint64(0x0101010101010101)

@@ -31,9 +31,9 @@ PAGE_BYTES = mmap.PAGESIZE
 # Entries of four bytes on a page of 4 KiB, the smallest there is.
 PAGE_SHIFT = 10
 # Garbage that is left alone, and free segments that are not given back, as parts of what is live:
-# 6 per cent together. Cleaning copies live/garbage bytes for each byte it wins: 20 at this bound,
+# 5 per cent together. Cleaning copies live/garbage bytes for each byte it wins: 25 at this bound,
 # a fraction of a microsecond for a GOP of a game.
-GARBAGE_PART = 0.05
+GARBAGE_PART = 0.04
 SPARE_PART = 0.01
 # A chunk's size and its entry are kept in 32 bits.
 MAX_CHUNK_BYTES = (1 << 32) - 1
