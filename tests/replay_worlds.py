@@ -18,8 +18,6 @@ FEEDS = ("stacks", "newest", "indices", "dict", "dict of newest")
 MODES = ("same_step", "next_step", "disabled")
 PADDINGS = ("reset", "zero", "junk")
 FIRST_PIN = 2**63 - 2
-BLACK = np.zeros(FRAME, np.uint8)
-OTHER_PADDING = np.arange(15, dtype=np.uint8).reshape(FRAME)
 
 
 @dataclass(frozen=True)
@@ -40,6 +38,16 @@ class Setting:
     extra: int = 0  # transitions of capacity that no lane can use
     resets: int = 0  # resets from outside that shared frames have room for
     has_lives: bool = False  # ends without a reset, of which `was_reset` tells
+
+    frame: tuple[int, ...] = FRAME
+
+    @property
+    def black(self) -> np.ndarray:
+        return np.zeros(self.frame, np.uint8)
+
+    @property
+    def other_padding(self) -> np.ndarray:
+        return np.resize(np.arange(15, dtype=np.uint8), self.frame)
 
     @property
     def is_newest(self) -> bool:
@@ -63,10 +71,10 @@ class Lane:
         """Draw a frame: often one that was there before, or a black one."""
         kind = self.rng.integers(0, 4)
         if kind == 0:
-            return np.full(FRAME, self.rng.integers(0, 3), np.uint8)
+            return np.full(self.setting.frame, self.rng.integers(0, 3), np.uint8)
         if kind == 1 and self.frames:
             return self.frames[-1].copy()
-        return self.rng.integers(0, 256, FRAME, np.uint8)
+        return self.rng.integers(0, 256, self.setting.frame, np.uint8)
 
     def reset(self) -> None:
         size, padding = self.setting.stack_size, self.setting.padding
@@ -74,7 +82,11 @@ class Lane:
         if padding == "junk" and self.setting.feed != "indices":
             self.frames = [self._frame() for _ in range(size)]
         else:
-            before = {"reset": first, "zero": BLACK, "junk": OTHER_PADDING}[padding]
+            before = {
+                "reset": first,
+                "zero": self.setting.black,
+                "junk": self.setting.other_padding,
+            }[padding]
             self.frames = [before] * (size - 1) + [first]
         self.vector = self.rng.normal(size=2).astype(np.float32)
 
@@ -103,7 +115,7 @@ class World:
         self.frames: DiffFrameArray | None = None
         if setting.feed == "indices":
             rows = 2 * setting.n_slots + setting.stack_size + setting.resets
-            shape = (rows, setting.n_envs, *FRAME)
+            shape = (rows, setting.n_envs, *setting.frame)
             self.frames = DiffFrameArray(shape, stack_axis=None, codec=setting.codec)
             self.indices = np.zeros((setting.n_envs, setting.stack_size), np.int64)
         self.buffer = self.build()
@@ -115,12 +127,12 @@ class World:
 
     def build(self, **changes: Any) -> ReplayBuffer:
         s = self.setting
-        space: Any = Box(0, 255, (s.stack_size, *FRAME), np.uint8)
+        space: Any = Box(0, 255, (s.stack_size, *s.frame), np.uint8)
         arguments: dict[str, Any] = {}
         if s.is_newest:
-            space = Box(0, 255, FRAME, np.uint8)
+            space = Box(0, 255, s.frame, np.uint8)
             arguments = {"stack_size": s.stack_size}
-            arguments["padding_type"] = OTHER_PADDING if s.padding == "junk" else s.padding
+            arguments["padding_type"] = s.other_padding if s.padding == "junk" else s.padding
         elif s.feed == "indices":
             space = Box(0, FIRST_PIN, (s.stack_size,), np.int64)
             arguments = {"frames": self.frames}
@@ -143,7 +155,7 @@ class World:
 
     def new_oracle(self) -> NaiveReplay:
         s = self.setting
-        padding = {"reset": None, "zero": BLACK, "junk": OTHER_PADDING}
+        padding = {"reset": None, "zero": s.black, "junk": s.other_padding}
         return NaiveReplay(
             s.n_envs,
             s.n_slots,
@@ -164,7 +176,11 @@ class World:
             padding = self.store(lane, self.lanes[lane].frames[-1])
             if self.setting.padding != "reset":
                 padding = int(
-                    self.frames.pin(BLACK if self.setting.padding == "zero" else OTHER_PADDING)
+                    self.frames.pin(
+                        self.setting.black
+                        if self.setting.padding == "zero"
+                        else self.setting.other_padding
+                    )
                 )
             self.indices[lane, :-1] = padding
 

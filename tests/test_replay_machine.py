@@ -28,6 +28,7 @@ from tests.effort import examples
 from tests.naive import assert_same
 from tests.replay_worlds import (
     FEEDS,
+    FRAME,
     MODES,
     PADDINGS,
     Setting,
@@ -41,8 +42,12 @@ PROBABILITIES = st.sampled_from((0.0, 0.1, 0.5, 1.0))
 
 
 @st.composite
-def worlds(draw: st.DrawFn) -> Setting:
-    n_slots = draw(st.sampled_from((1, 2, 5, 9, 40)))
+def worlds(
+    draw: st.DrawFn,
+    slots: tuple[int, ...] = (1, 2, 5, 9, 40),
+    frames: tuple[tuple[int, ...], ...] = (FRAME,),
+) -> Setting:
+    n_slots = draw(st.sampled_from(slots))
     n_envs = draw(st.integers(1, 3))
     return Setting(
         feed=draw(st.sampled_from(FEEDS)),
@@ -58,6 +63,7 @@ def worlds(draw: st.DrawFn) -> Setting:
         seed=draw(st.integers(0, 999)),
         extra=draw(st.integers(0, n_envs - 1)),
         resets=200,
+        frame=draw(st.sampled_from(frames)),
         has_lives=draw(st.booleans()),
     )
 
@@ -65,8 +71,11 @@ def worlds(draw: st.DrawFn) -> Setting:
 class ReplayMachine(RuleBasedStateMachine):
     """One world: its buffer, its oracle, and what was drawn ahead."""
 
-    @initialize(setting=worlds())
-    def build(self, setting: Setting) -> None:
+    drawn_settings = worlds()
+
+    @initialize(data=st.data())
+    def build(self, data: st.DataObject) -> None:
+        setting = data.draw(self.drawn_settings)
         self.world = World(setting)
         self.ahead: Any = None
         self.promised: deque[dict[int, Any]] = deque()
@@ -263,3 +272,15 @@ class ReplayMachine(RuleBasedStateMachine):
 
 TestReplayMachine = ReplayMachine.TestCase
 TestReplayMachine.settings = settings(max_examples=examples(60), stateful_step_count=25)
+
+
+class LargeReplayMachine(ReplayMachine):
+    """The same with frames of 70 to 230 KiB."""
+
+    drawn_settings = worlds(slots=(1, 3, 6), frames=((210, 336), (1, 70_000), (480, 480)))
+
+
+TestLargeReplayMachine = LargeReplayMachine.TestCase
+TestLargeReplayMachine.settings = settings(
+    max_examples=examples(5), stateful_step_count=8, deadline=None
+)
