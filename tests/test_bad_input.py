@@ -500,7 +500,8 @@ def test_the_caller_may_reuse_the_memory_it_appended() -> None:
         ([[0, 1], [2]], 1),
         ([0.5], 1),
     ],
-    ids=lambda part: str(part).replace("\n", "")[:40],
+    # without addresses, which are others in each process
+    ids=lambda part: re.sub(r" at 0x\w+|\n", "", str(part))[:40],
 )
 def test_a_failed_assignment_changes_nothing(codec: str, key: Any, value: Any) -> None:
     array = ring(codec=codec)

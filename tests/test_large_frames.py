@@ -66,7 +66,7 @@ def test_copies_and_pickles(frame: tuple[int, ...], dtype: str, codec: str) -> N
 @pytest.mark.parametrize("shape", [(3, 224, 224), (3, 210, 160), (224, 224), (1, 70_000)])
 def test_replay_buffers_of_large_frames_come_back(shape: tuple[int, ...]) -> None:
     space = Box(0, 255, shape, np.uint8)
-    buffer = ReplayBuffer(6, space, Discrete(3), stack_size=2, stack_axis=None, seed=0)
+    buffer = ReplayBuffer(6, space, Discrete(3), stack_size=2, seed=0)
     no = np.zeros(1, bool)
     pictures = camera(10, shape)
     for t in range(9):
@@ -200,6 +200,11 @@ def test_long_axes_are_no_stacks() -> None:
     assert DiffFrameArray((2, 1, MAX_STACK, 2, 2)).stack_axis == 2
     with pytest.raises(ValueError, match=f"stack_axis=2 has {MAX_STACK + 1} frames.*stack_axis=No"):
         DiffFrameArray((2, 1, MAX_STACK + 1, 2, 2), stack_axis=2)
+
+
+def test_more_transitions_than_can_be_counted() -> None:
+    with pytest.raises(MemoryError, match=f"capacity={2**31 + 8} .* {2**31 - 1} that can be"):
+        ReplayBuffer(2**31 + 8, Box(-1, 1, (1,)), Discrete(2))
 
 
 # --------------------------------------------------------------------------- nothing, and gaps

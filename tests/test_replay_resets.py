@@ -17,6 +17,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from compressarray import ReplayBuffer
 from tests.diary import BLACK, N_ACTIONS, SHAPE, Diary, Page, read
 from tests.gym_envs import Frames
+from tests.replay_worlds import FEEDS, Setting, World, assert_same_content
 from wrappers.vector import IndexedFrameStack
 
 STACK, N_ENVS, N_SLOTS, GAMMA = 3, 2, 40, 0.5
@@ -243,3 +244,15 @@ def test_environments_in_processes_that_hand_out_one_buffer(mode: AutoresetMode)
 def test_one_buffer_for_all_steps(mode: AutoresetMode) -> None:
     envs = SyncVectorEnv(makes(0.3), autoreset_mode=mode, copy=False)
     Agent(envs, mode, "zero", 1).play(60, 0.1)
+
+
+@pytest.mark.parametrize("feed", FEEDS)
+def test_stacks_run_on_through_clear_in_every_feed(feed: str) -> None:
+    """Of a Dict, too: an entry that has nothing to compare with does not say that it was reset."""
+    for seed in range(5):
+        world = World(Setting(feed=feed, n_slots=5, seed=seed, resets=100))
+        for n_steps in (1, 4, 2):
+            for _ in range(n_steps):
+                world.step(0.0, 0.0)
+                assert_same_content(world.buffer, world.oracle)
+            world.clear()

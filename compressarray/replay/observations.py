@@ -197,7 +197,14 @@ class Observations:
         n_begin = n_break = 0
         for entry, obs, successor in zip(self.entries, before, after, strict=True):
             entry.look(obs, successor, live)
-            n_begin, n_break = join(live, transitions.running, entry.plan, begins)
+            n_begin, n_break, n_unknown = join(
+                live, transitions.running, entry.plan, entry.lanes, begins
+            )
+            if n_unknown:
+                lanes = np.flatnonzero(live & ~entry.lanes["known"])
+                begins[lanes[~entry.repeats(obs, lanes)]] = True
+                n_begin = int(np.count_nonzero(begins))
+                n_break = int(np.count_nonzero(begins & live & transitions.running))
             remark = entry.remark(obs, successor, live)
             if remark is not None:
                 remarks.append(remark)

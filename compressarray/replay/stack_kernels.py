@@ -172,21 +172,25 @@ def plan_newest(obs: Any, current: Any, live: Any, counts: Any, lanes: Any,
 
 
 @kernel
-def join(live: Any, running: Any, plan: Any, begins: Any) -> Any:
+def join(live: Any, running: Any, plan: Any, lanes: Any, begins: Any) -> Any:
     """Note in ``begins`` the lanes whose observation is not what the last step led to.
 
     Returns
     -------
     n_begin, n_break : int
         Lanes in ``begins``, and those of them that live and whose last episode had not ended.
+    n_unknown : int
+        Lanes that live and of which this entry has no stack to compare with, as after `clear`.
     """
-    n_begin = n_break = 0
+    n_begin = n_break = n_unknown = 0
     for k in range(len(live)):
-        if not plan[k].same:
+        if not lanes[k].known:
+            n_unknown += live[k]
+        elif not plan[k].same:
             begins[k] = True
         n_begin += begins[k]
         n_break += begins[k] and live[k] and running[k]
-    return n_begin, n_break
+    return n_begin, n_break, n_unknown
 
 
 @kernel

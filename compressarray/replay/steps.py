@@ -86,7 +86,10 @@ class AddStep:
             observations.commit_again(live, transitions.counts)
         else:
             observations.commit(after, live, transitions.counts)
-        transitions.add(np.flatnonzero(live), *self._rows, windows)
+        lanes = transitions.all_lanes
+        if self._course.n_live < len(lanes):
+            lanes = np.flatnonzero(live)
+        transitions.add(lanes, *self._rows, windows)
         resets.commit(self._course, self._told)
 
     def roll_back(self) -> None:

@@ -53,6 +53,7 @@ class Transitions:
     ) -> None:
         self.n_lanes = n_lanes
         self.n_slots = n_slots
+        self.all_lanes = np.arange(n_lanes)
         self.rewards: Floats = np.zeros(n_lanes * n_slots, np.float32)
         self.flags = np.zeros((n_lanes, n_slots), np.uint8)
         # As bytes, so that kernels need not be compiled for each dtype.

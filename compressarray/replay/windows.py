@@ -17,6 +17,7 @@ TERMINATED, TRUNCATED, CUT, FIRST = 1, 2, 4, 8
 # Its episode goes no further: bootstrap or stop, but look at no later step.
 END = TERMINATED | TRUNCATED | CUT
 
+MAX_CELLS = (1 << 31) - 1  # starts are counted in 32 bits
 _WORD_SHIFT = 5  # 32 cells a word, so that all arithmetic stays in int64
 
 
@@ -41,6 +42,8 @@ class Windows:
     """
 
     def __init__(self, n_cells: int, length: int, full: bool, tree: SumTree | None = None) -> None:
+        if n_cells > MAX_CELLS:
+            raise OverflowError(f"{n_cells} are more than the {MAX_CELLS} that can be counted")
         # A power of two, so that the leaves of the tree of counts lie in the order of their cells.
         n_words = 1 << (max(n_cells - 1, 0) >> _WORD_SHIFT).bit_length()
         self.n_cells = n_cells
