@@ -1243,9 +1243,8 @@ def test_samples_as_tensors(feed: str, n_step: int) -> None:
     world = played(30, feed=feed, n_slots=20, n_step=n_step, prioritized=True)
     arrays, tensors = world.build(), world.build(device="cpu")
     for buffer in (arrays, tensors):
-        state = world.buffer.__getstate__()
         for name in ("_observations", "_transitions", "_windows", "_tree"):
-            setattr(buffer, name, state[name])
+            setattr(buffer, name, getattr(world.buffer, name))
     for _ in range(3):
         dense, batch = arrays.sample(5), tensors.sample(5)
         for name, value in dense._asdict().items():

@@ -356,6 +356,66 @@ def needed_of(k: Any, count: Any, n_slots: Any, cells: Any, lane: Any) -> Any:
     return max(count_of(cell, lane) - np.int64(cell.age), lane.first)
 
 
+# -- checking --------------------------------------------------------------------------------
+
+
+@kernel
+def find_wrong(counts: Any, cells: Any, lanes: Any, oldest: Any, n_frames: Any, stack_size: Any,
+               in_order: Any) -> Any:  # fmt: skip
+    """Find the first lane of which cells and lanes from elsewhere do not say what was written down.
+
+    Numbers are in the bounds of their own already.
+
+    Parameters
+    ----------
+    counts : ndarray, (n_lanes,) int64
+        Transitions that each lane has had.
+    oldest, n_frames : ndarray, (n_lanes,) int64
+        Counts of each lane's first frame that may be named, and of the first one that may not.
+    in_order : bool
+        Whether no transition needs frames before those that the one before it needs.
+
+    Returns
+    -------
+    int
+        The lane, or -1.
+    """
+    n_slots = len(cells) // len(lanes)
+    for k in range(len(lanes)):
+        lane = lanes[k]
+        if lane.marks & PINNED and lane.pad < 0:
+            return k
+        if not lane.known:
+            if counts[k] > 0 or lane.at != -1:
+                return k
+            continue
+        if lane.at - lane.age < oldest[k] or lane.at >= n_frames[k]:
+            return k
+        first = oldest[k]
+        for t in range(max(counts[k] - n_slots, 0), counts[k]):
+            cell = cells[k * n_slots + t % n_slots]
+            count, age, step = count_of(cell, lane), np.int64(cell.age), np.int64(cell.step)
+            marks = np.int64(cell.marks)
+            if step < 1 or (not marks & APART and (step > 1 or marks & NEXT_PINNED)):
+                return k
+            if marks & (PINNED | NEXT_PINNED) and lane.pad < 0:
+                return k
+            if count - age < first or count + step >= n_frames[k]:
+                return k
+            if in_order:
+                first = count - age
+                if count + step > lane.at:
+                    return k
+            if t == counts[k] - 1:  # it has left the lane as it is
+                if marks & APART:
+                    age, marks = step - 1, PINNED if marks & NEXT_PINNED else 0
+                else:
+                    age, marks = min(age + 1, stack_size - 1), marks & PINNED
+                if lane.at != count + step or lane.age != age or lane.marks != marks:
+                    return k
+    return -1
+
+
 # -- reading ---------------------------------------------------------------------------------
 
 
