@@ -975,7 +975,7 @@ class ReplayBuffer:
         starts = held_cells[self._windows.holds(held_cells)]
         self._tree.restore(part_of(state, "priorities"), starts, np.finfo(float).max / capacity)
         self._resets.restore(part_of(state, "resets"))
-        self._observations.restore(held, self._transitions.counts)
+        self._observations.restore(held, self._transitions)
         self._has_warned_of_no_reset = bool(int_of(state, "has_warned_of_no_reset", 0, 1))
         self._open()
 

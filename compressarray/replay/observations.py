@@ -362,14 +362,14 @@ class Observations:
             raise CorruptFrameError(f"pickled frames are a {type(frames).__name__}, no frame array")
         return frames
 
-    def restore(self, snapshot: Snapshot, counts: Int64s) -> None:
+    def restore(self, snapshot: Snapshot, transitions: Transitions) -> None:
         """Become what a snapshot was taken of; these observations were built over its frames.
 
         Parameters
         ----------
         snapshot : dict
-        counts : ndarray, (n_lanes,) int64
-            Transitions that each lane has had.
+        transitions : Transitions
+            Restored.
 
         Raises
         ------
@@ -378,7 +378,7 @@ class Observations:
         """
         self._breaks.restore(part_of(snapshot, "breaks"))
         for entry, held in zip(self.entries, _parts_of(snapshot, len(self.entries)), strict=True):
-            entry.restore(part_of(held, "stacks"), counts)
+            entry.restore(part_of(held, "stacks"), transitions.counts, transitions.flags)
 
     # -- accounts ----------------------------------------------------------------------------
 

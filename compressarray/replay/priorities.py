@@ -108,7 +108,7 @@ class SumTree:
         leaves = array_of(snapshot, "leaves", np.float64, self.leaves.shape)
         if not ((leaves >= 0) & (leaves <= top)).all():  # NaN is neither
             raise CorruptFrameError(f"pickled leaves are not all from 0 to {top[0]}, the top")
-        if np.count_nonzero(leaves) != np.count_nonzero(leaves[cells]):
+        if leaves.size and np.count_nonzero(leaves) != np.count_nonzero(leaves[cells]):
             raise CorruptFrameError("pickled leaves give priority to what may not be drawn")
         self.leaves = leaves
         self.sums[0] = top[0]

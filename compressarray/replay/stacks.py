@@ -234,7 +234,7 @@ class Stacks(ABC):
             "lanes": {**lanes, "known": self.lanes["known"].astype(np.uint8)},
         }
 
-    def restore(self, snapshot: Snapshot, counts: Int64s) -> None:
+    def restore(self, snapshot: Snapshot, counts: Int64s, flags: UInt8s) -> None:
         """Become what a snapshot was taken of; the frames are there.
 
         Parameters
@@ -242,6 +242,8 @@ class Stacks(ABC):
         snapshot : dict
         counts : ndarray, (n_lanes,) int64
             Transitions that each lane has had.
+        flags : ndarray, (n_lanes, n_slots) uint8
+            Theirs.
 
         Raises
         ------
@@ -266,7 +268,9 @@ class Stacks(ABC):
         oldest, n_frames, in_order = self._bounds()
         if (self.lanes["first"] > n_frames).any():
             raise CorruptFrameError(f"pickled first is {self.lanes['first']}, past {n_frames}")
-        lane = find_wrong(counts, self.cells, self.lanes, oldest, n_frames, size, in_order)
+        lane = find_wrong(
+            counts, flags, self.cells, self.lanes, oldest, n_frames, size, in_order
+        )  # fmt: skip
         if lane >= 0:
             raise CorruptFrameError(
                 f"pickled stacks of lane {lane} are not of the frames {oldest[lane]} to "
