@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compressarray import CorruptFrameError, ReplayBuffer
+from compressarray import CorruptFrameError, FrameEvictedError, ReplayBuffer, StaleStreamError
 from tests.effort import examples
 from tests.naive import assert_same
 from tests.replay_worlds import FEEDS, Setting, World, assert_same_content
@@ -218,3 +218,35 @@ def test_pickles_in_memory_of_others(feed: str) -> None:
     assert_same_content(twin, world.oracle)
     twin.clear()
     assert frozen == before
+
+
+@pytest.mark.parametrize("feed", FEEDS)
+def test_an_empty_buffer_comes_back(feed: str) -> None:
+    world = World(replace(PLAYED, feed=feed))
+    for _ in range(2):
+        world.buffer = pickle.loads(pickle.dumps(world.buffer))
+        if world.frames is not None:
+            world.frames = world.buffer.frames
+        assert len(world.buffer) == 0
+        for _ in range(20):
+            world.step()
+        world.buffer.clear()
+
+
+@pytest.mark.parametrize(
+    ("what", "error"), [("clear", StaleStreamError), ("append", FrameEvictedError)]
+)
+def test_frames_that_their_wrapper_let_go_are_no_fault_of_the_pickle(
+    what: str, error: type[Exception]
+) -> None:
+    world = played(replace(PLAYED, feed="indices"))
+    assert world.frames is not None
+    if what == "clear":
+        world.frames.clear()
+    else:
+        world.frames.append(np.zeros((60, 2, 3, 5), np.uint8))
+    twin = pickle.loads(pickle.dumps(world.buffer))
+    assert len(twin) == 18
+    for buffer in (world.buffer, twin):
+        with pytest.raises(error):
+            buffer.sample(4)

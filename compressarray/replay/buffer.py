@@ -184,6 +184,7 @@ class ReplayBuffer:
     Beside frames, a transition takes 13 bytes with up to 256 discrete actions, and less than one
     for the index of starts, and for each length of sequences that was asked for lately; priorities
     take nine more. Methods may be called from several threads; pickle while none of them adds.
+    What a pickle brings is checked, and `CorruptFrameError` raised where no buffer has pickled it.
 
     Examples
     --------
