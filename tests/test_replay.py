@@ -825,9 +825,10 @@ def test_actions_of_every_space(space: Any, stored: str) -> None:
         given.append(np.stack([np.asarray(space.sample()) for _ in range(2)]))
         buffer.add(**{**arguments, "action": given[-1]})
         arguments["obs"], arguments["next_obs"] = arguments["next_obs"], arguments["obs"]
-    batch = buffer.sample(30)
-    expected = np.stack([given[name // 2][name % 2] for name in batch.index.tolist()])
-    assert_same(batch.action, expected.astype(space.dtype))
+    for each in (buffer, pickle.loads(pickle.dumps(buffer))):
+        batch = each.sample(30)
+        expected = np.stack([given[name // 2][name % 2] for name in batch.index.tolist()])
+        assert_same(batch.action, expected.astype(space.dtype))
     assert buffer.sample_sequences(3, 2).action.shape == (3, 2, *space.shape)
 
 

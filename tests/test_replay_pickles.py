@@ -220,6 +220,19 @@ def test_pickles_in_memory_of_others(feed: str) -> None:
     assert frozen == before
 
 
+@pytest.mark.parametrize("feed", ["stacks", "newest", "dict"])
+def test_frames_that_hold_less_than_transitions_need_are_refused(feed: str) -> None:
+    state = played(replace(PLAYED, feed=feed)).buffer.__getstate__()
+    path = ("observations", "entries", 0, "frames")
+    fewer, shifted, other = (at(state, path).copy() for _ in range(3))
+    fewer.discard(fewer.lane_counts)
+    shifted[0] = shifted[1]
+    other.clear()
+    for frames in (fewer, shifted, other, fewer.reshape(fewer.shape[0], 2, 3, 5).copy(), None):
+        with pytest.raises(CorruptFrameError):
+            restored(put(state, path, frames))
+
+
 @pytest.mark.parametrize("feed", FEEDS)
 def test_an_empty_buffer_comes_back(feed: str) -> None:
     world = World(replace(PLAYED, feed=feed))
