@@ -60,6 +60,8 @@ MAY_IMPORT = {
         "compressarray.codecs",
         "compressarray.errors",
         "compressarray.kernels",
+        "compressarray.ring",
+        "compressarray.snapshots",
         "compressarray.store",
         "compressarray.writing",
     },

@@ -825,9 +825,10 @@ def test_actions_of_every_space(space: Any, stored: str) -> None:
         given.append(np.stack([np.asarray(space.sample()) for _ in range(2)]))
         buffer.add(**{**arguments, "action": given[-1]})
         arguments["obs"], arguments["next_obs"] = arguments["next_obs"], arguments["obs"]
-    batch = buffer.sample(30)
-    expected = np.stack([given[name // 2][name % 2] for name in batch.index.tolist()])
-    assert_same(batch.action, expected.astype(space.dtype))
+    for each in (buffer, pickle.loads(pickle.dumps(buffer))):
+        batch = each.sample(30)
+        expected = np.stack([given[name // 2][name % 2] for name in batch.index.tolist()])
+        assert_same(batch.action, expected.astype(space.dtype))
     assert buffer.sample_sequences(3, 2).action.shape == (3, 2, *space.shape)
 
 
@@ -1243,9 +1244,8 @@ def test_samples_as_tensors(feed: str, n_step: int) -> None:
     world = played(30, feed=feed, n_slots=20, n_step=n_step, prioritized=True)
     arrays, tensors = world.build(), world.build(device="cpu")
     for buffer in (arrays, tensors):
-        state = world.buffer.__getstate__()
         for name in ("_observations", "_transitions", "_windows", "_tree"):
-            setattr(buffer, name, state[name])
+            setattr(buffer, name, getattr(world.buffer, name))
     for _ in range(3):
         dense, batch = arrays.sample(5), tensors.sample(5)
         for name, value in dense._asdict().items():

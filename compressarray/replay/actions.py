@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from compressarray.errors import CorruptFrameError
 from compressarray.kernels.compiling import kernel
 from compressarray.replay.layout import as_array, as_kernels_take
 
@@ -135,6 +136,15 @@ class Actions:
             )
         exact: AnyArray = values.astype(self.dtype, "C")
         return exact
+
+    def refuse_foreign(self, stored: AnyArray) -> None:
+        """Raise `CorruptFrameError` where stored actions from elsewhere are not of the space."""
+        if not stored.size:
+            return
+        try:
+            self.stored(self.given_back(stored), len(stored))
+        except ValueError as error:
+            raise CorruptFrameError(f"pickled actions are not of their space: {error}") from None
 
     def given_back(self, stored: AnyArray) -> AnyArray:
         """Return stored actions in the space's dtype, a fresh array."""

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from compressarray.array import DiffFrameArray
-from compressarray.errors import FrameEvictedError, StaleStreamError
+from compressarray.errors import CorruptFrameError, FrameEvictedError, StaleStreamError
 from compressarray.replay.actions import Actions
 from compressarray.replay.attributes import Adjustable, Fixed
 from compressarray.replay.checks import (
@@ -33,12 +33,13 @@ from compressarray.replay.drawing import Batches, Drawn
 from compressarray.replay.footprint import expected_part, memory_bytes
 from compressarray.replay.integers import Integers
 from compressarray.replay.observations import Claims, Observations
-from compressarray.replay.outputs import make_output
+from compressarray.replay.outputs import NumpyOutput, make_output
 from compressarray.replay.priorities import SumTree
 from compressarray.replay.resets import NOT_RESET, Mode, Resets, Told
 from compressarray.replay.steps import AddStep, ClearStep, CutStep, Parts, Rows
 from compressarray.replay.transitions import Transitions, first_not_finite
 from compressarray.replay.windows import Windows
+from compressarray.snapshots import Snapshot, array_of, int_of, part_of
 from compressarray.writing import Writer
 
 Bools = npt.NDArray[np.bool_]
@@ -183,6 +184,7 @@ class ReplayBuffer:
     Beside frames, a transition takes 13 bytes with up to 256 discrete actions, and less than one
     for the index of starts, and for each length of sequences that was asked for lately; priorities
     take nine more. Methods may be called from several threads; pickle while none of them adds.
+    What a pickle brings is checked, and `CorruptFrameError` raised where no buffer has pickled it.
 
     Examples
     --------
@@ -235,6 +237,63 @@ class ReplayBuffer:
         device: Any = None,
         seed: int | np.random.Generator | None = None,
     ) -> None:
+        self._output = make_output(device)
+        self._rng = checked_generator(seed)
+        self._build(
+            capacity=capacity,
+            observation_space=observation_space,
+            action_space=action_space,
+            n_envs=n_envs,
+            n_step=n_step,
+            gamma=gamma,
+            full_windows=full_windows,
+            autoreset_mode=autoreset_mode,
+            prioritized=prioritized,
+            alpha=alpha,
+            beta=beta,
+            epsilon=epsilon,
+            stack_size=stack_size,
+            stack_axis=stack_axis,
+            frame_channels=frame_channels,
+            padding_type=padding_type,
+            frames=frames,
+            codec=codec,
+            gop_length=gop_length,
+        )
+        self._open()
+        if not prioritized and (alpha, beta, epsilon) != (_ALPHA, _BETA, _EPSILON):
+            warnings.warn(
+                f"alpha={alpha}, beta={beta} and epsilon={epsilon} are of priorities, and change "
+                "nothing without prioritized=True",
+                stacklevel=2,
+            )
+        self._warn_if_dense_would_not_fit()
+
+    def _build(
+        self,
+        *,
+        capacity: Any,
+        observation_space: Any,
+        action_space: Any,
+        n_envs: Any,
+        n_step: Any,
+        gamma: Any,
+        full_windows: Any,
+        autoreset_mode: Any,
+        prioritized: Any,
+        alpha: Any,
+        beta: Any,
+        epsilon: Any,
+        stack_size: Any,
+        stack_axis: Any,
+        frame_channels: Any,
+        padding_type: Any,
+        frames: DiffFrameArray | None,
+        codec: Any = "delta",
+        gop_length: Any = None,
+        snapshot: Snapshot | None = None,
+    ) -> None:
+        """Check arguments, and be an empty buffer of them; ``snapshot`` has the frames, if any."""
         self.n_envs = checked_int("n_envs", n_envs, 1)
         self._all_lanes = np.arange(self.n_envs)
         n_slots = checked_int("capacity", capacity, self.n_envs) // self.n_envs
@@ -252,9 +311,17 @@ class ReplayBuffer:
         self.full_windows = bool(full_windows)
         self.autoreset_mode = checked_mode(autoreset_mode)
         self._actions = Actions(action_space)
-        self._output = make_output(device)
-        self._rng = checked_generator(seed)
         self._resets = Resets(self.n_envs, self.autoreset_mode)
+        self._has_warned_of_no_reset = False
+        # What a pickle has to say of the spaces; all else can be read off the buffer.
+        self._given = {
+            "observation_space": observation_space,
+            "action_space": action_space,
+            "stack_size": stack_size,
+            "stack_axis": stack_axis,
+            "frame_channels": frame_channels,
+            "padding_type": copying.deepcopy(padding_type),
+        }
         try:
             self._observations = Observations(
                 observation_space,
@@ -267,6 +334,7 @@ class ReplayBuffer:
                 padding_type=padding_type,
                 codec=codec,
                 gop_length=None if gop_length is None else checked_int("gop_length", gop_length, 1),
+                snapshot=snapshot,
             )
             self._begin(n_slots)
         except (MemoryError, OverflowError) as error:
@@ -274,15 +342,6 @@ class ReplayBuffer:
                 f"capacity={capacity} transitions are more than this system has address space "
                 f"for; give a smaller one ({error})"
             ) from error
-        self._open()
-        self._has_warned_of_no_reset = False
-        if not prioritized and (alpha, beta, epsilon) != (_ALPHA, _BETA, _EPSILON):
-            warnings.warn(
-                f"alpha={alpha}, beta={beta} and epsilon={epsilon} are of priorities, and change "
-                "nothing without prioritized=True",
-                stacklevel=2,
-            )
-        self._warn_if_dense_would_not_fit()
 
     def _begin(self, n_slots: int) -> None:
         n_cells = self.n_envs * n_slots
@@ -867,13 +926,63 @@ class ReplayBuffer:
             twin.__setstate__(copying.deepcopy(self.__getstate__(), memo))
         return twin
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> Snapshot:
         with self._lock:
             self._writer.settle()
-            state = self.__dict__.copy()
-        del state["_writer"], state["_drawn"], state["_integers"]
-        return state
+            return {
+                "arguments": {
+                    "capacity": self.capacity,
+                    "n_envs": self.n_envs,
+                    "n_step": self.n_step,
+                    "gamma": self.gamma,
+                    "full_windows": self.full_windows,
+                    "autoreset_mode": self.autoreset_mode,
+                    "prioritized": self.prioritized,
+                    "alpha": self.alpha,
+                    "beta": self.beta,
+                    "epsilon": self.epsilon,
+                    **self._given,
+                },
+                "rng": self._rng,
+                "output": self._output,
+                "transitions": self._transitions.snapshot(),
+                "priorities": self._tree.snapshot(),
+                "resets": self._resets.snapshot(),
+                "observations": self._observations.snapshot(),
+                "has_warned_of_no_reset": int(self._has_warned_of_no_reset),
+            }
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
+    def __setstate__(self, state: Snapshot) -> None:
+        arguments = part_of(state, "arguments")
+        held, transitions = part_of(state, "observations"), part_of(state, "transitions")
+        # Nothing is allocated that is larger than what came.
+        capacity = int_of(arguments, "capacity", 1)
+        if capacity % int_of(arguments, "n_envs", 1, capacity):
+            raise CorruptFrameError(f"pickled capacity is {capacity}, not the same for each lane")
+        array_of(transitions, "rewards", np.float32, (capacity,), copy=False)
+        frames = Observations.given_frames(held)
+        self._rng = _part_of_type(state, "rng", np.random.Generator)
+        self._output = _part_of_type(state, "output", NumpyOutput)
+        try:
+            self._build(**arguments, frames=frames, snapshot=held)
+        except CorruptFrameError:
+            raise
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+            raise CorruptFrameError(f"pickled arguments are not a buffer's: {error}") from error
+        self._transitions.restore(transitions)
+        held_cells = np.flatnonzero(self._transitions.is_held)
+        self._actions.refuse_foreign(self._transitions.actions[held_cells])
+        self._windows.rebuild(self._transitions.counts, self._transitions.flags)
+        starts = held_cells[self._windows.holds(held_cells)]
+        self._tree.restore(part_of(state, "priorities"), starts, np.finfo(float).max / capacity)
+        self._resets.restore(part_of(state, "resets"))
+        self._observations.restore(held, self._transitions)
+        self._has_warned_of_no_reset = bool(int_of(state, "has_warned_of_no_reset", 0, 1))
         self._open()
+
+
+def _part_of_type(snapshot: Snapshot, name: str, kind: type[B]) -> B:
+    value = part_of(snapshot, name)
+    if not isinstance(value, kind):
+        raise CorruptFrameError(f"pickled {name} is a {type(value).__name__}, no {kind.__name__}")
+    return value

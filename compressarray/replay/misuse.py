@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from compressarray.errors import CorruptFrameError
 from compressarray.replay.layout import Layout
+from compressarray.snapshots import Snapshot, array_of, int_of
 
 AnyArray = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
@@ -51,6 +53,24 @@ class StackWatch:
     def is_done(self) -> bool:
         """Whether nothing more can be said."""
         return self._n_steps >= _N_STEPS
+
+    def snapshot(self) -> Snapshot:
+        """Copy what was seen."""
+        return {
+            "n_saying": self._n_saying,
+            "n_steps": self._n_steps,
+            "others": np.array(self._others, np.int64).reshape(-1, 2),
+        }
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Become what a snapshot was taken of, or raise `CorruptFrameError`."""
+        others = array_of(snapshot, "others", np.int64, (None, 2))
+        pairs = [(axis, channels) for axis, channels in others.tolist()]
+        if not set(pairs) <= set(self._others):
+            raise CorruptFrameError(f"pickled others are {pairs}, not all of {self._others}")
+        self._others = pairs
+        self._n_saying = int_of(snapshot, "n_saying", 0, _N_SAYING)
+        self._n_steps = int_of(snapshot, "n_steps", 0, _N_STEPS)
 
     def see(self, obs: AnyArray, successor: AnyArray, live: Bools, apart: Bools) -> str | None:
         """Look at one step; return what is to be said of it, at most once.
@@ -151,6 +171,21 @@ class BreakWatch:
             "and neither n-step returns nor sequences reach beyond one step. next_obs must hold "
             "all that the next step's obs will; what is known only then is no part of it"
         )
+
+    def snapshot(self) -> Snapshot:
+        """Copy what was seen."""
+        return {
+            "counts": self._counts.copy(),
+            "n_broken": self._n_broken.copy(),
+            "has_spoken": int(self._has_spoken),
+        }
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Become what a snapshot was taken of, or raise `CorruptFrameError`."""
+        lanes = self._counts.shape
+        self._counts = array_of(snapshot, "counts", np.int64, lanes, -2)
+        self._n_broken = array_of(snapshot, "n_broken", np.int64, lanes, 0, _N_BROKEN)
+        self._has_spoken = bool(int_of(snapshot, "has_spoken", 0, 1))
 
     @property
     def nbytes(self) -> int:

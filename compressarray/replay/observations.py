@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from compressarray.array import DiffFrameArray
+from compressarray.errors import CorruptFrameError
 from compressarray.replay.layout import Layout, as_array, read_layouts
 from compressarray.replay.misuse import BreakWatch
 from compressarray.replay.outputs import NumpyOutput
@@ -18,6 +19,7 @@ from compressarray.replay.reading import Reader, SequenceReader, StepReader
 from compressarray.replay.stack_kernels import Lanes, join
 from compressarray.replay.stacks import FrameIndices, GivenStacks, NewestFrames, Stacks
 from compressarray.replay.transitions import Transitions
+from compressarray.snapshots import Snapshot, int_of, part_of
 from compressarray.writing import Writer
 
 AnyArray = npt.NDArray[Any]
@@ -35,6 +37,8 @@ class Observations:
         As in `Transitions`.
     frames, stack_size, stack_axis, frame_channels, padding_type, codec, gop_length
         As for `ReplayBuffer`.
+    snapshot : dict, optional
+        What will be restored. The entries are built over its frames, and over none of their own.
     """
 
     def __init__(
@@ -50,6 +54,7 @@ class Observations:
         padding_type: Any,
         codec: Any,
         gop_length: int | None,
+        snapshot: Snapshot | None = None,
     ) -> None:
         self._n_lanes = n_lanes
         self._n_slots = n_slots
@@ -64,17 +69,22 @@ class Observations:
         _refuse_ignored(layouts, frames, padding_type, codec, gop_length)
         self._breaks = BreakWatch(n_lanes)
         self.entries: list[Stacks] = []
-        for layout in layouts:
+        given = [None] * len(layouts) if snapshot is None else _parts_of(snapshot, len(layouts))
+        for layout, held in zip(layouts, given, strict=True):
             if layout.feed == "indices":
+                if held is not None and part_of(held, "frames") is not frames:
+                    raise CorruptFrameError("pickled frames that were given are another entry's")
                 assert frames is not None
                 _check_given(frames, layout, n_lanes, n_slots)
                 padding = _checked_padding(padding_type, layout, None)
                 self.entries.append(FrameIndices(layout, frames, n_lanes, n_slots, padding))
             elif not layout.is_image:
                 ring = PlainRing(n_lanes, layout.frame_shape, layout.frame_dtype)
+                if held is not None:
+                    ring.restore(part_of(held, "frames"))
                 self.entries.append(GivenStacks(layout, ring, n_lanes, n_slots))
             else:
-                own = self._own_frames(layout, codec, gop_length)
+                own = self._own_frames(layout, codec, gop_length, held)
                 if layout.feed == "newest":
                     entry = space if layout.key is None else space.spaces[layout.key]
                     padding = _checked_padding(padding_type, layout, entry)
@@ -82,14 +92,19 @@ class Observations:
                 else:
                     self.entries.append(GivenStacks(layout, own, n_lanes, n_slots))
 
-    def _own_frames(self, layout: Layout, codec: Any, gop_length: int | None) -> DiffFrameArray:
+    def _own_frames(
+        self, layout: Layout, codec: Any, gop_length: int | None, held: Snapshot | None
+    ) -> DiffFrameArray:
         # Episodes of one step store two observations a transition, and a wrapper whose stacks
         # never go on has each of them stored whole. Rows are but address space until they are
         # written. The next step's frames come before the oldest ones go, hence two more.
         whole = 1 if layout.feed == "newest" else layout.stack_size
         n_rows = 2 * whole * (self._n_slots + 1) + layout.stack_size
+        shape = (n_rows, self._n_lanes, *layout.frame_shape)
+        if held is not None:
+            return _checked_frames(part_of(held, "frames"), shape, layout)
         return DiffFrameArray(
-            (n_rows, self._n_lanes, *layout.frame_shape),
+            shape,
             layout.frame_dtype,
             frame_ndim=len(layout.frame_shape),
             codec=codec,
@@ -322,6 +337,56 @@ class Observations:
             {key: after for key, (_, after) in read.items()},
         )
 
+    # -- pickling ----------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """Copy what cannot be worked out from the rest; frame arrays are there themselves."""
+        indexed = enumerate(self.entries)
+        return {
+            "breaks": self._breaks.snapshot(),
+            # which of the entries has frames that were given
+            "given": next((i for i, entry in indexed if isinstance(entry, FrameIndices)), -1),
+            "entries": tuple(
+                {
+                    "frames": entry.frames.snapshot()
+                    if isinstance(entry.frames, PlainRing)
+                    else entry.frames,
+                    "stacks": entry.snapshot(),
+                }
+                for entry in self.entries
+            ),
+        }
+
+    @staticmethod
+    def given_frames(snapshot: Snapshot) -> DiffFrameArray | None:
+        """Return the ``frames`` that the observations of a snapshot were given, if any."""
+        entries = _parts_of(snapshot, None)
+        place = int_of(snapshot, "given", -1, len(entries) - 1)
+        if place < 0:
+            return None
+        frames = part_of(entries[place], "frames")
+        if not isinstance(frames, DiffFrameArray):
+            raise CorruptFrameError(f"pickled frames are a {type(frames).__name__}, no frame array")
+        return frames
+
+    def restore(self, snapshot: Snapshot, transitions: Transitions) -> None:
+        """Become what a snapshot was taken of; these observations were built over its frames.
+
+        Parameters
+        ----------
+        snapshot : dict
+        transitions : Transitions
+            Restored.
+
+        Raises
+        ------
+        CorruptFrameError
+            If the snapshot is not one of such observations.
+        """
+        self._breaks.restore(part_of(snapshot, "breaks"))
+        for entry, held in zip(self.entries, _parts_of(snapshot, len(self.entries)), strict=True):
+            entry.restore(part_of(held, "stacks"), transitions.counts, transitions.flags)
+
     # -- accounts ----------------------------------------------------------------------------
 
     @property
@@ -484,6 +549,27 @@ def _checked_padding(padding_type: Any, layout: Layout, space: Any) -> Any:
             f"{layout.frame_shape} and dtype {layout.frame_dtype}"
         )
     return frame
+
+
+def _parts_of(snapshot: Snapshot, n: int | None) -> tuple[Any, ...]:
+    """Return what a snapshot holds of ``n`` entries, or of all that there are."""
+    entries = part_of(snapshot, "entries")
+    if not isinstance(entries, tuple) or (n is not None and len(entries) != n):
+        raise CorruptFrameError(f"pickled entries are not those of {n} in the observation space")
+    return entries
+
+
+def _checked_frames(frames: Any, shape: tuple[int, ...], layout: Layout) -> DiffFrameArray:
+    """Return pickled frames that are what a buffer would build, or raise `CorruptFrameError`."""
+    if not isinstance(frames, DiffFrameArray):
+        raise CorruptFrameError(f"pickled frames are a {type(frames).__name__}, no frame array")
+    found = (frames.shape, frames.dtype, frames.frame_ndim, frames.stack_axis)
+    wanted = (shape, layout.frame_dtype, len(layout.frame_shape), None)
+    if found != wanted:
+        raise CorruptFrameError(
+            f"pickled frames have shape, dtype, frame_ndim and stack_axis {found}, not {wanted}"
+        )
+    return frames
 
 
 def _check_given(frames: DiffFrameArray, layout: Layout, n_lanes: int, n_slots: int) -> None:

@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from compressarray.errors import StaleStreamError
+from compressarray.errors import CorruptFrameError, StaleStreamError
+from compressarray.snapshots import MOST, Snapshot, array_of, int_of
 from compressarray.writing import Writer
 
 AnyArray = npt.NDArray[Any]
@@ -129,11 +130,36 @@ class PlainRing:
         """Bytes held."""
         return sum(array.nbytes for array in self._named[1:])
 
-    def __getstate__(self) -> dict[str, Any]:
-        state = self.__dict__.copy()
-        del state["_writer"]
-        return state
+    def snapshot(self) -> Snapshot:
+        """Copy everything."""
+        stream, counts, oldest, rows = self._named
+        return {
+            "stream": stream,
+            "counts": counts.copy(),
+            "oldest": oldest.copy(),
+            "rows": rows.copy(),
+        }
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._writer = Writer(rank=1)
+    def restore(self, snapshot: Snapshot) -> None:
+        """Become what a snapshot was taken of.
+
+        Raises
+        ------
+        CorruptFrameError
+            If the snapshot is not one of such a ring.
+        """
+        lanes = (self.n_lanes,)
+        counts = array_of(snapshot, "counts", np.int64, lanes, 0, MOST // self.n_lanes)
+        oldest = array_of(snapshot, "oldest", np.int64, lanes, 0)
+        rows = array_of(snapshot, "rows", self.dtype, (None, self.n_lanes, *self.shape))
+        held = counts - oldest
+        if not len(rows) or ((held < 0) | (held > len(rows))).any():
+            raise CorruptFrameError(
+                f"pickled vectors {oldest} to {counts} of the lanes are not in {len(rows)} rows"
+            )
+        self._named = _Named(int_of(snapshot, "stream", 0), counts, oldest, rows)
+
+    @property
+    def oldest(self) -> Int64s:
+        """The first vector of each lane that is held."""
+        return self._named.oldest

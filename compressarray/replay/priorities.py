@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from compressarray.errors import CorruptFrameError
 from compressarray.kernels.compiling import kernel
+from compressarray.snapshots import Snapshot, array_of
 
 Int64s = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -80,6 +82,38 @@ class SumTree:
                 "nothing can be drawn; nothing was changed. Use epsilon above 0"
             )
 
+    def snapshot(self) -> Snapshot:
+        """Copy what cannot be worked out from the rest."""
+        return {"leaves": self.leaves.copy(), "top": self.sums[:1].copy()}
+
+    def restore(self, snapshot: Snapshot, cells: Int64s, highest: float) -> None:
+        """Become what a snapshot was taken of.
+
+        Parameters
+        ----------
+        snapshot : dict
+        cells : ndarray of int64
+            Those whose leaves may be above zero.
+        highest : float
+            What no leaf is above, so that all of them have a finite sum.
+
+        Raises
+        ------
+        CorruptFrameError
+            If the snapshot is not one of such a tree.
+        """
+        top = array_of(snapshot, "top", np.float64, (1,))
+        if not 1 <= top[0] <= highest:
+            raise CorruptFrameError(f"pickled top is {top[0]}, not from 1 to {highest}")
+        leaves = array_of(snapshot, "leaves", np.float64, self.leaves.shape)
+        if not ((leaves >= 0) & (leaves <= top)).all():  # NaN is neither
+            raise CorruptFrameError(f"pickled leaves are not all from 0 to {top[0]}, the top")
+        if leaves.size and np.count_nonzero(leaves) != np.count_nonzero(leaves[cells]):
+            raise CorruptFrameError("pickled leaves give priority to what may not be drawn")
+        self.leaves = leaves
+        self.sums[0] = top[0]
+        sum_up(leaves, self.sums)
+
     @property
     def nbytes(self) -> int:
         """Bytes held, none without cells."""
@@ -100,6 +134,20 @@ def set_leaf(leaves: Any, sums: Any, cell: Any, value: Any) -> Any:
     while node >= 1:
         sums[node] = sums[2 * node] + sums[2 * node + 1]
         node >>= 1
+
+
+@kernel
+def sum_up(leaves: Any, sums: Any) -> Any:
+    """Compute all sums anew, in the order of `set_leaf`, so that they are the same bit for bit."""
+    n_groups = len(leaves) // GROUP
+    for node in range(2 * n_groups - 1, 0, -1):
+        if node < n_groups:
+            sums[node] = sums[2 * node] + sums[2 * node + 1]
+        else:
+            total = 0.0
+            for i in range((node - n_groups) * GROUP, (node - n_groups + 1) * GROUP):
+                total += leaves[i]
+            sums[node] = total
 
 
 @kernel

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from compressarray.kernels.compiling import kernel
+from compressarray.snapshots import Snapshot, array_of, int_of
 
 AnyArray = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
@@ -32,8 +33,6 @@ RUNS, AWAITS, BEGINS = range(3)
 NOT_RESET, RESET, UNTOLD = range(3)
 _NUMBER: dict[Mode, int] = {"same_step": 0, "next_step": 1, "disabled": 2}
 _SAME_STEP, _NEXT_STEP, _DISABLED = range(3)
-# What is kept from one step to the next.
-_LASTING = ("_mode", "phase", "_began", "_counted", "all_run")
 _NO_LANES: Int64s = np.zeros(0, np.int64)
 
 
@@ -73,10 +72,6 @@ class Resets:
         self._began: Int64s = np.zeros(n_lanes, np.int64)
         self._counted = False
         self.all_run = False  # whether ``phase`` is RUNS everywhere
-        self._open()
-
-    def _open(self) -> None:
-        n_lanes = len(self.phase)
         self._nothing_told = Told(np.full(n_lanes, UNTOLD, np.int8), None, False)
         # Of the step that is being added; they mean nothing before and after.
         self._told: Int8s = np.zeros(n_lanes, np.int8)
@@ -84,12 +79,21 @@ class Resets:
         self._next: Int8s = np.zeros(n_lanes, np.int8)
         self._rows: Bools = np.zeros((5, n_lanes), np.bool_)
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: vars(self)[name] for name in _LASTING}
+    def snapshot(self) -> Snapshot:
+        """Copy what is kept from one step to the next."""
+        return {
+            "phase": self.phase.copy(),
+            "began": self._began.copy(),
+            "counted": int(self._counted),
+        }
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._open()
+    def restore(self, snapshot: Snapshot) -> None:
+        """Become what a snapshot was taken of, or raise `CorruptFrameError`."""
+        lanes = self.phase.shape
+        self.phase = array_of(snapshot, "phase", np.int8, lanes, RUNS, BEGINS)
+        self._began = array_of(snapshot, "began", np.int64, lanes)
+        self._counted = bool(int_of(snapshot, "counted", 0, 1))
+        self.all_run = not self.phase.any()
 
     def told(self, info: Mapping[str, Any], was_reset: Bools | None) -> Told:
         """Read who was reset since the last step, by the user's word or ALE's counters."""

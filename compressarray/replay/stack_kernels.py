@@ -10,6 +10,7 @@ import numpy.typing as npt
 from compressarray.kernels.compiling import inlined, kernel
 from compressarray.kernels.memory import base_of, copy_bytes, prefetch, same_bytes
 from compressarray.replay.transitions import AHEAD
+from compressarray.replay.windows import FIRST
 
 # Bits of marks: padding is the lane's pinned frame; the successor stands apart; its padding is
 # the pinned frame.
@@ -358,6 +359,72 @@ def needed_of(k: Any, count: Any, n_slots: Any, cells: Any, lane: Any) -> Any:
         return lane.first
     cell = cells[k * n_slots + max(count - n_slots, 0) % n_slots]
     return max(count_of(cell, lane) - np.int64(cell.age), lane.first)
+
+
+# -- checking --------------------------------------------------------------------------------
+
+
+@kernel
+def find_wrong(counts: Any, flags: Any, cells: Any, lanes: Any, oldest: Any, n_frames: Any,
+               stack_size: Any, in_order: Any) -> Any:  # fmt: skip
+    """Find the first lane of which cells and lanes from elsewhere do not say what was written down.
+
+    Numbers are in the bounds of their own already.
+
+    Parameters
+    ----------
+    counts : ndarray, (n_lanes,) int64
+        Transitions that each lane has had.
+    flags : ndarray, (n_lanes, n_slots) uint8
+        Of the transitions: a step that begins no episode goes on from where the last one led to.
+    oldest, n_frames : ndarray, (n_lanes,) int64
+        Counts of each lane's first frame that may be named, and of the first one that may not.
+    in_order : bool
+        Whether no transition needs frames before those that the one before it needs.
+
+    Returns
+    -------
+    int
+        The lane, or -1.
+    """
+    n_slots = len(cells) // len(lanes)
+    for k in range(len(lanes)):
+        lane = lanes[k]
+        if lane.marks & PINNED and lane.pad < 0:
+            return k
+        if not lane.known:
+            if counts[k] > 0 or lane.at != -1:
+                return k
+            continue
+        if lane.at - lane.age < oldest[k] or lane.at >= n_frames[k]:
+            return k
+        first, start = oldest[k], max(counts[k] - n_slots, 0)
+        at, at_age, at_marks = lane.at, lane.age, lane.marks
+        for t in range(start, counts[k]):
+            cell = cells[k * n_slots + t % n_slots]
+            count, age, step = count_of(cell, lane), np.int64(cell.age), np.int64(cell.step)
+            marks = np.int64(cell.marks)
+            if step < 1 or (not marks & APART and (step > 1 or marks & NEXT_PINNED)):
+                return k
+            if marks & (PINNED | NEXT_PINNED) and lane.pad < 0:
+                return k
+            if count - age < first or count + step >= n_frames[k]:
+                return k
+            if t > start and not flags[k, t % n_slots] & FIRST:
+                # Of a stack without padding nothing tells what padding it had.
+                is_padded = age < stack_size - 1
+                if count != at or age != at_age or (is_padded and marks & PINNED != at_marks):
+                    return k
+            if in_order:
+                first = count - age
+                if count + step > lane.at:
+                    return k
+            at, at_age, at_marks = count + step, min(age + 1, stack_size - 1), marks & PINNED
+            if marks & APART:
+                at_age, at_marks = step - 1, PINNED if marks & NEXT_PINNED else 0
+        if lane.at != at or lane.age != at_age or lane.marks != at_marks:
+            return k  # the newest one has left the lane as it is
+    return -1
 
 
 # -- reading ---------------------------------------------------------------------------------

@@ -18,13 +18,16 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from compressarray.errors import FrameEvictedError, StaleStreamError
+from compressarray.array import DiffFrameArray
+from compressarray.errors import CorruptFrameError, FrameEvictedError, StaleStreamError
 from compressarray.replay.layout import Layout, as_kernels_take
 from compressarray.replay.misuse import StackWatch
+from compressarray.replay.plain import PlainRing
 from compressarray.replay.stack_kernels import (
     APART,
     FINE,
     LANE,
+    NEXT_PINNED,
     NO_NEXT_STACK,
     NO_STACK,
     NOT_NEXT,
@@ -37,12 +40,15 @@ from compressarray.replay.stack_kernels import (
     fill_stacks,
     fill_windows,
     find_needed,
+    find_wrong,
     keep_stacks,
     plan_indices,
     plan_newest,
     plan_stacks,
     write_down,
 )
+from compressarray.ring import FIRST_PIN
+from compressarray.snapshots import MOST, Snapshot, array_of, int_of, part_of
 from compressarray.writing import Writer
 
 AnyArray = npt.NDArray[Any]
@@ -218,6 +224,67 @@ class Stacks(ABC):
         """Fill ``(n, stack_size)`` with the frame indices of observations, or of successors."""
         fill_stacks(cells, after, self.cells, self.lanes, out)
 
+    # -- pickling ----------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """Copy what cannot be worked out from the rest; the frames are not in it."""
+        lanes = {name: self.lanes[name].copy() for name in ("at", "age", "marks", "first")}
+        return {
+            "cells": {name: self.cells[name].copy() for name in self.cells.dtype.names or ()},
+            "lanes": {**lanes, "known": self.lanes["known"].astype(np.uint8)},
+        }
+
+    def restore(self, snapshot: Snapshot, counts: Int64s, flags: UInt8s) -> None:
+        """Become what a snapshot was taken of; the frames are there.
+
+        Parameters
+        ----------
+        snapshot : dict
+        counts : ndarray, (n_lanes,) int64
+            Transitions that each lane has had.
+        flags : ndarray, (n_lanes, n_slots) uint8
+            Theirs.
+
+        Raises
+        ------
+        CorruptFrameError
+            If the snapshot is not one of such stacks over these frames.
+        """
+        size = self.layout.stack_size
+        cells, lanes = part_of(snapshot, "cells"), part_of(snapshot, "lanes")
+        all_marks = PINNED | APART | NEXT_PINNED
+        for name, highest in (("newest", None), ("age", size - 1), ("step", size),
+                              ("marks", all_marks)):  # fmt: skip
+            dtype = self.cells.dtype[name]
+            self.cells[name] = array_of(
+                cells, name, dtype, self.cells.shape, 0, highest, copy=False
+            )
+        for name, least, most in (("at", -1, MOST // self.n_lanes), ("age", 0, size - 1),
+                                  ("marks", 0, PINNED), ("first", 0, MOST)):  # fmt: skip
+            shape = self.lanes.shape
+            self.lanes[name] = array_of(lanes, name, np.int64, shape, least, most, copy=False)
+        self.lanes["known"] = array_of(lanes, "known", np.uint8, self.lanes.shape, 0, 1) != 0
+        self._restore(snapshot)
+        oldest, n_frames, in_order = self._bounds()
+        if (self.lanes["first"] > n_frames).any():
+            raise CorruptFrameError(f"pickled first is {self.lanes['first']}, past {n_frames}")
+        lane = find_wrong(
+            counts, flags, self.cells, self.lanes, oldest, n_frames, size, in_order
+        )  # fmt: skip
+        if lane >= 0:
+            raise CorruptFrameError(
+                f"pickled stacks of lane {lane} are not of the frames {oldest[lane]} to "
+                f"{n_frames[lane] - 1} that it holds, in their order"
+            )
+
+    @abstractmethod
+    def _restore(self, snapshot: Snapshot) -> None:
+        """Take what only this kind of stacks has."""
+
+    @abstractmethod
+    def _bounds(self) -> tuple[Int64s, Int64s, bool]:
+        """Return what `find_wrong` compares with: ``oldest``, ``n_frames`` and ``in_order``."""
+
     @property
     def nbytes(self) -> int:
         """Bytes held, frames apart."""
@@ -285,6 +352,23 @@ class _StoredStacks(Stacks):
             self.frames.append(frame[None], np.array([lane]))
         self.lanes["at"][lane] = self.frames.lane_counts[lane] - 1
 
+    def snapshot(self) -> Snapshot:
+        """Copy also how the last successors look."""
+        return {
+            **super().snapshot(),
+            "oldest": self.lanes["oldest"].copy(),
+            "current": self.current.copy(),
+        }
+
+    def _restore(self, snapshot: Snapshot) -> None:
+        last = self.current.shape[1] - 1
+        self.lanes["oldest"] = array_of(snapshot, "oldest", np.int64, self.lanes.shape, 0, last)
+        self.current = array_of(snapshot, "current", np.uint8, self.current.shape)
+
+    def _bounds(self) -> tuple[Int64s, Int64s, bool]:
+        oldest = _oldest(self.frames)
+        return np.maximum(oldest, self.lanes["first"]), self.frames.lane_counts, True
+
     def clear(self) -> None:
         """Forget the frames, too."""
         self.frames.clear()
@@ -323,6 +407,21 @@ class GivenStacks(_StoredStacks):
         if self._watch.is_done:
             self._watch = None
         return remark
+
+    def snapshot(self) -> Snapshot:
+        """Copy also what was seen of how stacks go on."""
+        watch = None if self._watch is None else self._watch.snapshot()
+        return {**super().snapshot(), "watch": watch}
+
+    def _restore(self, snapshot: Snapshot) -> None:
+        super()._restore(snapshot)
+        given = part_of(snapshot, "watch")
+        if given is None:
+            self._watch = None
+        elif self._watch is None:
+            raise CorruptFrameError("pickled watch is of stacks that are not watched")
+        else:
+            self._watch.restore(given)
 
 
 class NewestFrames(_StoredStacks):
@@ -493,3 +592,46 @@ class FrameIndices(Stacks):
 
     def _keep(self, lanes: Int64s, indices: Int64s) -> None:
         self.current[lanes] = indices
+
+    def snapshot(self) -> Snapshot:
+        """Copy also the last successors' indices, and what is known of padding."""
+        return {
+            **super().snapshot(),
+            "stream": self.stream,
+            "pad": self.lanes["pad"].copy(),
+            "current": self.current.copy(),
+            "padding_is_checked": int(isinstance(self._padding, str) and self._padding == "any"),
+        }
+
+    def _restore(self, snapshot: Snapshot) -> None:
+        self.stream = int_of(snapshot, "stream", 0, self.frames.stream)
+        pads = array_of(snapshot, "pad", np.int64, self.lanes.shape, -1, FIRST_PIN)
+        n_pins = _frame_array(self.frames)._frames.store.n_pins
+        if ((pads >= 0) & (pads <= FIRST_PIN - n_pins)).any():
+            raise CorruptFrameError(f"pickled pad is {pads}, not all of {n_pins} pinned frames")
+        self.lanes["pad"] = pads
+        self.current = array_of(snapshot, "current", np.int64, self.current.shape)
+        if int_of(snapshot, "padding_is_checked", 0, 1):
+            self._padding = "any"
+
+    def _bounds(self) -> tuple[Int64s, Int64s, bool]:
+        # Whoever appends to these frames may have evicted what transitions need, or begun another
+        # stream, and nobody says in which order stacks are added. `gather` refuses what is gone.
+        anything = np.full(self.n_lanes, MOST)
+        n_frames = self.frames.lane_counts if self.stream == self.frames.stream else anything
+        return -anything, n_frames, False
+
+
+def _oldest(frames: FrameMemory) -> Int64s:
+    """Return the first frame of each lane that is held, of frames that nothing was assigned to."""
+    if isinstance(frames, PlainRing):
+        return frames.oldest
+    ring = _frame_array(frames)._frames.ring
+    if ring.was_assigned:
+        raise CorruptFrameError("pickled frames were assigned to, and not only appended")
+    return ring.oldest
+
+
+def _frame_array(frames: FrameMemory) -> DiffFrameArray:
+    assert isinstance(frames, DiffFrameArray)
+    return frames

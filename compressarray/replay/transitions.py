@@ -8,9 +8,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from compressarray.errors import CorruptFrameError
 from compressarray.kernels.compiling import kernel
 from compressarray.kernels.memory import base_of, prefetch
 from compressarray.replay.windows import CUT, END, FIRST, TERMINATED, TRUNCATED, Windows
+from compressarray.snapshots import MOST, Snapshot, array_of
 
 AnyArray = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
@@ -172,6 +174,69 @@ class Transitions:
         # An episode begins where the oldest transition of a lane is, and after each end but
         # that of the newest transition.
         return int(np.count_nonzero(self.flags & END) + np.count_nonzero(self.running))
+
+    # -- pickling ----------------------------------------------------------------------------
+
+    def snapshot(self) -> Snapshot:
+        """Copy what cannot be worked out from the rest."""
+        return {
+            "counts": self.counts.copy(),
+            "flags": self.flags.copy(),
+            "rewards": self.rewards.copy(),
+            "actions": self.actions.copy(),
+        }
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Become what a snapshot was taken of; nothing is known of whether actions are allowed.
+
+        Raises
+        ------
+        CorruptFrameError
+            If the snapshot is not one of such transitions.
+        """
+        n_cells = len(self.rewards)
+        counts = array_of(snapshot, "counts", np.int64, (self.n_lanes,), 0, MOST // self.n_lanes)
+        flags = array_of(
+            snapshot, "flags", np.uint8, self.flags.shape, 0,
+            TERMINATED | TRUNCATED | CUT | FIRST,
+        )  # fmt: skip
+        rewards = array_of(snapshot, "rewards", np.float32, (n_cells,))
+        if not np.isfinite(rewards).all():
+            raise CorruptFrameError("pickled rewards are not all finite")
+        actions = array_of(snapshot, "actions", self._action_dtype, (n_cells, *self._action_shape))
+        self.counts, self.flags, self.rewards = counts, flags, rewards
+        self.action_bytes = actions.reshape(n_cells, prod(self._action_shape)).view(np.uint8)
+        self._check_flags()
+        for lane in range(self.n_lanes):
+            n = min(int(counts[lane]), self.n_slots)
+            slots = (counts[lane] - 1 - np.arange(n)) % self.n_slots
+            ends = flags[lane, slots] & END != 0  # from the newest one back
+            self.running[lane] = n > 0 and not ends[0]
+            self.runs[lane] = 1 + np.argmax(ends[1:]) if ends[1:].any() else n
+
+    def _check_flags(self) -> None:
+        """Refuse episodes that do not begin where others end."""
+        ends, firsts = self.flags & END != 0, self.flags & FIRST != 0
+        begins = np.roll(ends, 1, axis=1)
+        begins[self.counts <= self.n_slots, 0] = True
+        # Nothing is known of the step before the oldest one of a ring that has turned.
+        turned = np.flatnonzero(self.counts > self.n_slots)
+        oldest = self.counts[turned] % self.n_slots
+        begins[turned, oldest] = firsts[turned, oldest]
+        is_both = (self.flags & CUT != 0) & (self.flags & (TERMINATED | TRUNCATED) != 0)
+        wrong = self.is_held & ((begins != firsts) | is_both)
+        if wrong.any():
+            lane, slot = np.argwhere(wrong)[0]
+            raise CorruptFrameError(
+                f"pickled flags of lane {lane} say in slot {slot} ({self.flags[lane, slot]}) that "
+                "an episode begins where none ended, goes on where one did, or ended twice"
+            )
+
+    @property
+    def is_held(self) -> Bools:
+        """Which slots hold a transition, ``(n_lanes, n_slots)``."""
+        held: Bools = np.arange(self.n_slots) < self.counts[:, None]
+        return held
 
     @property
     def nbytes(self) -> int:
