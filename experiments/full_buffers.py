@@ -110,8 +110,15 @@ def fill(buffer: ReplayBuffer, played: Recording, transitions: int) -> None:
         step = number % len(played.steps)
         if number and step == 0:
             buffer.cut()
-        info = {"final_obs": played.final[step]} if step in played.final else {}
-        buffer.add(played.frames[step], *played.steps[step], played.frames[step + 1], info)
+        after = played.frames[step + 1]
+        info, was_reset = {}, np.zeros(NUM_ENVS, bool)
+        if step in played.final:
+            # a lost life ends an episode, too, and the game goes on with the frame that ended it
+            info = {"final_obs": played.final[step]}
+            was_reset = (played.final[step] != after).any(axis=(1, 2))
+        buffer.add(
+            played.frames[step], *played.steps[step], after, info, was_reset=was_reset
+        )  # fmt: skip
 
 
 def measure(wanted: Buffer, recording: Path, seed: int) -> dict:
