@@ -16,7 +16,7 @@ from compressarray.replay.misuse import BreakWatch
 from compressarray.replay.outputs import NumpyOutput
 from compressarray.replay.plain import PlainRing
 from compressarray.replay.reading import Reader, SequenceReader, StepReader
-from compressarray.replay.stack_kernels import Lanes, join
+from compressarray.replay.stack_kernels import join
 from compressarray.replay.stacks import FrameIndices, GivenStacks, NewestFrames, Stacks
 from compressarray.replay.transitions import Transitions
 from compressarray.snapshots import Snapshot, int_of, part_of
@@ -257,14 +257,15 @@ class Observations:
             entry.commit_again(live, counts)
 
     @property
-    def standing(self) -> list[tuple[Lanes, int]]:
+    def standing(self) -> list[tuple[bytes, int]]:
         """Where the lanes of each entry stand, and in which stream; copies, to be restored."""
-        return [(entry.lanes.copy(), entry.stream) for entry in self.entries]
+        # bytes: to copy structures field by field takes five times as long
+        return [(entry.lanes.tobytes(), entry.stream) for entry in self.entries]
 
     @standing.setter
-    def standing(self, standing: list[tuple[Lanes, int]]) -> None:
+    def standing(self, standing: list[tuple[bytes, int]]) -> None:
         for entry, (lanes, stream) in zip(self.entries, standing, strict=True):
-            entry.lanes[:] = lanes
+            entry.lanes[:] = np.frombuffer(lanes, entry.lanes.dtype)
             entry.stream = stream
 
     def commit(self, after: list[AnyArray], live: Bools, counts: Int64s) -> None:
