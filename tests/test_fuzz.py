@@ -25,7 +25,7 @@ from compressarray.codecs import checking, sparse, words
 from compressarray.store import gops
 from tests.effort import examples
 from tests.naive import assert_same
-from tests.strategies import game
+from tests.strategies import camera, game
 from tests.test_words import Coder, bytes_of
 
 GUARD = 64
@@ -284,9 +284,11 @@ def played_arrays(codec: str) -> list[DiffFrameArray]:
     words_of = DiffFrameArray((50, 7), np.int16, frame_ndim=1, codec="delta")
     words_of[:31] = np.arange(217).reshape(31, 7) % 5
     view = lanes.reshape(-1, 16, 20)
-    return (
-        [ring, lanes, stacks, view, words_of] if codec == "delta" else [ring, lanes, stacks, view]
-    )
+    large = DiffFrameArray((4, 256, 300), codec=codec)
+    for frame in camera(6, (256, 300)):
+        large.append(frame)
+    arrays = [ring, lanes, stacks, view, large]
+    return [*arrays, words_of] if codec == "delta" else arrays
 
 
 def use(array: DiffFrameArray, rng: np.random.Generator) -> None:

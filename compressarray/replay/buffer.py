@@ -295,7 +295,6 @@ class ReplayBuffer:
     ) -> None:
         """Check arguments, and be an empty buffer of them; ``snapshot`` has the frames, if any."""
         self.n_envs = checked_int("n_envs", n_envs, 1)
-        self._all_lanes = np.arange(self.n_envs)
         n_slots = checked_int("capacity", capacity, self.n_envs) // self.n_envs
         self.n_step = checked_int("n_step", n_step, 1)
         if self.n_step > n_slots:
