@@ -711,6 +711,16 @@ class DiffFrameArray(NDArrayFace):
         self._refuse_view("clear")
         self._frames.clear()
 
+    def _append_row(self, frames: AnyArray) -> None:
+        """Append a row of frames that fit to all lanes, as a part of the write that runs."""
+        shared = self._frames
+        shared.append_within(shared.all_lanes, 1, frames)
+
+    @property
+    def _counts(self) -> Int64s:
+        """`lane_counts` as they are, for whoever has seen to it that no write was cut off."""
+        return self._frames._now.ring.counts
+
     def _write_with(self, writer: Writer) -> None:
         """Make every write a part of another one's; whoever calls this has the array alone."""
         self._frames.writer.settle()

@@ -222,9 +222,10 @@ class _Frames:
 
     def append(self, lanes: Int64s, n_rows: int, entries: AnyArray) -> Int64s:
         """Store entries, ``(rows, lanes, ...)`` or of one row; return their indices."""
-        return self.writer.run(self._append, lanes, n_rows, entries)
+        return self.writer.run(self.append_within, lanes, n_rows, entries)
 
-    def _append(self, lanes: Int64s, n_rows: int, entries: AnyArray) -> Int64s:
+    def append_within(self, lanes: Int64s, n_rows: int, entries: AnyArray) -> Int64s:
+        """Do what `append` does, as a part of the write that runs."""
         _, ring, store = self._now_to_write()
         indices, slots = ring.advance(lanes, n_rows, self.writer.steps)
         if not self.is_empty:

@@ -75,6 +75,14 @@ class PlainRing:
         """How many vectors each lane has had."""
         return self._named.lane_counts
 
+    @property
+    def _counts(self) -> Int64s:
+        return self._named.lane_counts
+
+    def _append_row(self, vectors: AnyArray) -> None:
+        """Add one vector to each lane, as a part of the write that runs."""
+        self._append(vectors, None)
+
     def append(self, vectors: AnyArray, lanes: Int64s | None = None) -> None:
         """Add one vector to each lane, or to some, ``(len(lanes), *shape)``."""
         self._writer.run(self._append, vectors, lanes)

@@ -83,6 +83,11 @@ class FrameMemory(Protocol):
 
     def _write_with(self, writer: Writer) -> None: ...
 
+    def _append_row(self, frames: AnyArray) -> None: ...
+
+    @property
+    def _counts(self) -> Int64s: ...
+
 
 class Stacks(ABC):
     """The stacks of one entry of the observations, over the frames that hold its pixels.
@@ -320,7 +325,7 @@ class _StoredStacks(Stacks):
     def store(self, obs: AnyArray, successor: AnyArray) -> None:
         """Append what is missing of the observation, then of the successor."""
         if self._is_plain:
-            self.frames.append(self.layout.newest_of(successor))
+            self.frames._append_row(self.layout.newest_of(successor))
         else:
             self._store_each(self.layout.to_frames(obs), self.layout.to_frames(successor))
 
@@ -395,7 +400,7 @@ class GivenStacks(_StoredStacks):
         """
         self._is_plain = plan_stacks(
             self.layout.as_bytes(obs), self.layout.as_bytes(successor), self.current, self._zeros,
-            live, self.frames.lane_counts, self.lanes, self.plan,
+            live, self.frames._counts, self.lanes, self.plan,
         )  # fmt: skip
 
     def remark(self, obs: AnyArray, successor: AnyArray, live: Bools) -> str | None:
@@ -444,7 +449,7 @@ class NewestFrames(_StoredStacks):
     def look(self, obs: AnyArray, successor: AnyArray, live: Bools) -> None:
         """Compare bytes; frames that are there already are not stored again."""
         del successor
-        flat, counts = self.layout.as_bytes(obs), self.frames.lane_counts
+        flat, counts = self.layout.as_bytes(obs), self.frames._counts
         self._is_plain = plan_newest(flat, self.current, live, counts, self.lanes, self.plan)
 
     def begin(self, begins: Bools) -> None:

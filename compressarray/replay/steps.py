@@ -41,7 +41,7 @@ class Rows(NamedTuple):
 
 
 class AddStep:
-    """One transition more in some lanes.
+    """One transition more in some lanes; made once a step, so it takes little time to make.
 
     Parameters
     ----------
@@ -54,6 +54,10 @@ class AddStep:
     breaks : bool
         Whether an episode that nobody ended is cut off.
     """
+
+    __slots__ = (
+        "_after", "_breaks", "_course", "_observations", "_parts", "_rows", "_told", "_transitions",
+    )  # fmt: skip
 
     def __init__(
         self,
