@@ -19,6 +19,7 @@ from gymnasium.vector import AutoresetMode
 from hypothesis import given, settings
 
 from compressarray import Batch, DiffFrameArray, FrameEvictedError, ReplayBuffer, StaleStreamError
+from compressarray.array.frames import _Frames as Frames
 from compressarray.replay import buffer as buffer_module
 from compressarray.replay import drawing
 from compressarray.replay.footprint import memory_bytes
@@ -1099,10 +1100,10 @@ def test_a_failure_while_frames_are_stored_loses_nothing(
     feed: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world = played(9, feed=feed, n_slots=12, mode="disabled")
-    real = DiffFrameArray.append
+    real = Frames.append_within
 
-    def fails(self: DiffFrameArray, frames: Any, lanes: Any = None) -> Any:
-        real(self, np.zeros((1, *FRAME), np.uint8), [1])  # half of it was written
+    def fails(self: Frames, lanes: Any, n_rows: int, entries: Any) -> Any:
+        real(self, np.array([1]), 1, np.zeros((1, *FRAME), np.uint8))  # half of it was written
         raise MemoryError("no memory")
 
     for _ in range(3):
@@ -1112,10 +1113,10 @@ def test_a_failure_while_frames_are_stored_loses_nothing(
         for lane in world.lanes:
             lane.step(glitch=False)
         arguments["next_obs"] = world.given()
-        monkeypatch.setattr(DiffFrameArray, "append", fails)
+        monkeypatch.setattr(Frames, "append_within", fails)
         with pytest.raises(MemoryError):
             world.buffer.add(**arguments)
-        monkeypatch.setattr(DiffFrameArray, "append", real)
+        monkeypatch.setattr(Frames, "append_within", real)
         assert_same_content(world.buffer, world.oracle)
         world.buffer.add(**arguments)
         world.oracle.add(before[0], *list(arguments.values())[1:5], world.observe())

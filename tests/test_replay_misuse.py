@@ -15,6 +15,7 @@ from gymnasium.spaces import Box, Dict, Discrete
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from compressarray import DiffFrameArray, ReplayBuffer, StaleStreamError
+from compressarray.array.frames import _Frames as Frames
 from tests.diary import SHAPE, Diary, read
 from tests.naive import assert_same
 from tests.replay_worlds import FRAME, Setting, World, assert_batch, assert_same_content
@@ -804,22 +805,22 @@ def test_many_adds_that_fail_change_nothing(
     for t in range(30):
         add(t)
     before, bytes_before = held(), buffer.nbytes_stored
-    real = DiffFrameArray.append
+    real = Frames.append_within
     n_calls = 0
 
-    def fails(self: DiffFrameArray, given: Any, lanes: Any = None) -> Any:
+    def fails(self: Frames, lanes: Any, n_rows: int, entries: Any) -> Any:
         nonlocal n_calls
         n_calls += 1
         if n_calls > n_written:
             raise MemoryError("no memory")
-        return real(self, given, lanes)
+        return real(self, lanes, n_rows, entries)
 
-    monkeypatch.setattr(DiffFrameArray, "append", fails)
+    monkeypatch.setattr(Frames, "append_within", fails)
     for t in range(100, 400):  # each time another episode begins, of which all is to be stored
         n_calls = 0
         with pytest.raises(MemoryError, match="no memory"):
             add(2 * t)
-    monkeypatch.setattr(DiffFrameArray, "append", real)
+    monkeypatch.setattr(Frames, "append_within", real)
     assert held() == before
     assert buffer.nbytes_stored < bytes_before + 20_000
     for t in range(30, 42):
