@@ -22,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from compressarray.errors import CorruptFrameError
+from compressarray.kernels.attaching import Int64Row, UInt8Row, UInt16Row, UInt32Row
 from compressarray.kernels.compiling import inlined, kernel, plain
 from compressarray.kernels.memory import base_of, copy_bytes, move_bytes, same_bytes
 from compressarray.snapshots import Snapshot, array_of
@@ -65,13 +66,13 @@ UNTOUCHED, FREE, USED, VICTIM = range(4)
 class ArenaState(NamedTuple):
     """What kernels see of an `Arena`."""
 
-    meta: npt.NDArray[np.int64]
-    memory: npt.NDArray[np.uint8]
-    segment_live: npt.NDArray[np.uint32]
-    segment_use: npt.NDArray[np.uint8]
-    offset: npt.NDArray[np.uint32]
-    size: npt.NDArray[np.uint32]
-    references: npt.NDArray[np.uint16]
+    meta: Int64Row
+    memory: UInt8Row
+    segment_live: UInt32Row
+    segment_use: UInt8Row
+    offset: UInt32Row
+    size: UInt32Row
+    references: UInt16Row
 
 
 class Table:

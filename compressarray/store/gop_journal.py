@@ -19,8 +19,10 @@ from compressarray.store.gop_layout import (
     CLOSED,
     GOP,
     LAST_CHUNK,
+    N_BEGUN,
     N_CHANGES,
     N_EVICTED,
+    N_LISTED,
     N_OPEN,
     N_REPLACED,
     STACK,
@@ -79,10 +81,20 @@ def note_entry(state: Any, arena: Any, index: Any) -> None:
         return
     state.gop_noted[index] = 1
     state.meta[N_REPLACED] += 1
+    list_change(state, index)
     at = state.log[0] + 1
     state.log[at] = index
     state.log[at + 1] = entry
     _end_note(state, 2, _INDEX)
+
+
+@inlined
+def list_change(state: Any, index: Any) -> None:
+    """Tell replicas that an entry of the index may change."""
+    if len(state.gop_changes):
+        place = state.meta[N_LISTED] & (len(state.gop_changes) - 1)
+        state.gop_changes[place] = np.uint32(index)
+    state.meta[N_LISTED] += 1
 
 
 @inlined
@@ -133,6 +145,8 @@ def note_begin(state: Any, lane: Any, place: Any) -> None:
         log[at + 1] = size
         _copy_records(state, slot, base_of(log) + 8 * (at + 2), size, True)
         _end_note(state, 2 + _map_words(state) + ((size + 7) >> 3), _RECORDS)
+    state.meta[N_BEGUN] += 1
+    state.open_number[lane, place] = state.meta[N_BEGUN]
     if state.open_born[lane, place] < state.meta[WRITE]:
         state.open_born[lane, place] = state.meta[WRITE]
         log[log[0] + 1] = slot

@@ -34,6 +34,16 @@ from compressarray.codecs.words import (
     model_of,
     table_of,
 )
+from compressarray.kernels.attaching import (
+    Int64Row,
+    Int64Table,
+    UInt8Block,
+    UInt8Row,
+    UInt8Table,
+    UInt16Block,
+    UInt32Row,
+    UInt64Row,
+)
 from compressarray.kernels.compiling import inlined, kernel, plain
 from compressarray.kernels.memory import base_of, copy_bytes, load8, load16, load32
 from compressarray.store.arena import N_ENTRIES, ArenaState, chunk_start
@@ -72,35 +82,41 @@ PACKED = 2  # delta records that went through an entropy coder
     WRITE,  # number of the write that runs, from 1
     N_REPLACED,  # chunks and open streams that it has replaced
     N_CHANGES,  # of what is closed, ever
+    N_LISTED,  # entries that went to the ring of changes, ever
+    N_BEGUN,  # open streams, ever
+    N_BACKGROUNDS,  # that were taken, ever
     N_META,
-) = range(21)
+) = range(24)
 
 
 class GopState(NamedTuple):
     """What kernels see of a `GopStore`."""
 
-    meta: npt.NDArray[np.int64]
-    gop_chunk: npt.NDArray[np.uint32]  # (gops * lanes,) entries of the arena, 0: never written
-    gop_touched: npt.NDArray[np.uint8]
-    gop_noted: npt.NDArray[np.uint8]  # whether the write that runs has changed an entry
-    open_gop: npt.NDArray[np.int64]  # (lanes, open per lane)
-    open_next: npt.NDArray[np.int64]  # the first row that is not in the open stream
-    open_frames: npt.NDArray[np.int64]
-    open_size: npt.NDArray[np.int64]
-    open_flags: npt.NDArray[np.int64]
-    open_background: npt.NDArray[np.int64]
-    open_map: npt.NDArray[np.uint16]  # (lanes, open per lane, G * S)
-    open_bytes: npt.NDArray[np.uint8]  # (lanes * open per lane, room)
-    head: npt.NDArray[np.uint8]  # (lanes, S, padded frame): the newest frames, by diagonal
-    head_row: npt.NDArray[np.int64]  # (lanes,)
-    backgrounds: npt.NDArray[np.uint8]  # (n, padded frame); 0 holds the fill value
-    background_uses: npt.NDArray[np.int64]
-    candidate: npt.NDArray[np.uint8]  # (2, padded frame): majority votes, and their counts
-    codebooks: npt.NDArray[np.int64]  # (numbers, CODEBOOK_WORDS) addresses
-    encode_table: npt.NDArray[np.uint64]  # of the newest codebook
-    open_born: npt.NDArray[np.int64]  # the write in which a stream began last
-    open_dropped: npt.NDArray[np.int64]  # the write in which one ended last
-    log: npt.NDArray[np.int64]  # what the write that runs has replaced; see gop_journal
+    meta: Int64Row
+    gop_chunk: UInt32Row  # (gops * lanes,) entries of the arena, 0: never written
+    gop_touched: UInt8Row
+    gop_noted: UInt8Row  # whether the write that runs has changed an entry
+    gop_changes: UInt32Row  # (a power of two,) a ring of the entries that changed; none: not kept
+    open_gop: Int64Table  # (lanes, open per lane)
+    open_next: Int64Table  # the first row that is not in the open stream
+    open_frames: Int64Table
+    open_size: Int64Table
+    open_flags: Int64Table
+    open_background: Int64Table
+    open_map: UInt16Block  # (lanes, open per lane, G * S)
+    open_bytes: UInt8Table  # (lanes * open per lane, room)
+    head: UInt8Block  # (lanes, S, padded frame): the newest frames, by diagonal
+    head_row: Int64Row  # (lanes,)
+    backgrounds: UInt8Table  # (n, padded frame); 0 holds the fill value
+    background_uses: Int64Row
+    candidate: UInt8Table  # (2, padded frame): majority votes, and their counts
+    codebooks: Int64Table  # (numbers, CODEBOOK_WORDS) addresses
+    encode_table: UInt64Row  # of the newest codebook
+    open_born: Int64Table  # the write in which a stream began last
+    open_dropped: Int64Table  # the write in which one ended last
+    open_number: Int64Table  # of all streams that ever began, which one it is
+    background_number: Int64Row  # of all backgrounds that were ever taken, which one it is
+    log: Int64Row  # what the write that runs has replaced; see gop_journal
 
 
 # -- addresses -------------------------------------------------------------------------------

@@ -11,9 +11,8 @@ import numpy.typing as npt
 
 from compressarray.kernels.compiling import inlined, kernel
 from compressarray.kernels.memory import base_of, copy_bytes, load16, load32, load64, prefetch
-from compressarray.store.arena import GRANULE_SHIFT, ArenaState
+from compressarray.store.arena import GRANULE_SHIFT
 from compressarray.store.gop_layout import (
-    CODEBOOK_BYTES,
     FRAME_BYTES,
     GOP,
     HEADER_BYTES,
@@ -26,13 +25,13 @@ from compressarray.store.gop_layout import (
     RECORD_KIND,
     ROW_BYTES,
     STACK,
-    GopState,
-    codebook_of,
+    codebook_at,
     keyframe,
     read_header,
     unpacking_bytes,
     walk,
 )
+from compressarray.store.gop_view import arena_at, state_at
 from compressarray.store.workers import n_threads, run
 
 # Of the next group's chunk, while one is decoded. 32 and 256 stacks from a ring of 131,072 frames
@@ -45,52 +44,6 @@ PREFETCHED_LINES = 16
 # gain.
 PART_BYTES = 1 << 21
 _HASH_MULTIPLIER = 0x9E3779B1  # odd, near 2**32 over the golden ratio
-
-# A view for reading: one array of numbers and addresses instead of the many arrays of GopState,
-# for what a kernel is called with has to be unpacked at every call, 0.2 microseconds an array.
-(
-    _KIND,
-    _LANES,
-    _STACK,
-    _GOP,
-    _FRAME_BYTES,
-    _ROW_BYTES,
-    _PER_LANE,
-    _GOP_CHUNK,
-    _OPEN_GOP,
-    _OPEN_NEXT,
-    _OPEN_FRAMES,
-    _OPEN_FLAGS,
-    _OPEN_BACKGROUND,
-    _OPEN_MAP,
-    _OPEN_BYTES,
-    _OPEN_ROOM,
-    _BACKGROUNDS,
-    _PADDED,
-    _CODEBOOKS,
-    _MEMORY,
-    _CHUNK_OFFSET,
-    _GRANULE_SHIFT,
-    _PACKS,
-) = range(23)
-
-
-def view_of(state: GopState, arena: ArenaState) -> npt.NDArray[np.int64]:
-    """Say where everything lies; true until an array of `state` is replaced."""
-    meta = state.meta
-
-    def at(array: npt.NDArray[Any]) -> int:
-        return int(array.__array_interface__["data"][0])
-
-    fields = [
-        *meta[[RECORD_KIND, N_LANES, STACK, GOP, FRAME_BYTES, ROW_BYTES, OPEN_PER_LANE]].tolist(),
-        at(state.gop_chunk), at(state.open_gop), at(state.open_next), at(state.open_frames),
-        at(state.open_flags), at(state.open_background), at(state.open_map), at(state.open_bytes),
-        state.open_bytes.shape[1], at(state.backgrounds), state.backgrounds.shape[1],
-        at(state.codebooks), at(arena.memory), at(arena.offset), int(arena.meta[GRANULE_SHIFT]),
-        int(meta[PACKS]),
-    ]  # fmt: skip
-    return np.array(fields, np.int64)
 
 
 @inlined
@@ -117,8 +70,11 @@ def locate(view: Any, cells: Any, chunk: Any, where: Any, order: Any) -> None:
         Overwritten: the cells of each stream together, in time order, so that one walk each way
         serves all.
     """
-    stack, lanes, gop_length, per_lane = view[_STACK], view[_LANES], view[_GOP], view[_PER_LANE]
-    gop_chunk, open_gop, open_next = view[_GOP_CHUNK], view[_OPEN_GOP], view[_OPEN_NEXT]
+    state = state_at(view)
+    meta = state.meta
+    stack, lanes, gop_length, per_lane = meta[STACK], meta[N_LANES], meta[GOP], meta[OPEN_PER_LANE]
+    gop_chunk, chunk_offset = base_of(state.gop_chunk), base_of(arena_at(view).offset)
+    open_gop, open_next = base_of(state.open_gop), base_of(state.open_next)
     n = len(cells)
     n_slots = 4
     while n_slots < 2 * n:
@@ -152,7 +108,7 @@ def locate(view: Any, cells: Any, chunk: Any, where: Any, order: Any) -> None:
                 entry = -1 - place
             else:
                 entry = np.int64(load32(gop_chunk + ((gop * lanes + lane) << 2)))
-                prefetch(view[_CHUNK_OFFSET] + (entry << 2))
+                prefetch(chunk_offset + (entry << 2))
         chunk[i] = entry
         where[i] = place_in_gop
         if i > 0 and entry == last:
@@ -217,11 +173,15 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins: Any,
     counts : ndarray, (2,) int64
         Frames and groups that were decoded are added.
     """
-    stack, unpacking = view[_STACK], base_of(scratch)
-    n_bytes, row_bytes = view[_FRAME_BYTES], view[_ROW_BYTES]
-    fill = view[_BACKGROUNDS]
+    state, arena = state_at(view), arena_at(view)
+    meta = state.meta
+    stack, unpacking = meta[STACK], base_of(scratch)
+    n_bytes, row_bytes = meta[FRAME_BYTES], meta[ROW_BYTES]
+    memory, chunk_offset = base_of(arena.memory), base_of(arena.offset)
+    granule_shift = arena.meta[GRANULE_SHIFT]
+    fill, padded = base_of(state.backgrounds), state.backgrounds.shape[1]
     base = base_of(out)
-    map_bytes = 2 * view[_GOP] * stack
+    map_bytes = 2 * meta[GOP] * stack
     n = len(order)
     start = 0
     while start < n:
@@ -237,19 +197,19 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins: Any,
         end = start + 1
         while end < n and chunk[order[end]] == entry:
             end += 1
-        kind = view[_KIND]
+        kind = meta[RECORD_KIND]
         if entry < 0:
             place = -1 - entry
-            flags = _int_at(view[_OPEN_FLAGS], place)
-            chosen = _int_at(view[_OPEN_BACKGROUND], place)
-            n_frames = _int_at(view[_OPEN_FRAMES], place)
+            flags = _int_at(base_of(state.open_flags), place)
+            chosen = _int_at(base_of(state.open_background), place)
+            n_frames = _int_at(base_of(state.open_frames), place)
             key = np.int64(0)
             turn = np.int64(0)
-            map_at = view[_OPEN_MAP] + place * map_bytes
-            records = view[_OPEN_BYTES] + place * view[_OPEN_ROOM]
+            map_at = base_of(state.open_map) + place * map_bytes
+            records = base_of(state.open_bytes) + place * state.open_bytes.shape[1]
         else:
-            offset = np.int64(load32(view[_CHUNK_OFFSET] + (entry << 2)))
-            here = view[_MEMORY] + (offset << view[_GRANULE_SHIFT])
+            offset = np.int64(load32(chunk_offset + (entry << 2)))
+            here = memory + (offset << granule_shift)
             flags, chosen, n_frames, turn = read_header(here)
             key = keyframe(kind, n_frames)
             map_at = here + HEADER_BYTES
@@ -257,12 +217,12 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins: Any,
             if flags & PACKED_FLAG:
                 kind = np.int64(PACKED)
                 records <<= 3
-        background = fill + chosen * view[_PADDED]
-        codebook = view[_CODEBOOKS] + codebook_of(flags) * CODEBOOK_BYTES
+        background = fill + chosen * padded
+        codebook = codebook_at(state, flags)
         counts[1] += 1
         if end < n and chunk[order[end]] > 0:
-            offset = np.int64(load32(view[_CHUNK_OFFSET] + (chunk[order[end]] << 2)))
-            ahead = view[_MEMORY] + (offset << view[_GRANULE_SHIFT])
+            offset = np.int64(load32(chunk_offset + (chunk[order[end]] << 2)))
+            ahead = memory + (offset << granule_shift)
             for line in range(PREFETCHED_LINES):
                 prefetch(ahead + 64 * line)
         # forwards from the keyframe; `frame` holds number `at`
@@ -336,8 +296,9 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins: Any,
 def _decode_part(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins: Any,
                  out: Any) -> Any:  # fmt: skip
     """Decode with scratch and counts of its own; return frames and groups decoded."""
+    meta = state_at(view).meta
     counts = np.zeros(2, np.int64)
-    scratch = np.empty(unpacking_bytes(view[_FRAME_BYTES]) if view[_PACKS] else 0, np.uint8)
+    scratch = np.empty(unpacking_bytes(meta[FRAME_BYTES]) if meta[PACKS] else 0, np.uint8)
     decode(view, cells, chunk, where, order, pins, out, scratch, counts)
     return counts[0], counts[1]
 

@@ -45,6 +45,7 @@ from compressarray.store.gop_layout import (
     HEADER_BYTES,
     LAST_CHUNK,
     MAP_FLAG,
+    N_BACKGROUNDS,
     N_CHANGES,
     N_CLOSED,
     N_LANES,
@@ -130,6 +131,8 @@ def _vote(state: Any, frame: Any) -> None:
         for i in range(1, state.backgrounds.shape[0]):
             if state.background_uses[i] == 0 and i != meta[BACKGROUND]:
                 copy_bytes(background_at(state, i), base_of(votes), n_bytes)
+                meta[N_BACKGROUNDS] += 1
+                state.background_number[i] = meta[N_BACKGROUNDS]
                 meta[BACKGROUND] = i
                 meta[CREDIT] = 0
                 break

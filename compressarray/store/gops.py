@@ -67,8 +67,7 @@ class _Attached(NamedTuple):
     """The arrays of a store, and where they lie: replaced together, so that no view is stale."""
 
     state: GopState
-    view: Int64s  # for reading
-    write_view: Int64s
+    view: Int64s
     codebooks: Codebooks | None  # whose tables `state.codebooks` names
 
 
@@ -165,6 +164,7 @@ class GopStore(Store):
             gop_chunk=self._gops.data,
             gop_touched=self._gops.touched,
             gop_noted=self._gops.noted,
+            gop_changes=np.zeros(0, np.uint32),
             open_gop=np.full((n_lanes, per_lane), layout.CLOSED),
             open_next=np.zeros((n_lanes, per_lane), np.int64),
             open_frames=np.zeros((n_lanes, per_lane), np.int64),
@@ -182,6 +182,8 @@ class GopStore(Store):
             encode_table=np.zeros(encode_table_words(0), np.uint64),
             open_born=np.zeros((n_lanes, per_lane), np.int64),
             open_dropped=np.zeros((n_lanes, per_lane), np.int64),
+            open_number=np.zeros((n_lanes, per_lane), np.int64),
+            background_number=np.zeros(1, np.int64),
             log=np.zeros(FIRST_LOG_WORDS, np.int64),
         )
         self._learn_at = LEARN_AFTER_GOPS
@@ -213,9 +215,7 @@ class GopStore(Store):
         """Have other arrays and codebooks."""
         if codebooks is not None:
             state = _with_codebooks(state, codebooks)
-        arena = self._arena.state
-        view, write_view = reading.view_of(state, arena), view_of(state, arena)
-        self._at = _Attached(state, view, write_view, codebooks)
+        self._at = _Attached(state, view_of(state, self._arena.state), codebooks)
 
     # -- reading -----------------------------------------------------------------------------
 
@@ -251,10 +251,10 @@ class GopStore(Store):
         return True
 
     def _finish(self) -> None:
-        journal.finish(self._at.write_view)
+        journal.finish(self._at.view)
 
     def _roll_back(self) -> None:
-        journal.roll_back(self._at.write_view)
+        journal.roll_back(self._at.view)
 
     def _write_rows(self, lanes: Int64s, rows: Int64s, items: Int64s, frames: int) -> None:
         n = len(rows)
@@ -266,7 +266,7 @@ class GopStore(Store):
             self._make_ready()
             state = self._state
             done, answer = writing.append_rows(
-                self._at.write_view,
+                self._at.view,
                 lanes,
                 rows,
                 items,
@@ -430,7 +430,7 @@ class GopStore(Store):
         gop = 0
         while gop >= 0:
             gop, size = writing.close_full(
-                self._at.write_view, lane, row, work.stream, work.held, work.coding
+                self._at.view, lane, row, work.stream, work.held, work.coding
             )
             if gop >= 0:
                 self._put(lane, gop, work.stream_bytes(size), ends_open=True)
@@ -439,7 +439,7 @@ class GopStore(Store):
         chunk = self._pack(stream)
         self._have_log(journal.WORDS_A_GROUP)
         if not writing.put_packed(
-            self._at.write_view, lane, gop, address_of(chunk), len(chunk), ends_open
+            self._at.view, lane, gop, address_of(chunk), len(chunk), ends_open
         ):
             raise MemoryError("the arena is full")
 
@@ -493,6 +493,7 @@ class GopStore(Store):
                     state._replace(
                         backgrounds=np.concatenate([state.backgrounds, fresh]),
                         background_uses=np.append(state.background_uses, 0),
+                        background_number=np.append(state.background_number, 0),
                     )
                 )
         self._ready_at_votes = int(state.meta[layout.VOTES])
@@ -701,7 +702,7 @@ class GopStore(Store):
         open_parts = (
             state.open_bytes, state.open_map, state.open_gop, state.open_next, state.open_frames,
             state.open_size, state.open_flags, state.open_background, state.head, state.head_row,
-            state.open_born, state.open_dropped, state.log,
+            state.open_born, state.open_dropped, state.open_number, state.log,
         )  # fmt: skip
         parts = {
             "arena": self._arena.nbytes,
@@ -795,7 +796,17 @@ class GopStore(Store):
         self._arena.restore(part_of(snapshot, "chunks"), self._gops)
         n_entries = int(self._arena.state.meta[N_ENTRIES])
         meta[layout.LAST_CHUNK] = int_of(snapshot, "last_chunk", 0, n_entries - 1)
-        self._attach(state._replace(backgrounds=backgrounds, background_uses=np.zeros(n, np.int64)))
+        # Whoever follows what changes sees all of them as taken just now.
+        numbers = meta[layout.N_BACKGROUNDS] + np.arange(n)
+        numbers[0] = 0
+        meta[layout.N_BACKGROUNDS] += n
+        self._attach(
+            state._replace(
+                backgrounds=backgrounds,
+                background_uses=np.zeros(n, np.int64),
+                background_number=numbers,
+            )
+        )
         head_row = self._restore_open(snapshot)
         check_streams(self._state, self._arena.state, n_words, records_too=not is_ours)
         self._restore_heads(head_row)
