@@ -61,7 +61,7 @@ def attacher(kind: Any, first: int = 0) -> Any:
         types.Array(from_dtype(np.dtype(each.dtype)), each.ndim, "C")
         for each in (hints[name].__metadata__[0] for name in kind._fields)
     ]
-    answer = types.NamedTuple(members, kind)
+    answer = types.NamedTuple(members, kind)  # type: ignore[no-untyped-call]
 
     def attach(typingctx: Any, description: Any) -> Any:
         def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -79,7 +79,7 @@ def attacher(kind: Any, first: int = 0) -> Any:
                 strides = [item_bytes]
                 for length in lengths[:0:-1]:
                     strides.insert(0, builder.mul(strides[0], length))
-                populate_array(
+                populate_array(  # type: ignore[no-untyped-call]
                     array,
                     data=builder.inttoptr(word(row, 0), array.data.type),
                     shape=lengths,
