@@ -13,8 +13,9 @@ from compressarray.checks import checked_shape, checked_stack_axis
 from compressarray.codecs import Codec
 from compressarray.codecs.words import MAX_PIXEL_BYTES
 from compressarray.errors import CorruptFrameError
+from compressarray.format.messages import Items, Message
 from compressarray.ring import Ring
-from compressarray.snapshots import Snapshot, array_of, int_of, part_of
+from compressarray.snapshots import Snapshot, array_of, int_of, part_of, whole
 from compressarray.store import MAX_STACK, Int64s, Store, UInt8s, check_size, make_store
 from compressarray.writing import Writer
 
@@ -27,6 +28,14 @@ class _Stream(NamedTuple):
     number: int
     ring: Ring
     store: Store
+
+
+class FramesMark(NamedTuple):
+    """What a replica has of some frames."""
+
+    stream: int
+    both: Int64s  # of the ring
+    store: Any
 
 
 class _Frames:
@@ -90,9 +99,10 @@ class _Frames:
     def snapshot(self, shape: tuple[int, ...] | None = None) -> Snapshot:
         """What it takes to build these frames again; see `copied`."""
         with self.writer.lock:
-            return self._snapshot(shape)
+            return whole(self.snapshot_in_pieces(shape))  # type: ignore[no-any-return]
 
-    def _snapshot(self, shape: tuple[int, ...] | None) -> Snapshot:
+    def snapshot_in_pieces(self, shape: tuple[int, ...] | None) -> Snapshot:
+        """Do what `snapshot` does, for who has the writer's lock until the pieces are taken."""
         number, ring, store = self.now
         native = self.is_native and shape is None
         if shape is not None:
@@ -129,7 +139,7 @@ class _Frames:
                 axis, self._store_lead, len(self._store_lead), MAX_STACK
             )
             if prod(self._store_lead) != prod(lead):
-                raise CorruptFrameError(f"pickled frames of {store_lead} are not those of {lead}")
+                raise CorruptFrameError(f"stored frames of {store_lead} are not those of {lead}")
         number = int_of(snapshot, "stream", 0)
         self._now = _Stream(number, ring, self._make_store(fill, frames))
 
@@ -270,6 +280,41 @@ class _Frames:
             writer.steps += (now.ring, now.store)
             writer.untidy.append(now.store)
         return now
+
+    # -- replicas, see `compressarray.feed` ----------------------------------------------------
+
+    def watch(self) -> None:
+        """Keep in mind what changes from now on."""
+        self.now.store.watch()
+
+    def mark(self) -> FramesMark:
+        """Remember what a replica has that is filled now."""
+        number, ring, store = self.now
+        store.watch()
+        return FramesMark(number, ring.both.copy(), store.mark())
+
+    def put_changes(self, message: Message, mark: FramesMark) -> bool:
+        """Add what has changed since a mark; False if a replica has to be filled anew."""
+        number, ring, store = self.now
+        if number != mark.stream:
+            return False
+        ring.put(message, mark.both)
+        return store.put_changes(message, mark.store)
+
+    def follow(self) -> None:
+        """Be a replica: see `Store.follow`."""
+        self.now.store.follow()
+
+    def take(self, items: Items) -> None:
+        """Take what `put_changes` has added, and what ends the message."""
+        self.writer.run(self._take, items)
+
+    def _take(self, items: Items) -> None:
+        _, ring, store = self._now_to_write()
+        lanes, counts = ring.take(items, self.writer.steps)
+        store.take(items)
+        items.end()
+        ring.have(lanes, counts)
 
     def gather(self, store: Store, places: Int64s, out: AnyArray) -> None:
         """Fill ``out`` with the entries at `Ring.places`."""
