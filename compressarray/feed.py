@@ -88,17 +88,27 @@ class Replica:
     array : DiffFrameArray or None
         None before the first message; another one after each message that brought everything.
         Whoever writes to it ends its following: `apply` then refuses what is not whole.
-    number : int
-        Of the last message that was taken.
     """
 
     def __init__(self) -> None:
         self.array: DiffFrameArray | None = None
-        self.number = 0
-        self._id = b""
+
+    @property
+    def number(self) -> int:
+        """Of the last message that was taken, 0 before the first one."""
+        return self._position[1]
+
+    @property
+    def _position(self) -> tuple[bytes, int]:
+        """Of which feed, and up to which message, this is."""
+        if self.array is None:
+            return b"", 0
+        frames = self.array._frames
+        frames.writer.settle()
+        return frames.followed or (b"", 0)
 
     def apply(self, message: bytes) -> None:
-        """Take a message; all of it or, after an error, nothing.
+        """Take a message; all of it or, after an error, nothing. One that was taken is passed over.
 
         Raises
         ------
@@ -113,15 +123,18 @@ class Replica:
         rest = memoryview(message)[_HEAD.size :]
         if kind not in (_WHOLE, _CHANGES) or zlib.crc32(rest) != checksum:
             raise CorruptFrameError("a message was damaged on its way; ask for it again")
+        known, last = self._position
+        if feed_id == known and number <= last:
+            return
         if kind == _WHOLE:
             array = DiffFrameArray._from_tree(container.loads(rest, KIND))
             array._frames.follow()
+            array._frames.followed = feed_id, number
             self.array = array
-        else:
-            if self.array is None or feed_id != self._id or number != self.number + 1:
-                raise ValueError(
-                    f"message {number} does not follow on {self.number}, the last one that this "
-                    "replica has had of its feed; begin another feed, which sends everything first"
-                )
-            self.array._frames.take(Items(rest))
-        self._id, self.number = feed_id, number
+            return
+        if self.array is None or feed_id != known or number != last + 1:
+            raise ValueError(
+                f"message {number} does not follow on {last}, the last one that this replica has "
+                "had of its feed; begin another feed, which sends everything first"
+            )
+        self.array._frames.take(Items(rest), (feed_id, number))

@@ -58,6 +58,7 @@ class _Frames:
         self.frame_bytes = prod(self.frame_shape) * dtype.itemsize
         self.is_empty = prod(shape) == 0 or dtype.itemsize == 0
         self.writer = Writer(rank=1)
+        self.followed: Any = None  # how far this has come, as a replica
         if snapshot is not None:
             self._restore(shape, stack_axis, snapshot)
             return
@@ -305,11 +306,16 @@ class _Frames:
         """Be a replica: see `Store.follow`."""
         self.now.store.follow()
 
-    def take(self, items: Items) -> None:
-        """Take what `put_changes` has added, and what ends the message."""
-        self.writer.run(self._take, items)
+    def take(self, items: Items, position: Any) -> None:
+        """Take what `put_changes` has added, and what ends the message.
 
-    def _take(self, items: Items) -> None:
+        ``position``, how far the replica has come, is in `followed` with it or not at all.
+        """
+        self.writer.run(self._take, items, position)
+
+    def _take(self, items: Items, position: Any) -> None:
+        self.writer.steps.append(_Followed(self))
+        self.followed = position
         _, ring, store = self._now_to_write()
         lanes, counts = ring.take(items, self.writer.steps)
         store.take(items)
@@ -327,6 +333,21 @@ class _Frames:
         elif not self.is_native:
             cells = self.to_store(places)
         store.read(cells, out)
+
+
+class _Followed:
+    """How far a replica had come."""
+
+    def __init__(self, frames: _Frames) -> None:
+        self._frames = frames
+        self._before = frames.followed
+
+    def finish(self) -> None:
+        """Do nothing."""
+
+    def roll_back(self) -> None:
+        """Have come as far as before."""
+        self._frames.followed = self._before
 
 
 class _Cleared:

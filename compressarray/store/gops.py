@@ -975,6 +975,8 @@ class GopStore(Store):
             row[:size] = streams[start : start + size]
             start += size
         state.open_size[:] = sizes
+        state.meta[layout.N_BEGUN] = sizes.size
+        state.open_number[:] = 1 + np.arange(sizes.size).reshape(shape)
         mapped = array_of(snapshot, "open_mapped", np.uint8, shape, 0, 1).view(np.bool_)
         books = array_of(snapshot, "open_codebook", np.int64, shape, 0, MAX_CODEBOOKS - 1)
         state.open_flags[:] = books << layout.CODEBOOK_SHIFT
