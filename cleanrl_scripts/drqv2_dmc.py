@@ -534,7 +534,7 @@ def make_storage(
             seed=args.seed,
         )
     elif indexed:
-        envs.frames = replay.frames
+        envs.go_on_from(replay.frames)
     return Storage(envs, replay, envs.frames.gather if indexed else lambda obs: obs)
 
 

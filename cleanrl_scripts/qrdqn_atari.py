@@ -501,7 +501,7 @@ def make_storage(
             squeeze=True,
         )
         if restored is not None:
-            envs.frames = restored.frames
+            envs.go_on_from(restored.frames)
         frames, to_stacks = envs.frames, envs.frames.gather
     buffer = restored
     if buffer is None:

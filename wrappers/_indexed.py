@@ -212,6 +212,36 @@ def padding_indices(
     return frames.pin(frame.reshape((*frames.lane_shape, *frames.frame_shape)))
 
 
+def check_frames(frames: Any, own: DiffFrameArray, least: int) -> DiffFrameArray:
+    """Return frames that a wrapper can go on from instead of its own, or refuse them.
+
+    Raises
+    ------
+    TypeError
+        If they are no `DiffFrameArray` of the dtype.
+    ValueError
+        If a frame, the lanes or what they keep of each do not fit.
+    """
+    if not isinstance(frames, DiffFrameArray):
+        raise TypeError(
+            f"frames is a {type(frames).__name__}; go on from a DiffFrameArray, such as "
+            "buffer.frames of a ReplayBuffer that was loaded"
+        )
+    if frames.dtype != own.dtype:
+        raise TypeError(f"frames holds {frames.dtype}, and the environment gives {own.dtype}")
+    if frames.shape[1:] != own.shape[1:] or frames.frame_shape != own.frame_shape:
+        raise ValueError(
+            f"frames has shape {frames.shape}; this wrapper stores (capacity, "
+            f"{', '.join(map(str, own.shape[1:]))}): take as many environments of the same kind as "
+            "were there when it was saved, and the same key and squeeze"
+        )
+    if frames.shape[0] < least:
+        raise ValueError(
+            f"frames keeps {frames.shape[0]} frames a lane, and what a step emits needs {least}"
+        )
+    return frames
+
+
 def as_frames(observation: Any, dtype: np.dtype[Any]) -> NDArray[Any]:
     """Return observations as an array of `dtype`, cast as ``FrameStackObservation`` casts them."""
     frames = np.asarray(observation)

@@ -149,7 +149,31 @@ class IndexedFrameStack(gym.Wrapper, RecordConstructorArgs):
         self._dtype = np.dtype(space.dtype)
         self._squeezed = shape if squeeze else None
         self._stack: NDArray[np.int64] | None = None
+        self._goes_on = False  # the next reset, seeded or not, in the stream that there is
         self._checked_process: int | None = None
+
+    def go_on_from(self, frames: DiffFrameArray) -> None:
+        """Store into frames that were saved, from the next reset on, instead of :attr:`frames`.
+
+        For training that goes on with a `ReplayBuffer` that was loaded: ``env.go_on_from(
+        buffer.frames)``. The first reset after it goes on counting, whether it has a seed or not.
+
+        Parameters
+        ----------
+        frames : DiffFrameArray
+            Of the same frames and lanes; kept, not copied. Its codec and capacity stay its own.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is not such an array; the wrapper is then as before.
+        """
+        taken = _indexed.check_frames(frames, self.frames, self.stack_size)
+        if self._padding is not None:
+            self._padding = taken.pin(self.frames.gather(self._padding))
+        self.frames = taken
+        self._stack = None
+        self._goes_on = True
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -159,8 +183,9 @@ class IndexedFrameStack(gym.Wrapper, RecordConstructorArgs):
             _indexed.refuse_worker_process(type(self).__name__)
             self._checked_process = os.getpid()
         observation, info = self.env.reset(seed=seed, options=options)
-        if seed is not None:
+        if seed is not None and not self._goes_on:
             self.frames.clear()
+        self._goes_on = False
         index = self._store(observation)
         stack = np.empty(self.stack_size, np.int64)
         stack[:-1] = index if self._padding is None else self._padding

@@ -36,7 +36,7 @@ from compressarray.replay.drawing import Batches, Drawn
 from compressarray.replay.footprint import expected_part, memory_bytes
 from compressarray.replay.integers import Integers
 from compressarray.replay.observations import Claims, Observations
-from compressarray.replay.outputs import NumpyOutput, make_output
+from compressarray.replay.outputs import NumpyOutput, make_output, worker_seed
 from compressarray.replay.priorities import SumTree
 from compressarray.replay.resets import NOT_RESET, Mode, Resets, Told
 from compressarray.replay.steps import AddStep, ClearStep, CutStep, Parts, Rows
@@ -355,10 +355,43 @@ class ReplayBuffer:
         # Starts of sequences by their length, the one used last at the end.
         self._sequences: dict[int, Windows] = {}
 
+    def seed(self, seed: int | np.random.Generator | None = None) -> None:
+        """Draw from now on as a buffer would that was built with this `seed`.
+
+        Workers of a ``torch.utils.data.DataLoader`` need none: each draws batches of its own, and
+        others in each epoch, which follow from the buffer's seed and from torch's.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is no seed; the buffer goes on as before.
+        """
+        rng = checked_generator(seed)
+        with self._lock:
+            self._draw_with(rng)
+            self._drew_in = os.getpid()
+
+    def _draw_with(self, rng: np.random.Generator) -> None:
+        self._rng, self._integers = rng, Integers(rng)
+
+    def _know_process(self) -> None:
+        """Draw other batches than all the copies of this buffer in a DataLoader's workers.
+
+        Forked or spawned, they all begin with the random state of the process that loads.
+        """
+        if self._drew_in == os.getpid():
+            return
+        seed = worker_seed()
+        if seed is not None:
+            words = self._rng.integers(0, 2**32, 4, np.uint32)
+            self._draw_with(np.random.default_rng([*words.tolist(), seed]))
+        self._drew_in = os.getpid()
+
     def _open(self) -> None:
         self._writer = Writer(rank=0)
         self._observations.write_with(self._writer)
-        self._integers = Integers(self._rng)
+        self._draw_with(self._rng)
+        self._drew_in = 0  # the process that drew last
         self._drawn: weakref.WeakSet[Drawn[Any]] = weakref.WeakSet()
         _CLAIMS.claim(self._observations)
 
@@ -644,6 +677,7 @@ class ReplayBuffer:
         """
         with self._lock:
             self._writer.settle()
+            self._know_process()
             size = checked_int("batch_size", batch_size, 1)
             n_steps = checked_int("length", length, 1)
             if n_steps > self._transitions.n_slots:
@@ -722,6 +756,7 @@ class ReplayBuffer:
     ) -> Drawn[Batch]:
         with self._lock:
             self._writer.settle()
+            self._know_process()
             size = checked_int("batch_size", batch_size, 1)
             exponent = self.beta if beta is None else checked_number("beta", beta, 0)
             kept = None

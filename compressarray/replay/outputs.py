@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from typing import Any
 
@@ -145,3 +146,10 @@ def make_output(device: Any) -> NumpyOutput:
             "give a device that torch has, such as 'cpu'"
         ) from None
     return output
+
+
+def worker_seed() -> int | None:
+    """What torch's DataLoader seeds this process with, if that is one of its workers."""
+    data = sys.modules.get("torch.utils.data")  # who has not imported it is none
+    info = None if data is None else data.get_worker_info()
+    return None if info is None else int(info.seed)

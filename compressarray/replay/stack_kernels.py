@@ -16,7 +16,7 @@ from compressarray.replay.windows import FIRST
 # the pinned frame.
 PINNED, APART, NEXT_PINNED = 1, 2, 4
 # What may be wrong with frame indices.
-FINE, NO_STACK, NO_NEXT_STACK, NOT_NEXT, NOT_HELD = range(5)
+FINE, NO_STACK, NO_NEXT_STACK, NOT_NEXT, NOT_HELD, GOES_BACK = range(6)
 _UINT32 = 2**32 - 1
 # Indices from here on name pinned frames.
 _LOWEST_PIN = 2**62
@@ -258,6 +258,8 @@ def plan_indices(obs: Any, successor: Any, current: Any, live: Any, counts: Any,
             return NO_NEXT_STACK, k
         if next_newest != ours.newest + 1 or next_age != min(ours.age + 1, size - 1):
             return NOT_NEXT, k
+        if ours.newest < lane.at:
+            return GOES_BACK, k
         kept = max(counts[k] - n_rows, lane.first)
         if next_newest >= counts[k] or ours.newest - ours.age < kept:
             return NOT_HELD, k

@@ -26,6 +26,7 @@ from compressarray.replay.plain import PlainRing
 from compressarray.replay.stack_kernels import (
     APART,
     FINE,
+    GOES_BACK,
     LANE,
     NEXT_PINNED,
     NO_NEXT_STACK,
@@ -540,6 +541,15 @@ class FrameIndices(Stacks):
                 "step gave, and info, whose final_obs ends episodes"
             )
         newest, age = int(self.plan["newest"][lane]), int(self.plan["age"][lane])
+        if problem == GOES_BACK:
+            last = int(self.lanes["at"][lane]) * self.n_lanes + lane
+            raise ValueError(
+                f"lane {lane} adds a transition that begins with frame "
+                f"{newest * self.n_lanes + lane}, and its last one led to frame {last}: frames are "
+                "numbered as they come, so these are not the frames that the buffer was given. To "
+                "go on with a buffer that was loaded, call go_on_from(buffer.frames) of the "
+                "IndexedFrameStack before its first reset"
+            )
         first, last = ((count * self.n_lanes + lane) for count in (newest - age, newest + 1))
         kept = max(int(counts[lane]) - self._ring_rows, int(self.lanes["first"][lane]), 0)
         raise FrameEvictedError(

@@ -181,10 +181,35 @@ class IndexedFrameStack(VectorWrapper, RecordConstructorArgs):
         self._dtype = np.dtype(space.dtype)
         self._squeezed = shape if squeeze else None
         self._stacks: NDArray[np.int64] | None = None
+        self._goes_on = False  # the next reset, seeded or not, in the stream that there is
         # Lanes that NEXT_STEP may reset in the coming step.
         self._ended = np.zeros(env.num_envs, np.bool_)
         self._life_loss_possible = _is_ale(env.unwrapped)
         self._episode_starts = np.zeros(env.num_envs, np.int64)
+
+    def go_on_from(self, frames: DiffFrameArray) -> None:
+        """Store into frames that were saved, from the next reset on, instead of :attr:`frames`.
+
+        For training that goes on with a `ReplayBuffer` that was loaded: ``envs.go_on_from(
+        buffer.frames)``. The first reset after it goes on counting, whether it has a seed or not.
+
+        Parameters
+        ----------
+        frames : DiffFrameArray
+            Of the same frames and lanes; kept, not copied. Its codec and capacity stay its own.
+
+        Raises
+        ------
+        TypeError, ValueError
+            If it is not such an array; the wrapper is then as before.
+        """
+        least = self.stack_size + (self.autoreset_mode is AutoresetMode.SAME_STEP)
+        taken = _indexed.check_frames(frames, self.frames, least)
+        if self._padding is not None:
+            self._padding = taken.pin(self.frames.gather(self._padding))
+        self.frames = taken
+        self._stacks = None
+        self._goes_on = True
 
     def reset(
         self,
@@ -198,7 +223,7 @@ class IndexedFrameStack(VectorWrapper, RecordConstructorArgs):
         observations, infos = self.env.reset(seed=seed, options=options)  # type: ignore[arg-type]
         frames = self._frames_of(observations)
         if mask is None:
-            if _is_seeded(seed):
+            if _is_seeded(seed) and not self._goes_on:
                 self.frames.clear()
             mask = np.ones(self.num_envs, np.bool_)
             self._stacks = np.empty((self.num_envs, self.stack_size), np.int64)
@@ -215,6 +240,7 @@ class IndexedFrameStack(VectorWrapper, RecordConstructorArgs):
             lanes = np.flatnonzero(mask)
             if lanes.size:
                 self._stacks[lanes, -1] = self.frames.append(frames[lanes], lanes=lanes)
+        self._goes_on = False
         self._ended[mask] = False
         self._pad(self._stacks, mask)
         if self._life_loss_possible:
