@@ -228,6 +228,11 @@ class Selection:
         try:
             if isinstance(value, np.ndarray):
                 array = value.view(np.ndarray)
+            elif isinstance(value, np.generic):
+                # np.asarray wraps integers that an assignment refuses
+                one = self._empty((1,))
+                one[:] = value
+                array = one.reshape(())
             else:
                 array = np.asarray(value, self.dtype)
             if array.dtype != self.dtype:

@@ -404,11 +404,12 @@ class ArrayMachine(RuleBasedStateMachine):
     def tell_replicas_nothing_for_a_while(self, n: int) -> None:
         self.steps_without_news = n
 
-    @precondition(lambda self: self.replicas and not self.steps_without_news)
+    @precondition(lambda self: self.replicas)
     @rule()
     def go_on_with_a_replica(self) -> None:
         self.freeze()
-        _, replica = self.replicas[-1]
+        feed, replica = self.replicas[-1]
+        replica.apply(feed.read())
         assert replica.array is not None
         self.array = replica.array
         self.counters = dict.fromkeys(COUNTERS, 0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import io
 import random
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -12,7 +13,8 @@ import numpy as np
 import pytest
 
 from compressarray import DiffFrameArray, FrameEvictedError
-from tests.strategies import assert_holds, frames, outcome
+from tests.naive import assert_same
+from tests.strategies import assert_holds, assert_same_kind_of_error, frames, outcome
 
 Write = Callable[[Any], Any]
 
@@ -294,3 +296,24 @@ def test_a_function_is_given_what_is_written_into_once() -> None:
     assert_holds(array, dense)
     twin = copy.deepcopy(array)
     assert np.array_equal(twin, array)
+
+
+@pytest.mark.parametrize("dtype", ["i1", "u1", "i8", "f2", "?", "S2", "M8[s]"])
+@pytest.mark.parametrize(
+    "value",
+    [
+        np.uint8(200), np.int64(-1), np.float64(300.5), np.float32("nan"), np.uint64(2**63),
+        np.complex64(3), np.datetime64(5, "s"), np.str_("3"), np.array(200, np.uint8),
+    ],
+    ids=repr,
+)  # fmt: skip
+def test_scalars_of_numpys_are_cast_or_refused_as_numpy_does(dtype: str, value: Any) -> None:
+    for key in (..., 0, slice(0, 1), (0, 0), np.array([1, 0])):
+        dense = np.zeros((2, 3), dtype)
+        array = DiffFrameArray((2, 3), dtype, frame_ndim=1, codec="raw", fill_value=dense[0, 0])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            _, expected = outcome(lambda: dense.__setitem__(key, value))
+            _, error = outcome(lambda: array.__setitem__(key, value))
+        assert_same_kind_of_error(error, expected)
+        assert_same(np.asarray(array), dense)
