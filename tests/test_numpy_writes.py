@@ -7,6 +7,7 @@ import io
 import random
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -313,7 +314,7 @@ def test_scalars_of_numpys_are_cast_or_refused_as_numpy_does(dtype: str, value: 
         array = DiffFrameArray((2, 3), dtype, frame_ndim=1, codec="raw", fill_value=dense[0, 0])
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            _, expected = outcome(lambda: dense.__setitem__(key, value))
-            _, error = outcome(lambda: array.__setitem__(key, value))
+            _, expected = outcome(partial(dense.__setitem__, key, value))
+            _, error = outcome(partial(array.__setitem__, key, value))
         assert_same_kind_of_error(error, expected)
         assert_same(np.asarray(array), dense)
