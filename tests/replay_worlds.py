@@ -112,6 +112,7 @@ class World:
         self.lanes = [Lane(setting, self.rng) for _ in range(setting.n_envs)]
         self.resetting = [False] * setting.n_envs
         self.was_reset = np.zeros(setting.n_envs, bool)  # from outside, since the last step
+        self.unnoticed: set[int] = set()  # lanes of which the buffer will see it with the next step
         self.frames: DiffFrameArray | None = None
         if setting.feed == "indices":
             rows = 2 * setting.n_slots + setting.stack_size + setting.resets
@@ -250,6 +251,9 @@ class World:
             self.buffer.add(
                 given_obs, action, reward, terminated, truncated, given_next, info, **told
             )
+        for lane in self.unnoticed:  # indices tell, even where the pixels are the same
+            self.oracle.cut(lane)
+        self.unnoticed.clear()
         self.oracle.add(obs, action, reward, terminated, truncated, next_obs, final, **told)
         if mode == "disabled":
             self.reset_from_outside(np.flatnonzero(ended))
@@ -267,7 +271,7 @@ class World:
             self.begin(lane)
             self.was_reset[lane] = True
             if self.frames is not None:
-                self.oracle.cut(lane)  # its index tells, even where the pixels are the same
+                self.unnoticed.add(lane)
 
     def cut(self, lanes: list[int]) -> None:
         """Reset lanes in the middle of their episodes, and say so."""
