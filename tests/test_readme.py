@@ -10,12 +10,18 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text()
-SNIPPETS = re.findall(r"^```python\n(.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+SNIPPETS = [
+    snippet
+    for page in PAGES
+    for snippet in re.findall(
+        r"^```python\n(.*?)^```$", page.read_text(), flags=re.MULTILINE | re.DOTALL
+    )
+]
 
 
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))
-def test_the_readmes_python_runs(number):
+def test_the_python_of_pages_runs(number):
     done = subprocess.run(
         [sys.executable, "-W", "error", "-c", SNIPPETS[number]],
         cwd=ROOT,
