@@ -14,6 +14,8 @@ from numba import njit
 from numba.core.caching import FunctionCache
 
 _PACKAGE = Path(__file__).parents[1]
+# Of what kernels call, and Python does not.
+_FOR_KERNELS = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 _IMPORTS = re.compile(r"^from compressarray\.([\w.]+) import ", re.MULTILINE)
 
 
@@ -59,11 +61,17 @@ class _KernelCache(FunctionCache):
 
 
 def kernel(function: Callable[..., Any]) -> Any:
-    """Compile on first use, to run without the GIL; keep the machine code on disk."""
-    dispatcher: Any = njit(nogil=True)(function)
+    """Compile on first use, to run without the GIL; keep the machine code on disk.
+
+    What other kernels call is compiled into them: nothing that only Python needs, and not kept.
+    """
+    dispatcher: Any = njit(nogil=True, no_cfunc_wrapper=True)(function)
     if hasattr(dispatcher, "_cache"):  # not under NUMBA_DISABLE_JIT
         dispatcher._cache = _KernelCache(function)
         dispatcher._compile_for_args = _apart(dispatcher._compile_for_args)
+        within = njit(nogil=True, **_FOR_KERNELS)(function)
+        dispatcher.get_call_template = within.get_call_template
+        dispatcher.get_overload = within.get_overload
     return dispatcher
 
 
@@ -97,8 +105,12 @@ def _apart(compile_for: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def inlined(function: Callable[..., Any]) -> Any:
-    """Compile into every kernel that calls it. For Python there is `plain`."""
-    return njit(inline="always")(function)
+    """Compile into every kernel that calls it. For Python there is `plain`.
+
+    LLVM does that. numba's own ``inline="always"`` copies the function's source, as it were, and
+    looks at it again wherever it is called, which takes six times as long from the second call on.
+    """
+    return njit(forceinline=True, **_FOR_KERNELS)(function)
 
 
 def plain(function: Any) -> Any:
