@@ -10,12 +10,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from numba import njit
+from numba import njit, types
 from numba.core.caching import FunctionCache
+from numba.core.codegen import JITCodeLibrary
+from numba.core.compiler import Compiler
 
 _PACKAGE = Path(__file__).parents[1]
-# Of what kernels call, and Python does not.
-_FOR_KERNELS = {"no_cpython_wrapper": True, "no_cfunc_wrapper": True}
 _IMPORTS = re.compile(r"^from compressarray\.([\w.]+) import ", re.MULTILINE)
 
 
@@ -60,6 +60,57 @@ class _KernelCache(FunctionCache):
         return (*key, self._fingerprint)
 
 
+class _Part(JITCodeLibrary):  # type: ignore[misc]
+    """What is linked into kernels, and optimised and made machine code of there, once.
+
+    numba does so with each function by itself too, and again in all that call each other.
+    """
+
+    @property
+    def codegen(self) -> Any:
+        return _WithoutEnvironments(self._codegen)
+
+    def _optimize_final_module(self) -> None:
+        pass
+
+    def _finalize_final_module(self) -> None:
+        self._finalize_dynamic_globals()
+        self._verify_declare_only_symbols()
+        self._finalized = True
+
+    def get_pointer_to_function(self, name: str) -> int:
+        """There is no machine code to point to."""
+        self._ensure_finalized()
+        return 0
+
+
+class _WithoutEnvironments:
+    """A code generator that puts no Python objects into machine code, for there is none."""
+
+    def __init__(self, codegen: Any) -> None:
+        self._codegen = codegen
+
+    def set_env(self, env_name: str, env: Any) -> None:
+        """Kernels hold no objects."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._codegen, name)
+
+
+class _PartCompiler(Compiler):  # type: ignore[misc]
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.state.library = _Part(self.state.targetctx.codegen(), "part")
+
+
+# Of what kernels call, and Python does not.
+_FOR_KERNELS = {
+    "no_cpython_wrapper": True,
+    "no_cfunc_wrapper": True,
+    "pipeline_class": _PartCompiler,
+}
+
+
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile on first use, to run without the GIL; keep the machine code on disk.
 
@@ -70,9 +121,21 @@ def kernel(function: Callable[..., Any]) -> Any:
         dispatcher._cache = _KernelCache(function)
         dispatcher._compile_for_args = _apart(dispatcher._compile_for_args)
         within = njit(nogil=True, **_FOR_KERNELS)(function)
-        dispatcher.get_call_template = within.get_call_template
+        dispatcher.get_call_template = _for_any_value(within.get_call_template)
         dispatcher.get_overload = within.get_overload
     return dispatcher
+
+
+def _for_any_value(get_call_template: Callable[..., Any]) -> Callable[..., Any]:
+    """Compile for the type of an argument: numba would for each number that is written out."""
+
+    def get(args: Any, kws: Any) -> Any:
+        return get_call_template(
+            tuple(map(types.unliteral, args)),
+            {name: types.unliteral(each) for name, each in kws.items()},
+        )
+
+    return get
 
 
 def _apart(compile_for: Callable[..., Any]) -> Callable[..., Any]:
@@ -110,7 +173,10 @@ def inlined(function: Callable[..., Any]) -> Any:
     LLVM does that. numba's own ``inline="always"`` copies the function's source, as it were, and
     looks at it again wherever it is called, which takes six times as long from the second call on.
     """
-    return njit(forceinline=True, **_FOR_KERNELS)(function)
+    dispatcher: Any = njit(forceinline=True, **_FOR_KERNELS)(function)
+    if hasattr(dispatcher, "get_call_template"):
+        dispatcher.get_call_template = _for_any_value(dispatcher.get_call_template)
+    return dispatcher
 
 
 def plain(function: Any) -> Any:
