@@ -103,14 +103,6 @@ class _PartCompiler(Compiler):  # type: ignore[misc]
         self.state.library = _Part(self.state.targetctx.codegen(), "part")
 
 
-# Of what kernels call, and Python does not.
-_FOR_KERNELS = {
-    "no_cpython_wrapper": True,
-    "no_cfunc_wrapper": True,
-    "pipeline_class": _PartCompiler,
-}
-
-
 def kernel(function: Callable[..., Any]) -> Any:
     """Compile on first use, to run without the GIL; keep the machine code on disk.
 
@@ -120,22 +112,29 @@ def kernel(function: Callable[..., Any]) -> Any:
     if hasattr(dispatcher, "_cache"):  # not under NUMBA_DISABLE_JIT
         dispatcher._cache = _KernelCache(function)
         dispatcher._compile_for_args = _apart(dispatcher._compile_for_args)
-        within = njit(nogil=True, **_FOR_KERNELS)(function)
-        dispatcher.get_call_template = _for_any_value(within.get_call_template)
-        dispatcher.get_overload = within.get_overload
+        _part_of_kernels(dispatcher)
     return dispatcher
 
 
-def _for_any_value(get_call_template: Callable[..., Any]) -> Callable[..., Any]:
-    """Compile for the type of an argument: numba would for each number that is written out."""
+def _part_of_kernels(dispatcher: Any, **options: Any) -> None:
+    """Have kernels that call a function compile it as a part of theirs."""
+    part: Any = njit(
+        nogil=True,
+        no_cpython_wrapper=True,
+        no_cfunc_wrapper=True,
+        pipeline_class=_PartCompiler,
+        **options,
+    )(dispatcher.py_func)
 
-    def get(args: Any, kws: Any) -> Any:
-        return get_call_template(
+    def get_call_template(args: Any, kws: Any) -> Any:
+        # For the type of a number that is written out, which numba compiles for each by itself.
+        return part.get_call_template(
             tuple(map(types.unliteral, args)),
             {name: types.unliteral(each) for name, each in kws.items()},
         )
 
-    return get
+    dispatcher.get_call_template = get_call_template
+    dispatcher.get_overload = part.get_overload
 
 
 def _apart(compile_for: Callable[..., Any]) -> Callable[..., Any]:
@@ -173,9 +172,9 @@ def inlined(function: Callable[..., Any]) -> Any:
     LLVM does that. numba's own ``inline="always"`` copies the function's source, as it were, and
     looks at it again wherever it is called, which takes six times as long from the second call on.
     """
-    dispatcher: Any = njit(forceinline=True, **_FOR_KERNELS)(function)
-    if hasattr(dispatcher, "get_call_template"):
-        dispatcher.get_call_template = _for_any_value(dispatcher.get_call_template)
+    dispatcher: Any = njit(no_cfunc_wrapper=True)(function)
+    if hasattr(dispatcher, "get_call_template"):  # not under NUMBA_DISABLE_JIT
+        _part_of_kernels(dispatcher, forceinline=True)
     return dispatcher
 
 
