@@ -49,7 +49,7 @@ def describe(arrays: Sequence[npt.NDArray[Any]]) -> npt.NDArray[np.int64]:
     return description
 
 
-class _AttachedType(types.Type):  # type: ignore[misc, name-defined]
+class _AttachedType(types.Type):
     """What kernels know of a description: which arrays there are, by the name of a field.
 
     Its value is where the first array's row lies. An array is built where it is looked at, so what
@@ -68,20 +68,20 @@ class _AttachedType(types.Type):  # type: ignore[misc, name-defined]
 
 
 @register_model(_AttachedType)
-class _AttachedModel(models.PrimitiveModel):  # type: ignore[misc]
+class _AttachedModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: _AttachedType) -> None:
-        super().__init__(manager, kind, ir.IntType(64).as_pointer())
+        super().__init__(manager, kind, ir.IntType(64).as_pointer())  # type: ignore[no-untyped-call]
 
 
 @infer_getattr
-class _Fields(AttributeTemplate):  # type: ignore[misc]
+class _Fields(AttributeTemplate):
     key = _AttachedType
 
-    def generic_resolve(self, kind: _AttachedType, name: str) -> Any:
+    def generic_resolve(self, kind: _AttachedType, name: str) -> Any:  # type: ignore[override]
         return kind.members[kind.fields.index(name)] if name in kind.fields else None
 
 
-@lower_getattr_generic(_AttachedType)
+@lower_getattr_generic(_AttachedType)  # type: ignore[no-untyped-call, untyped-decorator]
 def _build_array(context: Any, builder: Any, kind: _AttachedType, rows: Any, name: str) -> Any:
     index = kind.fields.index(name)
     member = kind.members[index]
@@ -99,7 +99,7 @@ def _build_array(context: Any, builder: Any, kind: _AttachedType, rows: Any, nam
     strides = [item_bytes]
     for length in lengths[:0:-1]:
         strides.insert(0, builder.mul(strides[0], length))
-    populate_array(
+    populate_array(  # type: ignore[no-untyped-call]
         array,
         data=builder.inttoptr(word(0), array.data.type),
         shape=lengths,

@@ -10,11 +10,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from numba import njit, types
+import numba
 from numba.core.caching import FunctionCache
 from numba.core.codegen import JITCodeLibrary
 from numba.core.compiler import Compiler
+from numba.core.types import unliteral
 
+# With options that its annotations do not have.
+_njit: Any = numba.njit
 _PACKAGE = Path(__file__).parents[1]
 _IMPORTS = re.compile(r"^from compressarray\.([\w.]+) import ", re.MULTILINE)
 
@@ -60,7 +63,7 @@ class _KernelCache(FunctionCache):
         return (*key, self._fingerprint)
 
 
-class _Part(JITCodeLibrary):  # type: ignore[misc]
+class _Part(JITCodeLibrary):
     """What is linked into kernels, and optimised and made machine code of there, once.
 
     numba does so with each function by itself too, and again in all that call each other.
@@ -74,18 +77,18 @@ class _Part(JITCodeLibrary):  # type: ignore[misc]
         pass
 
     def _finalize_final_module(self) -> None:
-        self._finalize_dynamic_globals()
-        self._verify_declare_only_symbols()
+        self._finalize_dynamic_globals()  # type: ignore[no-untyped-call]
+        self._verify_declare_only_symbols()  # type: ignore[no-untyped-call]
         self._finalized = True
 
-    def get_pointer_to_function(self, name: str) -> int:
-        """There is no machine code to point to."""
-        self._ensure_finalized()
+    def get_pointer_to_function(self, name: str) -> int:  # noqa: ARG002
+        """Give no address: there is no machine code."""
+        self._ensure_finalized()  # type: ignore[no-untyped-call]
         return 0
 
 
 class _WithoutEnvironments:
-    """A code generator that puts no Python objects into machine code, for there is none."""
+    """A code generator of what has no machine code, into which Python objects could be put."""
 
     def __init__(self, codegen: Any) -> None:
         self._codegen = codegen
@@ -97,10 +100,10 @@ class _WithoutEnvironments:
         return getattr(self._codegen, name)
 
 
-class _PartCompiler(Compiler):  # type: ignore[misc]
+class _PartCompiler(Compiler):
     def __init__(self, *arguments: Any) -> None:
-        super().__init__(*arguments)
-        self.state.library = _Part(self.state.targetctx.codegen(), "part")
+        super().__init__(*arguments)  # type: ignore[no-untyped-call]
+        self.state.library = _Part(self.state.targetctx.codegen(), "part")  # type: ignore[no-untyped-call]
 
 
 def kernel(function: Callable[..., Any]) -> Any:
@@ -108,7 +111,7 @@ def kernel(function: Callable[..., Any]) -> Any:
 
     What other kernels call is compiled into them: nothing that only Python needs, and not kept.
     """
-    dispatcher: Any = njit(nogil=True, no_cfunc_wrapper=True)(function)
+    dispatcher: Any = _njit(nogil=True, no_cfunc_wrapper=True)(function)
     if hasattr(dispatcher, "_cache"):  # not under NUMBA_DISABLE_JIT
         dispatcher._cache = _KernelCache(function)
         dispatcher._compile_for_args = _apart(dispatcher._compile_for_args)
@@ -118,7 +121,7 @@ def kernel(function: Callable[..., Any]) -> Any:
 
 def _part_of_kernels(dispatcher: Any, **options: Any) -> None:
     """Have kernels that call a function compile it as a part of theirs."""
-    part: Any = njit(
+    part: Any = _njit(
         nogil=True,
         no_cpython_wrapper=True,
         no_cfunc_wrapper=True,
@@ -129,8 +132,8 @@ def _part_of_kernels(dispatcher: Any, **options: Any) -> None:
     def get_call_template(args: Any, kws: Any) -> Any:
         # For the type of a number that is written out, which numba compiles for each by itself.
         return part.get_call_template(
-            tuple(map(types.unliteral, args)),
-            {name: types.unliteral(each) for name, each in kws.items()},
+            tuple(map(unliteral, args)),
+            {name: unliteral(each) for name, each in kws.items()},  # type: ignore[no-untyped-call]
         )
 
     dispatcher.get_call_template = get_call_template
@@ -172,7 +175,7 @@ def inlined(function: Callable[..., Any]) -> Any:
     LLVM does that. numba's own ``inline="always"`` copies the function's source, as it were, and
     looks at it again wherever it is called, which takes six times as long from the second call on.
     """
-    dispatcher: Any = njit(no_cfunc_wrapper=True)(function)
+    dispatcher: Any = _njit(no_cfunc_wrapper=True)(function)
     if hasattr(dispatcher, "get_call_template"):  # not under NUMBA_DISABLE_JIT
         _part_of_kernels(dispatcher, forceinline=True)
     return dispatcher

@@ -54,6 +54,7 @@ from compressarray.store.gop_layout import (
     open_stream_at,
     read_header,
 )
+from compressarray.store.gop_view import arena_at, state_at, view_of
 
 FINE = 0
 (
@@ -105,11 +106,12 @@ def check_streams(
     CorruptFrameError
     """
     used = np.zeros(len(n_words), np.bool_)
-    entry, reason = _check_chunks(state, arena, n_words, records_too, used)
+    view = view_of(state, arena)
+    entry, reason = _check_chunks(view, n_words, records_too, used)
     if reason != FINE:
         raise CorruptFrameError(f"pickled chunk {entry} is corrupt: {REASONS[reason]}")
     for lane, place in np.argwhere(state.open_gop != CLOSED).tolist():
-        reason = _check_open(state, lane, place, n_words, records_too)
+        reason = _check_open(view, lane, place, n_words, records_too)
         if reason != FINE:
             raise CorruptFrameError(
                 f"the pickled open stream of lane {lane} is corrupt: {REASONS[reason]}"
@@ -118,8 +120,9 @@ def check_streams(
 
 
 @kernel
-def _check_chunks(state: Any, arena: Any, n_words: Any, records_too: Any, used: Any) -> Any:
+def _check_chunks(view: Any, n_words: Any, records_too: Any, used: Any) -> Any:
     """Check chunk after chunk; return the last entry looked at, and what there is against it."""
+    state, arena = state_at(view), arena_at(view)
     n_entries = arena.meta[N_ENTRIES]
     longest = np.int64(0)
     for entry in range(1, n_entries):
@@ -225,7 +228,8 @@ def _check_packed(state: Any, packed: Any, size: Any, n_frames: Any, n_later: An
 
 
 @kernel
-def _check_open(state: Any, lane: Any, place: Any, n_words: Any, records_too: Any) -> Any:
+def _check_open(view: Any, lane: Any, place: Any, n_words: Any, records_too: Any) -> Any:
+    state = state_at(view)
     meta = state.meta
     stack, gop_length = meta[STACK], meta[GOP]
     gop, until = state.open_gop[lane, place], state.open_next[lane, place]
