@@ -1,8 +1,13 @@
-"""How kernels are compiled, and when what is cached of them may be used again."""
+"""How kernels are compiled, and when what is cached of them may be used again.
+
+A kernel, as Python calls it, is compiled with everything that it calls, in one piece. While that
+takes place for the first time of a process a line says so, by way of `logging`.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import logging
 import re
 import threading
 from collections.abc import Callable
@@ -20,6 +25,15 @@ from numba.core.types import unliteral
 _njit: Any = numba.njit
 _PACKAGE = Path(__file__).parents[1]
 _IMPORTS = re.compile(r"^from compressarray\.([\w.]+) import ", re.MULTILINE)
+
+
+@cache
+def _say_once() -> None:
+    """Say what takes so long; whoever wants no word of it raises the logger's level."""
+    logging.getLogger("compressarray").warning(
+        "compressarray: compiling kernels, some seconds at the first use of each part; "
+        "later processes find them in numba's cache"
+    )
 
 
 @cache
@@ -57,6 +71,13 @@ class _KernelCache(FunctionCache):
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)  # type: ignore[no-untyped-call]
         self._fingerprint = _fingerprint(Path(function.__code__.co_filename))
+
+    def load_overload(self, sig: Any, target_context: Any) -> Any:
+        """Load what is kept, or say that there is something to wait for."""
+        found = super().load_overload(sig, target_context)  # type: ignore[no-untyped-call]
+        if found is None:
+            _say_once()
+        return found
 
     def _index_key(self, sig: Any, codegen: Any) -> Any:
         key = super()._index_key(sig, codegen)  # type: ignore[no-untyped-call]
@@ -136,6 +157,7 @@ def _part_of_kernels(dispatcher: Any, **options: Any) -> None:
             {name: unliteral(each) for name, each in kws.items()},  # type: ignore[no-untyped-call]
         )
 
+    dispatcher.part = part
     dispatcher.get_call_template = get_call_template
     dispatcher.get_overload = part.get_overload
 
