@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import tyro
@@ -73,7 +74,7 @@ def measure_here(what: str) -> None:
     began = time.perf_counter()
     buffer.add(steps[0], zeros.astype(np.int64), zeros, no, no, steps[1])
     tell("add")
-    for before, after in zip(steps[1:-1], steps[2:], strict=True):
+    for before, after in pairwise(steps[1:]):
         buffer.add(before, zeros.astype(np.int64), zeros, no, no, after)
     tell("the next three of `add`")
     buffer.sample(2)
@@ -94,7 +95,7 @@ def measure(what: str, cache: str) -> list[tuple[str, float, float]]:
 
 
 def measure_run(cache: str) -> list[tuple[str, float, float]]:
-    """Start the script that `make run` starts, and wait for its progress bar, and for it to move."""
+    """Start the script that `make run` starts; wait for its progress bar, and for that to move."""
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         environment = {**os.environ, "NUMBA_CACHE_DIR": cache, "PYTHONPATH": os.getcwd()}
@@ -136,7 +137,7 @@ def main(args: Args) -> None:
                         continue
                     rows.setdefault(step, []).append((seconds, peak))
     lines = [
-        "| for the first time | s, empty cache | MB at the peak | s, filled cache | MB at the peak |",
+        "| for the first time | empty cache: s | MB at the peak | filled: s | MB at the peak |",
         "|---|---|---|---|---|",
     ]
     for step, cells in rows.items():

@@ -26,7 +26,8 @@ class Listener(event.Listener):
 
     def on_end(self, it):
         dispatcher, args = it.data["dispatcher"], it.data["args"]
-        if dispatcher.py_func.__module__.startswith("compressarray") and args in dispatcher.overloads:
+        is_ours = dispatcher.py_func.__module__.startswith("compressarray")
+        if is_ours and args in dispatcher.overloads:
             compiled.append((dispatcher.py_func, args, dispatcher.overloads[args].library))
 
 event.register("numba:compile", Listener())
