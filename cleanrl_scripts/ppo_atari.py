@@ -690,14 +690,6 @@ def train(args: Args) -> dict:
         run_name += f"_{time.time_ns() % 1_000_000_000:09d}"
     run_dir = Path("runs") / run_name
     checkpoint = load_checkpoint(args) if args.resume else None
-    # Before anything that takes long: with an empty cache, kernels are compiled for a while.
-    bar = tqdm(
-        total=args.num_iterations * args.batch_size,
-        initial=checkpoint["global_step"] if checkpoint is not None else 0,
-        unit="step",
-        disable=args.quiet,
-        mininterval=0.5 if sys.stderr.isatty() else 10,
-    )
 
     # TRY NOT TO MODIFY: seeding
     random.seed(args.seed)
@@ -711,6 +703,14 @@ def train(args: Args) -> dict:
     # env and observation storage setup
     stack_num = 1 if args.obs_storage == "indexed" else STACK[0]
     games = make_env(args, args.num_envs, stack_num)
+    # Before anything that takes long: with an empty cache, kernels are compiled for a while.
+    bar = tqdm(
+        total=args.num_iterations * args.batch_size,
+        initial=checkpoint["global_step"] if checkpoint is not None else 0,
+        unit="step",
+        disable=args.quiet,
+        mininterval=0.5 if sys.stderr.isatty() else 10,
+    )
     counter = None
     if args.count_changed_pixels:
         games = counter = ChangedPixels(games, args.num_steps, STACK[0])

@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from compressarray.errors import CorruptFrameError
+from compressarray.format.messages import Items, Message
 from compressarray.kernels.compiling import kernel
 from compressarray.snapshots import MOST, Snapshot, array_of, int_of
 
@@ -94,7 +95,7 @@ class Ring:
         retired = array_of(snapshot, "retired", np.uint8, (None,), 0, 1)
         if (counts - oldest > n_slots).any() or len(retired) not in (0, n_slots * n_lanes):
             raise CorruptFrameError(
-                f"pickled frame indices are not those of {n_slots} slots in {n_lanes} lanes"
+                f"stored frame indices are not those of {n_slots} slots in {n_lanes} lanes"
             )
         ring = cls(n_slots, n_lanes)
         ring.counts[:], ring.oldest[:] = counts, oldest
@@ -141,6 +142,51 @@ class Ring:
         np.maximum(oldest, np.minimum(before, self.counts), out=self.oldest)
         self.n_changes += 1
         return oldest
+
+    def put(self, message: Message, known: Int64s) -> None:
+        """Add to a message what has changed since ``both`` was what is ``known``."""
+        lanes = np.flatnonzero((self.both != known).any(axis=0))
+        message.put_ints(lanes)
+        message.put_ints(self.both[:, lanes] - known[:, lanes])
+        # seldom any, and then few bytes beside the frames that were assigned
+        message.put_bytes(np.packbits(self._retired))
+
+    def take(self, items: Items, steps: list[Any]) -> tuple[Int64s, Int64s]:
+        """Evict what a message says, see `put`; return lanes, and counts for `have`.
+
+        Raises
+        ------
+        CorruptFrameError
+            If the message does not go on from these counts.
+        """
+        lanes = items.ints(None, 0, self.n_lanes - 1)
+        counts, oldest = self.both[:, lanes] + items.ints(2 * len(lanes)).reshape(2, -1)
+        retired = items.octets()
+        n_places = self.n_slots * self.n_lanes
+        most = (MOST - self.n_slots) // max(self.n_lanes, 1)
+        if (
+            (np.diff(lanes) <= 0).any()
+            or (counts < self.counts[lanes]).any()
+            or (oldest < self.oldest[lanes]).any()
+            or (counts - oldest > self.n_slots).any()
+            or counts.max(initial=0) > most
+            or oldest.max(initial=0) > most + self.n_slots
+            or len(retired) not in (0, -(-n_places // 8))
+        ):
+            raise CorruptFrameError("a message does not go on from the frame indices that are held")
+        if len(retired):
+            if not self._retired.size:
+                self._retired = np.zeros(n_places, np.bool_)
+            everywhere = np.arange(n_places)
+            steps.append(_Retired(self, everywhere))
+            self._retired[:] = np.unpackbits(retired, count=n_places).view(np.bool_)
+        self.oldest[lanes] = oldest
+        self.n_changes += 1
+        return lanes, counts
+
+    def have(self, lanes: Int64s, counts: Int64s) -> None:
+        """Let the frames of a message be found, once they are there."""
+        self.counts[lanes] = counts
 
     @property
     def was_assigned(self) -> bool:

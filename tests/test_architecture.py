@@ -27,20 +27,24 @@ MAY_IMPORT = {
     "compressarray.kernels": set(),
     "compressarray.writing": set(),
     "compressarray.snapshots": {"compressarray.errors"},
+    "compressarray.format": {"compressarray.errors", "compressarray.snapshots"},
     "compressarray.codecs": {
         "compressarray.errors",
+        "compressarray.format",
         "compressarray.kernels",
         "compressarray.snapshots",
     },
     "compressarray.indexing": {"compressarray.errors"},
     "compressarray.ring": {
         "compressarray.errors",
+        "compressarray.format",
         "compressarray.kernels",
         "compressarray.snapshots",
     },
     "compressarray.store": {
         "compressarray.codecs",
         "compressarray.errors",
+        "compressarray.format",
         "compressarray.kernels",
         "compressarray.snapshots",
     },
@@ -49,6 +53,7 @@ MAY_IMPORT = {
         "compressarray.checks",
         "compressarray.codecs",
         "compressarray.errors",
+        "compressarray.format",
         "compressarray.indexing",
         "compressarray.ring",
         "compressarray.snapshots",
@@ -59,12 +64,14 @@ MAY_IMPORT = {
         "compressarray.array",
         "compressarray.codecs",
         "compressarray.errors",
+        "compressarray.format",
         "compressarray.kernels",
         "compressarray.ring",
         "compressarray.snapshots",
         "compressarray.store",
         "compressarray.writing",
     },
+    "compressarray.feed": {"compressarray.array", "compressarray.errors", "compressarray.format"},
     "compressarray": {
         "compressarray.array",
         "compressarray.errors",
@@ -75,7 +82,7 @@ MAY_IMPORT = {
 }
 # What only some parts may load, at import or later.
 OPTIONAL = {
-    "gymnasium": {"wrappers", "cleanrl_scripts"},
+    "gymnasium": {"wrappers", "cleanrl_scripts", "compressarray.replay.spaces"},
     "ale_py": {"cleanrl_scripts"},
     "dm_control": {"wrappers"},
     "shimmy": {"wrappers"},

@@ -7,6 +7,7 @@ frame it was given out for, every other index must be refused, and the accounts 
 from __future__ import annotations
 
 import pickle
+import tempfile
 from typing import Any
 
 import hypothesis.strategies as st
@@ -22,6 +23,7 @@ from hypothesis.stateful import (
 )
 
 from compressarray import DiffFrameArray, FrameEvictedError, StaleStreamError
+from compressarray.feed import ChangeFeed, Replica
 from tests.effort import examples
 from tests.naive import NaiveFrameArray, assert_same
 from tests.strategies import (
@@ -80,6 +82,8 @@ class ArrayMachine(RuleBasedStateMachine):
                 lanes = lanes * n + places[axis]
         self.places = np.stack([places[0], lanes], axis=-1).reshape(-1, 2)
         self.seed = seed
+        self.replicas: list[tuple[ChangeFeed, Replica]] = []
+        self.steps_without_news = 0
 
     # ----------------------------------------------------------------- helpers
 
@@ -354,11 +358,16 @@ class ArrayMachine(RuleBasedStateMachine):
 
     # ----------------------------------------------------------------- copying
 
-    @rule(how=st.sampled_from(("copy", "pickle", "pickle of an older protocol")))
+    @rule(how=st.sampled_from(("copy", "pickle", "pickle of an older protocol", "file")))
     def go_on_with_a_copy(self, how: str) -> None:
         self.freeze()
+        self.replicas.clear()
         if how == "copy":
             self.array = self.array.copy()
+        elif how == "file":
+            with tempfile.TemporaryDirectory() as folder:
+                self.array.save(f"{folder}/array")
+                self.array = DiffFrameArray.load(f"{folder}/array")
         else:
             protocol = pickle.HIGHEST_PROTOCOL if how == "pickle" else 2
             self.array = pickle.loads(pickle.dumps(self.array, protocol))
@@ -384,7 +393,43 @@ class ArrayMachine(RuleBasedStateMachine):
         twin[...] = noise(np.random.default_rng(self.seed), (), self.layout.dtype)
         assert_same(np.asarray(self.array), np.asarray(self.oracle))
 
+    # ----------------------------------------------------------------- replicas
+
+    @precondition(lambda self: len(self.replicas) < MOST_FROZEN)
+    @rule()
+    def fork_off_a_replica(self) -> None:
+        self.replicas.append((ChangeFeed(self.array), Replica()))
+
+    @rule(n=st.integers(1, 6))
+    def tell_replicas_nothing_for_a_while(self, n: int) -> None:
+        self.steps_without_news = n
+
+    @precondition(lambda self: self.replicas and not self.steps_without_news)
+    @rule()
+    def go_on_with_a_replica(self) -> None:
+        self.freeze()
+        _, replica = self.replicas[-1]
+        assert replica.array is not None
+        self.array = replica.array
+        self.counters = dict.fromkeys(COUNTERS, 0)
+        self.replicas.clear()
+
     # ----------------------------------------------------------------- always
+
+    @invariant()
+    def replicas_are_the_same(self) -> None:
+        if self.steps_without_news:
+            self.steps_without_news -= 1
+            return
+        for feed, replica in self.replicas:
+            replica.apply(feed.read())
+            assert replica.array is not None
+            assert_holds(replica.array, np.asarray(self.oracle))
+            assert_same(replica.array.lane_counts, np.array(self.counts, np.int64))
+            if self.live:
+                assert_same(replica.array.gather(self.live), self.array.gather(self.live))
+            if self.pins:
+                assert_same(replica.array.gather(list(self.pins)), self.array.gather([*self.pins]))
 
     @invariant()
     def holds_the_same_bytes(self) -> None:

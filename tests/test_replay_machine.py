@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import tempfile
 from collections import deque
 from typing import Any
 
@@ -23,7 +24,7 @@ from hypothesis.stateful import (
     rule,
 )
 
-from compressarray import Batch
+from compressarray import Batch, ReplayBuffer
 from tests.effort import examples
 from tests.naive import assert_same
 from tests.replay_worlds import (
@@ -221,12 +222,19 @@ class ReplayMachine(RuleBasedStateMachine):
 
     # ----------------------------------------------------------------- copying
 
-    @rule(how=st.sampled_from(("copy", "pickle")))
+    @rule(how=st.sampled_from(("copy", "pickle", "file")))
     def go_on_with_a_copy(self, how: str) -> None:
         self.stop_drawing_ahead()
         world = self.world
         old = world.buffer
-        world.buffer = old.copy() if how == "copy" else pickle.loads(pickle.dumps(old))
+        if how == "copy":
+            world.buffer = old.copy()
+        elif how == "pickle":
+            world.buffer = pickle.loads(pickle.dumps(old))
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                old.save(f"{folder}/buffer")
+                world.buffer = ReplayBuffer.load(f"{folder}/buffer")
         if world.frames is not None:
             world.frames = world.buffer.frames
         before = old.sample(5).index.tolist() if self.samplable else []

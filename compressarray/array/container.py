@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy as copying
 import operator
+import os
 from collections.abc import Callable, Iterator, Sequence
 from math import prod
 from typing import Any, Literal, SupportsIndex
@@ -11,6 +12,7 @@ from typing import Any, Literal, SupportsIndex
 import numpy as np
 import numpy.typing as npt
 
+from compressarray.array import files
 from compressarray.array.blockwise import Blocked, dense
 from compressarray.array.dispatch import on_dense
 from compressarray.array.frames import _Frames, as_bytes
@@ -27,9 +29,10 @@ from compressarray.checks import (
 )
 from compressarray.codecs import Codec, resolve
 from compressarray.errors import CorruptFrameError, FrameEvictedError, StaleStreamError
+from compressarray.format import container
 from compressarray.indexing import Block, blocks, select
 from compressarray.ring import FIRST_PIN
-from compressarray.snapshots import Snapshot, part_of
+from compressarray.snapshots import Snapshot, part_of, whole
 from compressarray.store import MAX_STACK, Int64s
 from compressarray.writing import Writer
 
@@ -493,14 +496,66 @@ class DiffFrameArray(NDArrayFace):
         return twin
 
     def __getstate__(self) -> dict[str, Any]:
+        with self._frames.writer.lock:
+            return whole(self._state_in_pieces())  # type: ignore[no-any-return]
+
+    def _state_in_pieces(self) -> dict[str, Any]:
+        """What is stored, for who has the writer's lock until the pieces are taken."""
         if not self._is_native:
-            return self._encoded_anew().__getstate__()
-        return self._frames.snapshot(self.shape if self._is_view else None)
+            return self._encoded_anew()._state_in_pieces()
+        return self._frames.snapshot_in_pieces(self.shape if self._is_view else None)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Save to a file what `load` brings back; a view as its copy would be.
+
+        The file is there whole or not at all, and what was there before stays until then.
+        Takes a few mebibytes beside the array. See ``docs/format.md``.
+
+        Parameters
+        ----------
+        path : str or path
+            Any suffix will do.
+
+        Raises
+        ------
+        OSError
+            If the directory is not there, or the disk is full.
+        TypeError
+            If the codec is an object that numcodecs could not build again.
+        """
+        with self._frames.writer.lock:
+            container.save(path, files.KIND, self._tree())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> DiffFrameArray:
+        """Return the array that was saved; everything is checked, and nothing is run.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be read.
+        CorruptFrameError
+            A ValueError: if it is damaged, or none that this library saves.
+        ValueError
+            If it is of a newer version of the format, of something else than an array, or of a
+            codec that is not installed.
+        """
+        return cls._from_tree(container.load(path, files.KIND))
+
+    def _tree(self) -> Snapshot:
+        """What a file holds, for who has the writer's lock until it is written."""
+        return files.tree_of(self._state_in_pieces())
+
+    @classmethod
+    def _from_tree(cls, tree: Any) -> DiffFrameArray:
+        array = object.__new__(cls)
+        array.__setstate__(files.state_from(tree))
+        return array
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         codec = part_of(state, "codec")
         if not isinstance(codec, Codec):
-            raise CorruptFrameError(f"pickled codec is {codec!r}")
+            raise CorruptFrameError(f"stored codec is {codec!r}")
         if codec.foreign is None:
             codec = resolve(codec.name, codec.gop_length)
         else:

@@ -13,8 +13,9 @@ from compressarray.checks import checked_shape, checked_stack_axis
 from compressarray.codecs import Codec
 from compressarray.codecs.words import MAX_PIXEL_BYTES
 from compressarray.errors import CorruptFrameError
+from compressarray.format.messages import Items, Message
 from compressarray.ring import Ring
-from compressarray.snapshots import Snapshot, array_of, int_of, part_of
+from compressarray.snapshots import Snapshot, array_of, int_of, part_of, whole
 from compressarray.store import MAX_STACK, Int64s, Store, UInt8s, check_size, make_store
 from compressarray.writing import Writer
 
@@ -27,6 +28,14 @@ class _Stream(NamedTuple):
     number: int
     ring: Ring
     store: Store
+
+
+class FramesMark(NamedTuple):
+    """What a replica has of some frames."""
+
+    stream: int
+    both: Int64s  # of the ring
+    store: Any
 
 
 class _Frames:
@@ -49,6 +58,7 @@ class _Frames:
         self.frame_bytes = prod(self.frame_shape) * dtype.itemsize
         self.is_empty = prod(shape) == 0 or dtype.itemsize == 0
         self.writer = Writer(rank=1)
+        self.followed: Any = None  # how far this has come, as a replica
         if snapshot is not None:
             self._restore(shape, stack_axis, snapshot)
             return
@@ -90,9 +100,10 @@ class _Frames:
     def snapshot(self, shape: tuple[int, ...] | None = None) -> Snapshot:
         """What it takes to build these frames again; see `copied`."""
         with self.writer.lock:
-            return self._snapshot(shape)
+            return whole(self.snapshot_in_pieces(shape))  # type: ignore[no-any-return]
 
-    def _snapshot(self, shape: tuple[int, ...] | None) -> Snapshot:
+    def snapshot_in_pieces(self, shape: tuple[int, ...] | None) -> Snapshot:
+        """Do what `snapshot` does, for who has the writer's lock until the pieces are taken."""
         number, ring, store = self.now
         native = self.is_native and shape is None
         if shape is not None:
@@ -129,7 +140,7 @@ class _Frames:
                 axis, self._store_lead, len(self._store_lead), MAX_STACK
             )
             if prod(self._store_lead) != prod(lead):
-                raise CorruptFrameError(f"pickled frames of {store_lead} are not those of {lead}")
+                raise CorruptFrameError(f"stored frames of {store_lead} are not those of {lead}")
         number = int_of(snapshot, "stream", 0)
         self._now = _Stream(number, ring, self._make_store(fill, frames))
 
@@ -271,6 +282,46 @@ class _Frames:
             writer.untidy.append(now.store)
         return now
 
+    # -- replicas, see `compressarray.feed` ----------------------------------------------------
+
+    def watch(self) -> None:
+        """Keep in mind what changes from now on."""
+        self.now.store.watch()
+
+    def mark(self) -> FramesMark:
+        """Remember what a replica has that is filled now."""
+        number, ring, store = self.now
+        store.watch()
+        return FramesMark(number, ring.both.copy(), store.mark())
+
+    def put_changes(self, message: Message, mark: FramesMark) -> bool:
+        """Add what has changed since a mark; False if a replica has to be filled anew."""
+        number, ring, store = self.now
+        if number != mark.stream:
+            return False
+        ring.put(message, mark.both)
+        return store.put_changes(message, mark.store)
+
+    def follow(self) -> None:
+        """Be a replica: see `Store.follow`."""
+        self.now.store.follow()
+
+    def take(self, items: Items, position: Any) -> None:
+        """Take what `put_changes` has added, and what ends the message.
+
+        ``position``, how far the replica has come, is in `followed` with it or not at all.
+        """
+        self.writer.run(self._take, items, position)
+
+    def _take(self, items: Items, position: Any) -> None:
+        self.writer.steps.append(_Followed(self))
+        self.followed = position
+        _, ring, store = self._now_to_write()
+        lanes, counts = ring.take(items, self.writer.steps)
+        store.take(items)
+        items.end()
+        ring.have(lanes, counts)
+
     def gather(self, store: Store, places: Int64s, out: AnyArray) -> None:
         """Fill ``out`` with the entries at `Ring.places`."""
         cells = places
@@ -282,6 +333,21 @@ class _Frames:
         elif not self.is_native:
             cells = self.to_store(places)
         store.read(cells, out)
+
+
+class _Followed:
+    """How far a replica had come."""
+
+    def __init__(self, frames: _Frames) -> None:
+        self._frames = frames
+        self._before = frames.followed
+
+    def finish(self) -> None:
+        """Do nothing."""
+
+    def roll_back(self) -> None:
+        """Have come as far as before."""
+        self._frames.followed = self._before
 
 
 class _Cleared:

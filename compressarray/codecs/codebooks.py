@@ -36,6 +36,7 @@ from compressarray.codecs.words import (
     encode_table_words,
 )
 from compressarray.errors import CorruptFrameError
+from compressarray.format.messages import Items, Message
 from compressarray.snapshots import Snapshot, array_of, int_of, part_of
 
 Words = npt.NDArray[np.uint64]
@@ -191,6 +192,61 @@ class Codebooks:
         packers = {id(book.packer): book.packer for book in self.books if book is not None}
         return sum(packer.nbytes for packer in packers.values() if packer is not None)
 
+    def put(self, message: Message, known: Codebooks | None) -> None:
+        """Add to a message which is the newest, and those that are not among the ``known`` ones."""
+        if self is known:
+            message.put_ints([])
+            return
+        before = (None,) * len(self.books) if known is None else known.books
+        changed = [
+            number
+            for number, (book, other) in enumerate(zip(self.books, before, strict=True))
+            if not _is_same(book, other)
+        ]
+        message.put_ints([self.newest, *changed])
+        for number in changed:
+            book = self.books[number]
+            if book is None:
+                message.put_ints([])
+                continue
+            message.put_ints([book.first_near, book.n_near, int(book.packer is not None)])
+            message.put_ints(book.tokens)
+            message.put_bytes(book.words.view(np.uint8))
+            if book.packer is not None:
+                book.packer.put(message)
+
+    def taken(self, items: Items, *, packs: bool) -> Codebooks:
+        """These with what `put` has added to a message.
+
+        Raises
+        ------
+        CorruptFrameError
+        """
+        said = items.ints(None, 0, len(self.books) - 1)
+        if not len(said):
+            return self
+        snapshot = self.snapshot()
+        newest, *changed = said.tolist()
+        snapshot["newest"] = newest
+        for number in changed:
+            near = items.ints(None, 0)
+            if not len(near):
+                snapshot["books"][number] = None
+                continue
+            if len(near) != 3:
+                raise CorruptFrameError(f"a message describes codebook {number} by {near}")
+            tokens, words = items.ints(), items.octets()
+            if len(words) % 8:
+                raise CorruptFrameError(f"{len(words)} bytes are no words of a dictionary")
+            snapshot["books"][number] = {
+                "tokens": tokens,
+                "words": words.view(np.uint64),
+                "first_near": int(near[0]),
+                "n_near": int(near[1]),
+                "packer": Packer.snapshot_from(items) if near[2] else None,
+            }
+        return type(self).from_snapshot(snapshot, len(self.books), self.pixel_bytes, packs=packs)
+
     def snapshot(self) -> Snapshot:
         """What the tables are made from."""
         return {
@@ -216,10 +272,10 @@ class Codebooks:
         """Build the codebooks that a snapshot was taken of."""
         given = part_of(snapshot, "books")
         if not isinstance(given, list) or len(given) != most:
-            raise CorruptFrameError(f"pickled codebooks are no list of {most}")
+            raise CorruptFrameError(f"stored codebooks are no list of {most}")
         newest = int_of(snapshot, "newest", 0, most - 1)
         if given[newest] is None:
-            raise CorruptFrameError(f"pickled codebook {newest}, the newest one, is not there")
+            raise CorruptFrameError(f"stored codebook {newest}, the newest one, is not there")
         books: list[Codebook | None] = []
         encode_table = np.zeros(0, np.uint64)
         dictionaries = [
@@ -240,7 +296,7 @@ class Codebooks:
                 or (tokens >> SKIP_SHIFT > MAX_SKIP).any()
                 or (kinds > last).any()
             ):
-                raise CorruptFrameError("a pickled codebook holds a token that does not exist")
+                raise CorruptFrameError("a stored codebook holds a token that does not exist")
             words = dictionaries.pop(0)
             if np.array_equal(words, longest[: len(words)]):
                 words = longest[: len(words)]  # held once
@@ -254,6 +310,13 @@ class Codebooks:
                 encode_table = table
             books.append(Codebook(words, first_near, n_near, decode_table, packer))
         return cls(tuple(books), newest, pixel_bytes, encode_table)
+
+
+def _is_same(book: Codebook | None, other: Codebook | None) -> bool:
+    """Whether two codebooks are one: what they are made of never changes."""
+    if book is None or other is None:
+        return book is other
+    return book.decode_table is other.decode_table
 
 
 def _with_tables(

@@ -29,6 +29,7 @@ from compressarray.codecs.entropy import (
     build_decoding,
 )
 from compressarray.errors import CorruptFrameError
+from compressarray.format.messages import Items, Message
 from compressarray.kernels.compiling import kernel
 from compressarray.snapshots import Snapshot, array_of, int_of
 
@@ -104,6 +105,27 @@ class Packer:
             "first_residual": self._first_residual,
         }
 
+    def put(self, message: Message) -> None:
+        """Add to a message what the tables are made from."""
+        snapshot = self.snapshot()
+        message.put_ints([self._n_token_codes, self._first_residual])
+        message.put_bytes(snapshot["lengths"])
+        message.put_bytes(snapshot["codes"])
+
+    @staticmethod
+    def snapshot_from(items: Items) -> Snapshot:
+        """Take from a message what `put` has added."""
+        n_token_codes, first_residual = items.ints(2).tolist()
+        lengths = items.octets()
+        if len(lengths) % ENCODE_ENTRIES:
+            raise CorruptFrameError(f"{len(lengths)} lengths are no codes")
+        return {
+            "lengths": lengths.reshape(-1, ENCODE_ENTRIES),
+            "codes": items.octets(),
+            "n_token_codes": n_token_codes,
+            "first_residual": first_residual,
+        }
+
     @classmethod
     def from_snapshot(cls, snapshot: Snapshot) -> Packer:
         """Build the codes that a snapshot was taken of."""
@@ -114,7 +136,7 @@ class Packer:
         # Whatever the bits, a complete code names a symbol, and so every look at them moves on.
         shares = np.where(lengths > 0, (1 << CODE_BITS) >> lengths.astype(np.int64), 0)
         if (shares.sum(axis=1) != 1 << CODE_BITS).any() or not lengths[:, ESCAPED].all():
-            raise CorruptFrameError("a pickled code is not complete, or has no escape")
+            raise CorruptFrameError("a stored code is not complete, or has no escape")
         codes = array_of(snapshot, "codes", np.uint8, (N_CONTEXTS,), 0, n - 1)
         packer = cls.__new__(cls)
         n_token_codes = int_of(snapshot, "n_token_codes", 1, n)
@@ -126,7 +148,7 @@ class Packer:
             (_RESIDUALS, first_residual, n),
         ):
             if not ((first <= codes[contexts]) & (codes[contexts] < end)).all():
-                raise CorruptFrameError("a pickled code is used for what it is not for")
+                raise CorruptFrameError("a stored code is used for what it is not for")
         packer._build(lengths, codes, n_token_codes, first_residual)
         return packer
 

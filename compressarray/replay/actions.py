@@ -144,7 +144,7 @@ class Actions:
         try:
             self.stored(self.given_back(stored), len(stored))
         except ValueError as error:
-            raise CorruptFrameError(f"pickled actions are not of their space: {error}") from None
+            raise CorruptFrameError(f"stored actions are not of their space: {error}") from None
 
     def given_back(self, stored: AnyArray) -> AnyArray:
         """Return stored actions in the space's dtype, a fresh array."""

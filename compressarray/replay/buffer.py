@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import copy as copying
+import os
 import threading
 import warnings
 import weakref
@@ -15,6 +16,8 @@ import numpy.typing as npt
 
 from compressarray.array import DiffFrameArray
 from compressarray.errors import CorruptFrameError, FrameEvictedError, StaleStreamError
+from compressarray.format import container
+from compressarray.replay import files
 from compressarray.replay.actions import Actions
 from compressarray.replay.attributes import Adjustable, Fixed
 from compressarray.replay.checks import (
@@ -925,6 +928,59 @@ class ReplayBuffer:
             twin.__setstate__(copying.deepcopy(self.__getstate__(), memo))
         return twin
 
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Save to a file all that `load` brings back, frames that were given and seeds included.
+
+        The file is there whole or not at all, and what was there before stays until then.
+        Takes a few mebibytes beside the buffer, and a copy of all but the pixels. See
+        ``docs/format.md``.
+
+        Raises
+        ------
+        OSError
+            If the directory is not there, or the disk is full.
+        TypeError
+            If the codec is an object that numcodecs could not build again.
+        """
+        with self._lock, contextlib.ExitStack() as locks:
+            for entry in self._observations.images:
+                locks.enter_context(entry.frames._frames.writer.lock)  # type: ignore[attr-defined]
+            container.save(path, files.KIND, files.tree_of(self.__getstate__()))
+
+    @classmethod
+    def load(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        device: Any = files.AS_SAVED,
+        seed: int | np.random.Generator | None = None,
+    ) -> ReplayBuffer:
+        """Return the buffer that was saved; everything is checked, and nothing is run.
+
+        Parameters
+        ----------
+        path : str or path
+        device : str, torch.device or None, optional
+            Where samples go; left out, as it was.
+        seed : int or numpy.random.Generator, optional
+            Left out, it goes on drawing as the saved one would have.
+
+        Raises
+        ------
+        OSError
+            If the file cannot be read.
+        CorruptFrameError
+            A ValueError: if it is damaged, or none that this library saves.
+        ValueError
+            If it is of a newer version of the format, of something else than a buffer, or of a
+            codec or device that is not there.
+        """
+        rng = None if seed is None else checked_generator(seed)
+        state = files.state_from(container.load(path, files.KIND), device, rng)
+        buffer = object.__new__(cls)
+        buffer.__setstate__(state)
+        return buffer
+
     def __getstate__(self) -> Snapshot:
         with self._lock:
             self._writer.settle()
@@ -957,7 +1013,7 @@ class ReplayBuffer:
         # Nothing is allocated that is larger than what came.
         capacity = int_of(arguments, "capacity", 1)
         if capacity % int_of(arguments, "n_envs", 1, capacity):
-            raise CorruptFrameError(f"pickled capacity is {capacity}, not the same for each lane")
+            raise CorruptFrameError(f"stored capacity is {capacity}, not the same for each lane")
         array_of(transitions, "rewards", np.float32, (capacity,), copy=False)
         frames = Observations.given_frames(held)
         self._rng = _part_of_type(state, "rng", np.random.Generator)
@@ -967,7 +1023,7 @@ class ReplayBuffer:
         except CorruptFrameError:
             raise
         except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
-            raise CorruptFrameError(f"pickled arguments are not a buffer's: {error}") from error
+            raise CorruptFrameError(f"stored arguments are not a buffer's: {error}") from error
         self._transitions.restore(transitions)
         held_cells = np.flatnonzero(self._transitions.is_held)
         self._actions.refuse_foreign(self._transitions.actions[held_cells])
@@ -983,5 +1039,5 @@ class ReplayBuffer:
 def _part_of_type(snapshot: Snapshot, name: str, kind: type[B]) -> B:
     value = part_of(snapshot, name)
     if not isinstance(value, kind):
-        raise CorruptFrameError(f"pickled {name} is a {type(value).__name__}, no {kind.__name__}")
+        raise CorruptFrameError(f"stored {name} is a {type(value).__name__}, no {kind.__name__}")
     return value

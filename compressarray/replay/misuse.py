@@ -67,7 +67,7 @@ class StackWatch:
         others = array_of(snapshot, "others", np.int64, (None, 2))
         pairs = [(axis, channels) for axis, channels in others.tolist()]
         if not set(pairs) <= set(self._others):
-            raise CorruptFrameError(f"pickled others are {pairs}, not all of {self._others}")
+            raise CorruptFrameError(f"stored others are {pairs}, not all of {self._others}")
         self._others = pairs
         self._n_saying = int_of(snapshot, "n_saying", 0, _N_SAYING)
         self._n_steps = int_of(snapshot, "n_steps", 0, _N_STEPS)

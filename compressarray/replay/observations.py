@@ -73,7 +73,7 @@ class Observations:
         for layout, held in zip(layouts, given, strict=True):
             if layout.feed == "indices":
                 if held is not None and part_of(held, "frames") is not frames:
-                    raise CorruptFrameError("pickled frames that were given are another entry's")
+                    raise CorruptFrameError("stored frames that were given are another entry's")
                 assert frames is not None
                 _check_given(frames, layout, n_lanes, n_slots)
                 padding = _checked_padding(padding_type, layout, None)
@@ -367,7 +367,7 @@ class Observations:
             return None
         frames = part_of(entries[place], "frames")
         if not isinstance(frames, DiffFrameArray):
-            raise CorruptFrameError(f"pickled frames are a {type(frames).__name__}, no frame array")
+            raise CorruptFrameError(f"stored frames are a {type(frames).__name__}, no frame array")
         return frames
 
     def restore(self, snapshot: Snapshot, transitions: Transitions) -> None:
@@ -556,19 +556,19 @@ def _parts_of(snapshot: Snapshot, n: int | None) -> tuple[Any, ...]:
     """Return what a snapshot holds of ``n`` entries, or of all that there are."""
     entries = part_of(snapshot, "entries")
     if not isinstance(entries, tuple) or (n is not None and len(entries) != n):
-        raise CorruptFrameError(f"pickled entries are not those of {n} in the observation space")
+        raise CorruptFrameError(f"stored entries are not those of {n} in the observation space")
     return entries
 
 
 def _checked_frames(frames: Any, shape: tuple[int, ...], layout: Layout) -> DiffFrameArray:
-    """Return pickled frames that are what a buffer would build, or raise `CorruptFrameError`."""
+    """Return stored frames that are what a buffer would build, or raise `CorruptFrameError`."""
     if not isinstance(frames, DiffFrameArray):
-        raise CorruptFrameError(f"pickled frames are a {type(frames).__name__}, no frame array")
+        raise CorruptFrameError(f"stored frames are a {type(frames).__name__}, no frame array")
     found = (frames.shape, frames.dtype, frames.frame_ndim, frames.stack_axis)
     wanted = (shape, layout.frame_dtype, len(layout.frame_shape), None)
     if found != wanted:
         raise CorruptFrameError(
-            f"pickled frames have shape, dtype, frame_ndim and stack_axis {found}, not {wanted}"
+            f"stored frames have shape, dtype, frame_ndim and stack_axis {found}, not {wanted}"
         )
     return frames
 

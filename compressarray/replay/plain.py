@@ -163,7 +163,7 @@ class PlainRing:
         held = counts - oldest
         if not len(rows) or ((held < 0) | (held > len(rows))).any():
             raise CorruptFrameError(
-                f"pickled vectors {oldest} to {counts} of the lanes are not in {len(rows)} rows"
+                f"stored vectors {oldest} to {counts} of the lanes are not in {len(rows)} rows"
             )
         self._named = _Named(int_of(snapshot, "stream", 0), counts, oldest, rows)
 

@@ -272,13 +272,13 @@ class Stacks(ABC):
         self._restore(snapshot)
         oldest, n_frames, in_order = self._bounds()
         if (self.lanes["first"] > n_frames).any():
-            raise CorruptFrameError(f"pickled first is {self.lanes['first']}, past {n_frames}")
+            raise CorruptFrameError(f"stored first is {self.lanes['first']}, past {n_frames}")
         lane = find_wrong(
             counts, flags, self.cells, self.lanes, oldest, n_frames, size, in_order
         )  # fmt: skip
         if lane >= 0:
             raise CorruptFrameError(
-                f"pickled stacks of lane {lane} are not of the frames {oldest[lane]} to "
+                f"stored stacks of lane {lane} are not of the frames {oldest[lane]} to "
                 f"{n_frames[lane] - 1} that it holds, in their order"
             )
 
@@ -424,7 +424,7 @@ class GivenStacks(_StoredStacks):
         if given is None:
             self._watch = None
         elif self._watch is None:
-            raise CorruptFrameError("pickled watch is of stacks that are not watched")
+            raise CorruptFrameError("stored watch is of stacks that are not watched")
         else:
             self._watch.restore(given)
 
@@ -613,7 +613,7 @@ class FrameIndices(Stacks):
         pads = array_of(snapshot, "pad", np.int64, self.lanes.shape, -1, FIRST_PIN)
         n_pins = _frame_array(self.frames)._frames.store.n_pins
         if ((pads >= 0) & (pads <= FIRST_PIN - n_pins)).any():
-            raise CorruptFrameError(f"pickled pad is {pads}, not all of {n_pins} pinned frames")
+            raise CorruptFrameError(f"stored pad is {pads}, not all of {n_pins} pinned frames")
         self.lanes["pad"] = pads
         self.current = array_of(snapshot, "current", np.int64, self.current.shape)
         if int_of(snapshot, "padding_is_checked", 0, 1):
@@ -633,7 +633,7 @@ def _oldest(frames: FrameMemory) -> Int64s:
         return frames.oldest
     ring = _frame_array(frames)._frames.ring
     if ring.was_assigned:
-        raise CorruptFrameError("pickled frames were assigned to, and not only appended")
+        raise CorruptFrameError("stored frames were assigned to, and not only appended")
     return ring.oldest
 
 

@@ -202,7 +202,7 @@ class Transitions:
         )  # fmt: skip
         rewards = array_of(snapshot, "rewards", np.float32, (n_cells,))
         if not np.isfinite(rewards).all():
-            raise CorruptFrameError("pickled rewards are not all finite")
+            raise CorruptFrameError("stored rewards are not all finite")
         actions = array_of(snapshot, "actions", self._action_dtype, (n_cells, *self._action_shape))
         self.counts, self.flags, self.rewards = counts, flags, rewards
         self.action_bytes = actions.reshape(n_cells, prod(self._action_shape)).view(np.uint8)
@@ -228,7 +228,7 @@ class Transitions:
         if wrong.any():
             lane, slot = np.argwhere(wrong)[0]
             raise CorruptFrameError(
-                f"pickled flags of lane {lane} say in slot {slot} ({self.flags[lane, slot]}) that "
+                f"stored flags of lane {lane} say in slot {slot} ({self.flags[lane, slot]}) that "
                 "an episode begins where none ended, goes on where one did, or ended twice"
             )
 

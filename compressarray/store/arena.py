@@ -16,17 +16,19 @@ from __future__ import annotations
 
 import mmap
 import sys
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from compressarray.errors import CorruptFrameError
+from compressarray.format.messages import Items, Message
 from compressarray.kernels.attaching import Int64Row, UInt8Row, UInt16Row, UInt32Row
 from compressarray.kernels.compiling import inlined, kernel, plain
 from compressarray.kernels.memory import base_of, copy_bytes, move_bytes, same_bytes
 from compressarray.kernels.sorting import order_of
-from compressarray.snapshots import Snapshot, array_of
+from compressarray.snapshots import Pieces, Snapshot, array_of
 from compressarray.store.base import address_of
 
 PAGE_BYTES = mmap.PAGESIZE
@@ -43,6 +45,7 @@ MAX_ENTRIES = 1 << 32
 MAX_REFERENCES = 65535
 # Kernels read words and may look, though never use, this far behind a chunk.
 GUARD_BYTES = 64
+PIECE_BYTES = 1 << 20  # that are copied at once, of a snapshot
 
 # Fields of Arena.meta.
 (
@@ -113,7 +116,7 @@ class Table:
         parts = [self.data[_page(page)] for page in pages.tolist()]
         data = array_of(snapshot, "data", np.uint32, (sum(map(len, parts)),), 0, most)
         if (pages[1:] <= pages[:-1]).any():
-            raise CorruptFrameError("the pages of a pickled index are not in order")
+            raise CorruptFrameError("the pages of a stored index are not in order")
         start = 0
         for part in parts:
             part[:] = data[start : start + len(part)]
@@ -289,6 +292,8 @@ class Arena:
     def snapshot(self, table: Table) -> tuple[Snapshot, npt.NDArray[np.uint32]]:
         """Copy a table of entries, and the chunks that it names, numbered from 1 on.
 
+        The chunks' bytes are `Pieces`: until they are taken, nothing may be written.
+
         Also return each entry's number, 0 for those that it does not name.
         """
         index = table.snapshot()
@@ -298,9 +303,22 @@ class Arena:
         numbers = np.zeros(n, np.uint32)
         numbers[live] = np.arange(1, len(live) + 1)
         sizes = self.state.size[live]
-        chunks = np.empty(int(sizes.sum(dtype=np.int64)), np.uint8)
-        gather_chunks(self.state, live, chunks)
+        chunks = Pieces(int(sizes.sum(dtype=np.int64)), self._pieces(live, sizes))
         return {**index, "data": numbers[index["data"]], "sizes": sizes, "bytes": chunks}, numbers
+
+    def _pieces(
+        self, entries: npt.NDArray[np.int64], sizes: npt.NDArray[np.uint32]
+    ) -> Iterator[npt.NDArray[np.uint8]]:
+        """Copy chunks, one behind the other, a mebibyte or a chunk at a time."""
+        ends = np.cumsum(sizes, dtype=np.int64)
+        first = 0
+        while first < len(entries):
+            begun = int(ends[first - 1]) if first else 0
+            end = max(first + 1, int(np.searchsorted(ends, begun + PIECE_BYTES, "right")))
+            piece = np.empty(int(ends[end - 1]) - begun, np.uint8)
+            gather_chunks(self.state, entries[first:end], piece)
+            yield piece
+            first = end
 
     def restore(self, snapshot: Snapshot, table: Table) -> None:
         """Take the chunks of a snapshot into an empty arena, and what names them into a table."""
@@ -310,16 +328,74 @@ class Arena:
         n_bytes = int(sizes.sum(dtype=np.int64))
         chunks = array_of(snapshot, "bytes", np.uint8, (n_bytes,), copy=False)
         if n and not 1 <= references[1:].min() <= references[1:].max() <= MAX_REFERENCES:
-            raise CorruptFrameError("a pickled chunk is named by nothing, or too often")
+            raise CorruptFrameError("a stored chunk is named by nothing, or too often")
         if n >= len(self.state.offset) or not restore(
             self.state, sizes, references, address_of(chunks)
         ):
-            raise CorruptFrameError(f"{n} pickled chunks do not fit into their array")
+            raise CorruptFrameError(f"{n} stored chunks do not fit into their array")
 
     def view(self, entry: int) -> npt.NDArray[np.uint8]:
         """The bytes of one chunk, a view that the next write may move."""
         start = int(plain(chunk_start)(self.state, entry))
         return self.state.memory[start : start + int(self.state.size[entry])]
+
+
+def put_chunks(
+    message: Message,
+    places: npt.NDArray[np.int64],
+    entries: npt.NDArray[np.uint32],
+    state: ArenaState,
+) -> None:
+    """Add to a message what some places of a table hold, each chunk once.
+
+    Parameters
+    ----------
+    places : ndarray, (n,) int64
+        Sorted, no two the same.
+    entries : ndarray, (n,) uint32
+    """
+    message.put_ints(np.diff(places, prepend=0))
+    if not len(places):
+        return
+    held, chunks = np.unique(entries, return_inverse=True)
+    if held[0]:  # 0 is no chunk
+        held, chunks = np.insert(held, 0, 0), chunks + 1
+    held = held[1:].astype(np.int64)
+    sizes = state.size[held]
+    data = np.empty(int(sizes.sum(dtype=np.int64)), np.uint8)
+    gather_chunks(state, held, data)
+    message.put_ints(chunks)
+    message.put_ints(sizes)
+    message.put_bytes(data)
+
+
+class GivenChunks(NamedTuple):
+    """What `put_chunks` has added to a message."""
+
+    places: npt.NDArray[np.int64]
+    chunks: npt.NDArray[np.int64]  # the number of each place's chunk from 1 on, 0 for none
+    sizes: npt.NDArray[np.int64]  # of the chunks
+    data: npt.NDArray[np.uint8]  # their bytes, one behind the other, and room to look behind them
+
+
+def take_chunks(items: Items, n_places: int) -> GivenChunks | None:
+    """Take from a message what `put_chunks` has added, for a table of ``n_places``, if anything.
+
+    Raises
+    ------
+    CorruptFrameError
+        If places or chunks do not exist. Nothing is known of what chunks hold.
+    """
+    places = np.cumsum(items.ints(None, 0, n_places))
+    if not len(places):
+        return None
+    chunks, sizes = items.ints(len(places), 0), items.ints(None, 0)
+    given = items.octets(int(sizes.sum()))
+    if places[-1] >= n_places or (places[1:] <= places[:-1]).any() or chunks.max() > len(sizes):
+        raise CorruptFrameError("a message names places or chunks that do not exist")
+    data = np.zeros(len(given) + GUARD_BYTES, np.uint8)
+    data[: len(given)] = given
+    return GivenChunks(places, chunks, sizes, data)
 
 
 @inlined

@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from compressarray.codecs import Codec
 from compressarray.errors import CorruptFrameError
+from compressarray.format.messages import Items, Message
 from compressarray.kernels.compiling import kernel
 from compressarray.kernels.memory import base_of
 from compressarray.snapshots import Snapshot, array_of, int_of
@@ -63,6 +64,8 @@ class Store(ABC):
         self._count_lock = threading.Lock()
         self._frames_decoded = 0
         self._gops_decoded = 0
+        # Whether this is a replica that nothing was written to but what its writer did.
+        self._follows = False
 
     def read(self, cells: Int64s, out: npt.NDArray[Any]) -> None:
         """Decode cells into ``out``, C-contiguous, of ``len(cells)`` frames.
@@ -195,6 +198,73 @@ class Store(ABC):
             "gops_decoded": self._gops_decoded,
             **self._report(),
         }
+
+    # -- replicas ----------------------------------------------------------------------------
+
+    def watch(self) -> None:
+        """Keep in mind what changes from now on, so that `put_changes` can tell."""
+        self._lock.write(self._watch)
+
+    def mark(self) -> Any:
+        """Remember what a replica has that is filled now."""
+        return self._mark()
+
+    def put_changes(self, message: Message, mark: Any) -> bool:
+        """Add to a message what has changed since a mark; False if that is not known any more.
+
+        Takes time in proportion to it.
+        """
+        return self._put_changes(message, mark)
+
+    def follow(self) -> None:
+        """Learn nothing, and refuse to `take` what others write, until something is written here.
+
+        For replicas, which are told what their writer has learnt.
+        """
+        self._follows = True
+
+    def take(self, items: Items) -> None:
+        """Take the changes of another store of the same arguments, that this one is a replica of.
+
+        A step of a write. Everything is checked as for `restore`.
+
+        Raises
+        ------
+        CorruptFrameError
+            If they are none of such a store; what was taken is then to be rolled back.
+        ValueError
+            If something was written here meanwhile.
+        """
+        if not self._follows:
+            raise ValueError(
+                "this replica was written to, so that it no longer holds what its writer did; fill "
+                "another one"
+            )
+        self._lock.write(self._take, items)
+
+    def _put_pins(self, message: Message, n_known: int) -> None:
+        message.put_ints([n_known])
+        message.put_bytes(self._pins[n_known:])
+
+    def _take_pins(self, items: Items) -> None:
+        n_known = items.number(0, len(self._pins))
+        more = items.octets()
+        if len(more) % (self._stack * self._frame_bytes) or n_known % self._stack:
+            raise CorruptFrameError(f"{len(more)} bytes are no pinned frames")
+        fresh = more.reshape(-1, self._frame_bytes)
+        self._pins = np.concatenate([self._pins[:n_known], fresh])
+
+    @abstractmethod
+    def _watch(self) -> None: ...
+
+    @abstractmethod
+    def _mark(self) -> Any: ...
+
+    @abstractmethod
+    def _put_changes(self, message: Message, mark: Any) -> bool: ...
+
+    @abstractmethod
+    def _take(self, items: Items) -> None: ...
 
     @abstractmethod
     def _read(self, cells: Int64s, out: UInt8s) -> None: ...

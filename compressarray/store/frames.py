@@ -9,6 +9,7 @@ import numpy as np
 
 from compressarray.codecs import Codec
 from compressarray.errors import CorruptFrameError
+from compressarray.format.messages import Items, Message
 from compressarray.kernels.compiling import kernel
 from compressarray.kernels.memory import base_of, copy_bytes, load64, load_tail, same_bytes
 from compressarray.snapshots import Snapshot, array_of, int_of, part_of
@@ -20,7 +21,10 @@ from compressarray.store.arena import (
     Table,
     allocate,
     chunk_start,
+    put_chunks,
     release,
+    share,
+    take_chunks,
 )
 from compressarray.store.base import Int64s, Store, UInt8s, address_of
 
@@ -28,6 +32,7 @@ from compressarray.store.base import Int64s, Store, UInt8s, address_of
 # spare, for up to as many environments as run on one machine.
 RECENT = 4096
 FIRST_LOG_ROWS, ROWS_AT_ONCE = 16, 1024  # of notes on cells that change, and written at once
+LEAST_CHANGES_KEPT = 64  # for replicas
 _PRIME_1 = np.uint64(0x9E3779B185EBCA87)  # xxHash64's first two primes
 _PRIME_2 = np.uint64(0xC2B2AE3D27D4EB4F)
 
@@ -56,9 +61,11 @@ class FrameStore(Store):
         self._cells = Table(n_cells)
         # A write holds what it replaces until it is done.
         self._arena = Arena(2 * n_cells * frame_bytes, 2 * n_cells, frame_bytes)
-        # How many cells the write that runs has changed, and, from row 1 on, each one and the
-        # entry that it had.
+        # How many cells the write that runs has changed, and how many were changed ever; from row
+        # 1 on, each one and the entry that it had.
         self._log = np.zeros((FIRST_LOG_ROWS, 2), np.int64)
+        # A ring of the cells that changed, a power of two of them; none: not kept.
+        self._changes = np.zeros(0, np.uint32)
         self._recent = np.zeros(min(RECENT, 1 << max(n_cells - 1, 1).bit_length()), np.uint32)
         self._fill: UInt8s = fill.copy()
         self._n_encoded = 0
@@ -123,6 +130,7 @@ class FrameStore(Store):
         self._write(cells, frames + np.arange(len(cells)) * self._frame_bytes)
 
     def _write(self, cells: Int64s, addresses: Int64s) -> None:
+        self._follows = False
         self._cells.touched[cells >> PAGE_SHIFT] = 1
         if self._codec is not None:
             for cell, address in zip(cells.tolist(), addresses.tolist(), strict=True):
@@ -132,8 +140,8 @@ class FrameStore(Store):
             batch = cells[start : start + ROWS_AT_ONCE]
             self._have_log(len(batch))
             written = write_raw(
-                self._arena.state, self._cells.data, self._cells.noted, self._recent,
-                self._frame_bytes,
+                self._arena.state, self._cells.data, self._cells.noted, self._changes,
+                self._recent, self._frame_bytes,
                 batch, addresses[start : start + ROWS_AT_ONCE], self._log,
             )  # fmt: skip
             self._n_encoded += written
@@ -153,7 +161,7 @@ class FrameStore(Store):
         chunk = frame if known else self._encode(frame)
         self._have_log(1)
         if not write_cell(
-            state, self._cells.data, self._cells.noted, self._recent, cell,
+            state, self._cells.data, self._cells.noted, self._changes, self._recent, cell,
             entry if known else 0, slot, address_of(chunk), chunk.nbytes, self._log,
         ):  # fmt: skip
             raise MemoryError("the arena is full")
@@ -165,7 +173,7 @@ class FrameStore(Store):
             rows = np.arange(start, int(end[lane])) % self._n_rows
             self._have_log(len(rows))
             clear_cells(
-                self._arena.state, self._cells.data, self._cells.noted,
+                self._arena.state, self._cells.data, self._cells.noted, self._changes,
                 rows * self._n_lanes + lane, self._log,
             )  # fmt: skip
 
@@ -188,7 +196,9 @@ class FrameStore(Store):
 
     def _tidy(self) -> None:
         if len(self._log) > FIRST_LOG_ROWS + ROWS_AT_ONCE:
-            self._log = np.zeros((FIRST_LOG_ROWS, 2), np.int64)
+            shorter = np.zeros((FIRST_LOG_ROWS, 2), np.int64)
+            shorter[0] = self._log[0]
+            self._log = shorter
         self._arena.tidy()
 
     def _encode(self, frame: UInt8s) -> UInt8s:
@@ -201,6 +211,46 @@ class FrameStore(Store):
                 "of bytes can be used"
             )
         return coded
+
+    # -- replicas ----------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        if not len(self._changes):
+            # Whoever has missed more than a quarter of all cells is as well filled anew.
+            n = max(LEAST_CHANGES_KEPT, len(self._cells.data) // 4)
+            self._changes = np.zeros(1 << (n - 1).bit_length(), np.uint32)
+
+    def _mark(self) -> tuple[int, int]:
+        return int(self._log[0, 1]), len(self._pins)
+
+    def _put_changes(self, message: Message, mark: tuple[int, int]) -> bool:
+        first, n_pins = mark
+        n_new = int(self._log[0, 1]) - first
+        ring = self._changes
+        if n_new > len(ring):
+            return False
+        self._put_pins(message, n_pins)
+        cells = np.unique(ring[(first + np.arange(n_new)) & (len(ring) - 1)]).astype(np.int64)
+        put_chunks(message, cells, self._cells.data[cells], self._arena.state)
+        return True
+
+    def _take(self, items: Items) -> None:
+        self._take_pins(items)
+        given = take_chunks(items, len(self._cells.data))
+        if given is None:
+            return
+        cells, chunks, sizes, data = given
+        if (sizes > self._frame_bytes).any() or (
+            self._codec is None and (sizes != self._frame_bytes).any()
+        ):
+            raise CorruptFrameError(f"a message has frames that are not {self._frame_bytes} bytes")
+        self._cells.touched[cells >> PAGE_SHIFT] = 1
+        self._have_log(len(cells))
+        if not put_cells(
+            self._arena.state, self._cells.data, self._cells.noted, self._changes, self._recent,
+            cells, chunks, sizes, data, self._log,
+        ):  # fmt: skip
+            raise MemoryError("the arena is full")
 
     def _snapshot(self) -> Snapshot:
         chunks, numbers = self._arena.snapshot(self._cells)
@@ -216,7 +266,7 @@ class FrameStore(Store):
         # A frame that its codec does not make smaller lies there as it is.
         sizes = array_of(chunks, "sizes", np.uint32, (None,), 0, self._frame_bytes)
         if self._codec is None and (sizes != self._frame_bytes).any():
-            raise CorruptFrameError(f"a pickled raw frame has not {self._frame_bytes} bytes")
+            raise CorruptFrameError(f"a stored raw frame has not {self._frame_bytes} bytes")
         self._arena.restore(chunks, self._cells)
         recent = array_of(snapshot, "recent", np.uint32, self._recent.shape, 0, len(sizes))
         self._recent = recent
@@ -230,7 +280,10 @@ class FrameStore(Store):
         return {
             "arena": self._arena.nbytes,
             "index": self._cells.nbytes,
-            "recent": self._recent.nbytes + self._fill.nbytes + self._log.nbytes,
+            "recent": self._recent.nbytes
+            + self._fill.nbytes
+            + self._log.nbytes
+            + self._changes.nbytes,
         }
 
     def _report(self) -> dict[str, int]:
@@ -305,12 +358,16 @@ def read_raw(arena: Any, cell_chunk: Any, fill: Any, pins: Any, cells: Any, out:
 
 
 @kernel
-def _set_cell(arena: Any, cell_chunk: Any, noted: Any, cell: Any, entry: Any, log: Any) -> None:
+def _set_cell(arena: Any, cell_chunk: Any, noted: Any, changes: Any, cell: Any, entry: Any,
+              log: Any) -> None:  # fmt: skip
     """Let a cell name an entry; note the one before, or let it go if this write put it there."""
     before = np.int64(cell_chunk[cell])
     cell_chunk[cell] = np.uint32(entry)
     if not noted[cell]:
         noted[cell] = 1
+        if len(changes):
+            changes[log[0, 1] & (len(changes) - 1)] = np.uint32(cell)
+        log[0, 1] += 1
         log[0, 0] += 1
         log[log[0, 0], 0] = cell
         log[log[0, 0], 1] = before
@@ -319,8 +376,8 @@ def _set_cell(arena: Any, cell_chunk: Any, noted: Any, cell: Any, entry: Any, lo
 
 
 @kernel
-def write_raw(arena: Any, cell_chunk: Any, noted: Any, recent: Any, n_bytes: Any, cells: Any,
-              addresses: Any, log: Any) -> Any:  # fmt: skip
+def write_raw(arena: Any, cell_chunk: Any, noted: Any, changes: Any, recent: Any, n_bytes: Any,
+              cells: Any, addresses: Any, log: Any) -> Any:  # fmt: skip
     """Store frames in cells, equal ones of late once; return how many found room."""
     for i in range(len(cells)):
         base = base_of(arena.memory)
@@ -338,13 +395,13 @@ def write_raw(arena: Any, cell_chunk: Any, noted: Any, recent: Any, n_bytes: Any
                 return i
             copy_bytes(base + chunk_start(arena, entry), addresses[i], n_bytes)
             recent[slot] = np.uint32(entry)
-        _set_cell(arena, cell_chunk, noted, cells[i], entry, log)
+        _set_cell(arena, cell_chunk, noted, changes, cells[i], entry, log)
     return len(cells)
 
 
 @kernel
-def write_cell(arena: Any, cell_chunk: Any, noted: Any, recent: Any, cell: Any, entry: Any,
-               slot: Any, chunk: Any, n_bytes: Any, log: Any) -> Any:  # fmt: skip
+def write_cell(arena: Any, cell_chunk: Any, noted: Any, changes: Any, recent: Any, cell: Any,
+               entry: Any, slot: Any, chunk: Any, n_bytes: Any, log: Any) -> Any:  # fmt: skip
     """Let a cell share an entry or, of 0, have a copy of a chunk; return whether it found room."""
     if entry > 0:
         arena.references[entry] += np.uint16(1)
@@ -354,16 +411,49 @@ def write_cell(arena: Any, cell_chunk: Any, noted: Any, recent: Any, cell: Any, 
             return False
         copy_bytes(base_of(arena.memory) + chunk_start(arena, entry), chunk, n_bytes)
         recent[slot] = np.uint32(entry)
-    _set_cell(arena, cell_chunk, noted, cell, entry, log)
+    _set_cell(arena, cell_chunk, noted, changes, cell, entry, log)
     return True
 
 
 @kernel
-def clear_cells(arena: Any, cell_chunk: Any, noted: Any, cells: Any, log: Any) -> None:
+def clear_cells(arena: Any, cell_chunk: Any, noted: Any, changes: Any, cells: Any,
+                log: Any) -> None:  # fmt: skip
     """Let cells name nothing."""
     for cell in cells:
         if cell_chunk[cell] != 0:
-            _set_cell(arena, cell_chunk, noted, cell, 0, log)
+            _set_cell(arena, cell_chunk, noted, changes, cell, 0, log)
+
+
+@kernel
+def put_cells(arena: Any, cell_chunk: Any, noted: Any, changes: Any, recent: Any, cells: Any,
+              chunks: Any, sizes: Any, data: Any, log: Any) -> Any:  # fmt: skip
+    """Let cells hold chunks, numbered from 1 on, 0 for none; return whether there is room.
+
+    Chunks that are held already, among the recent ones, are held once.
+    """
+    entries = np.zeros(len(sizes) + 1, np.int64)
+    starts = np.empty(len(sizes) + 1, np.int64)
+    starts[0] = 0
+    for i in range(len(sizes)):
+        starts[i + 1] = starts[i] + sizes[i]
+    for i in range(len(cells)):
+        number = chunks[i]
+        entry = entries[number]
+        if number > 0:
+            n_bytes = sizes[number - 1]
+            source = base_of(data) + starts[number - 1]
+            slot = np.int64(hash_frame(source, n_bytes)) % len(recent)
+            if entry == 0:
+                entry = np.int64(recent[slot])
+            if not share(arena, entry, source, n_bytes):
+                entry = allocate(arena, n_bytes)
+                if entry < 0:
+                    return False
+                copy_bytes(base_of(arena.memory) + chunk_start(arena, entry), source, n_bytes)
+                recent[slot] = np.uint32(entry)
+            entries[number] = entry
+        _set_cell(arena, cell_chunk, noted, changes, cells[i], entry, log)
+    return True
 
 
 @kernel

@@ -23,6 +23,7 @@ from compressarray.codecs.checking import (
 from compressarray.codecs.entropy import unpack_record
 from compressarray.codecs.words import model_of, table_of
 from compressarray.errors import CorruptFrameError
+from compressarray.kernels.attaching import describe
 from compressarray.kernels.compiling import kernel
 from compressarray.kernels.memory import base_of, copy_bytes
 from compressarray.store.arena import N_ENTRIES, ArenaState, chunk_start
@@ -109,14 +110,83 @@ def check_streams(
     view = view_of(state, arena)
     entry, reason = _check_chunks(view, n_words, records_too, used)
     if reason != FINE:
-        raise CorruptFrameError(f"pickled chunk {entry} is corrupt: {REASONS[reason]}")
+        raise CorruptFrameError(f"stored chunk {entry} is corrupt: {REASONS[reason]}")
     for lane, place in np.argwhere(state.open_gop != CLOSED).tolist():
         reason = _check_open(view, lane, place, n_words, records_too)
         if reason != FINE:
             raise CorruptFrameError(
-                f"the pickled open stream of lane {lane} is corrupt: {REASONS[reason]}"
+                f"the stored open stream of lane {lane} is corrupt: {REASONS[reason]}"
             )
     return used
+
+
+def check_chunks(
+    state: GopState,
+    data: npt.NDArray[np.uint8],
+    sizes: npt.NDArray[np.int64],
+    n_words: npt.NDArray[np.int64],
+) -> None:
+    """Check closed streams that lie one behind the other, with room to look behind the last one.
+
+    Raises
+    ------
+    CorruptFrameError
+    """
+    used = np.zeros(len(n_words), np.bool_)
+    aside = _apart(state)
+    i, reason = _check_given(describe(aside), data, sizes, n_words, used)
+    if reason != FINE:
+        raise CorruptFrameError(f"chunk {i} of a message is corrupt: {REASONS[reason]}")
+
+
+def check_open(
+    state: GopState, slots: npt.NDArray[np.int64], n_words: npt.NDArray[np.int64]
+) -> None:
+    """Check open streams, ``lane * open per lane + place``.
+
+    Raises
+    ------
+    CorruptFrameError
+    """
+    aside = _apart(state)
+    view = describe(aside)
+    for slot in slots.tolist():
+        lane, place = divmod(slot, state.open_gop.shape[1])
+        reason = _check_open(view, lane, place, n_words, True)
+        if reason != FINE:
+            raise CorruptFrameError(
+                f"the open stream of lane {lane} in a message is corrupt: {REASONS[reason]}"
+            )
+
+
+def _apart(state: GopState) -> GopState:
+    """The same streams, with counts of their own."""
+    return state._replace(meta=state.meta.copy(), background_uses=state.background_uses.copy())
+
+
+@kernel
+def _check_given(view: Any, data: Any, sizes: Any, n_words: Any, used: Any) -> Any:
+    """Check chunk after chunk; return the last one looked at, and what there is against it."""
+    state = state_at(view)
+    longest = np.int64(0)
+    for size in sizes:
+        longest = max(longest, size)
+    scratch = _scratch_to_unpack(state, longest)
+    chunk = base_of(data)
+    for i in range(len(sizes)):
+        reason = _check_chunk(state, chunk, sizes[i], n_words, True, used, scratch, longest)
+        if reason != FINE:
+            return i, reason
+        chunk += sizes[i]
+    return np.int64(0), np.int64(FINE)
+
+
+@kernel
+def _scratch_to_unpack(state: Any, longest: Any) -> Any:
+    """Room to unpack chunks of up to so many bytes, whatever they hold."""
+    in_frame = (state.meta[FRAME_BYTES] + 7) >> 3
+    room = longest + PACKED_BYTES_A_WORD * in_frame + 2 * PLAIN_BYTES_A_WORD * in_frame
+    return np.empty(room + 3 * UNPACKING_ROOM if state.meta[PACKS] else 0, np.uint8)
 
 
 @kernel
@@ -127,9 +197,7 @@ def _check_chunks(view: Any, n_words: Any, records_too: Any, used: Any) -> Any:
     longest = np.int64(0)
     for entry in range(1, n_entries):
         longest = max(longest, np.int64(arena.size[entry]))
-    in_frame = (state.meta[FRAME_BYTES] + 7) >> 3
-    room = longest + PACKED_BYTES_A_WORD * in_frame + 2 * PLAIN_BYTES_A_WORD * in_frame
-    scratch = np.empty(room + 3 * UNPACKING_ROOM if state.meta[PACKS] else 0, np.uint8)
+    scratch = _scratch_to_unpack(state, longest)
     for entry in range(1, n_entries):
         chunk = base_of(arena.memory) + chunk_start(arena, entry)
         size = np.int64(arena.size[entry])

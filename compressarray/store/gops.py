@@ -13,15 +13,17 @@ from compressarray.codecs.learning import Changes, Learnt
 from compressarray.codecs.packing import Packer
 from compressarray.codecs.words import CODEBOOK_WORDS, encode_table_words, record_bytes
 from compressarray.errors import CorruptFrameError
+from compressarray.format.messages import Items, Message
 from compressarray.kernels.compiling import plain
 from compressarray.snapshots import MOST, Snapshot, array_of, int_of, part_of
+from compressarray.store import gop_feed as feed
 from compressarray.store import gop_journal as journal
 from compressarray.store import gop_layout as layout
 from compressarray.store import gop_reading as reading
 from compressarray.store import gop_writing as writing
-from compressarray.store.arena import N_ENTRIES, PAGE_SHIFT, Arena, Table
+from compressarray.store.arena import N_ENTRIES, PAGE_SHIFT, Arena, Table, take_chunks
 from compressarray.store.base import Int64s, Store, UInt8s, address_of
-from compressarray.store.gop_checking import check_streams
+from compressarray.store.gop_checking import check_chunks, check_open, check_streams
 from compressarray.store.gop_layout import GopState
 from compressarray.store.gop_learning import collect_changes
 from compressarray.store.gop_packing import count_stream, pack_stream, unpack_stream
@@ -51,6 +53,8 @@ MIN_CODES, MAX_CODES = 16, 64
 CODES_GAIN = 0.02
 MAX_BACKGROUNDS = 255
 MAX_GOP_BYTES = 1 << 28
+LEAST_CHANGES_KEPT = 63  # for replicas
+_OPEN_FLAGS = layout.MAP_FLAG | layout.CODEBOOK_MASK << layout.CODEBOOK_SHIFT
 MAX_PACKED_BYTES = 1 << 26  # of a frame, so that three bytes count its words
 GUARD_BYTES = 64
 # Of notes on what a write replaces: to begin with, more when they are full, and kept at most, with
@@ -191,6 +195,8 @@ class GopStore(Store):
         self._ready_at_votes = -1
         self._tidied_at = 0
         self._last_row = 0  # that was written
+        # What `take` has replaced that is not in the log: how it was, and the newest background.
+        self._before: tuple[_Attached, int] | None = None
         codebooks = None
         if meta[layout.RECORD_KIND] == layout.DELTA:
             codebooks = Codebooks.starting(
@@ -245,16 +251,29 @@ class GopStore(Store):
 
     def _finish_alone(self) -> bool:
         state = self._at.state
-        if state.meta[layout.N_REPLACED]:
+        if state.meta[layout.N_REPLACED] or self._before is not None:
             return False
         state.log[0] = 0
         return True
 
     def _finish(self) -> None:
         journal.finish(self._at.view)
+        self._before = None
 
     def _roll_back(self) -> None:
         journal.roll_back(self._at.view)
+        if self._before is not None:
+            (state, _, codebooks), background = self._before
+            self._state.meta[layout.BACKGROUND] = background
+            self._attach_with(
+                self._state._replace(
+                    backgrounds=state.backgrounds,
+                    background_uses=state.background_uses,
+                    background_number=state.background_number,
+                ),
+                codebooks,
+            )
+            self._before = None
 
     def _write_rows(self, lanes: Int64s, rows: Int64s, items: Int64s, frames: int) -> None:
         n = len(rows)
@@ -475,6 +494,7 @@ class GopStore(Store):
     def _make_ready(self) -> None:
         """Have open streams, heads, and a free background."""
         state = self._state
+        self._follows = False
         if len(state.head) and state.meta[layout.VOTES] == self._ready_at_votes:
             return
         if len(state.head) == 0:
@@ -513,10 +533,10 @@ class GopStore(Store):
             )
         )
 
-    def _grow_open(self) -> None:
+    def _grow_open(self, least: int = 0) -> None:
         old = self._state.open_bytes
         n, room = old.shape
-        grown = np.zeros((n, room + max(room // 4, 256)), np.uint8)
+        grown = np.zeros((n, max(room + max(room // 4, 256), least)), np.uint8)
         grown[:, :room] = old
         self._attach(self._state._replace(open_bytes=grown))
 
@@ -546,7 +566,11 @@ class GopStore(Store):
                     log=np.zeros(FIRST_LOG_WORDS, np.int64),
                 )
             )
-        if meta[layout.RECORD_KIND] == layout.DELTA and closed >= self._learn_at:
+        if (
+            meta[layout.RECORD_KIND] == layout.DELTA
+            and closed >= self._learn_at
+            and not self._follows
+        ):
             self._learn()
         self._tidied_at = changes
         self._arena.tidy()
@@ -694,6 +718,121 @@ class GopStore(Store):
             held.append(start + np.flatnonzero(part))
         return np.concatenate(held)
 
+    # -- replicas ----------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        if len(self._state.gop_changes):
+            return
+        # Whoever has missed more than a quarter of all groups is as well filled anew.
+        n = 1 << max(LEAST_CHANGES_KEPT, self._n_gops * self._n_lanes // 4 - 1).bit_length()
+        self._attach(self._state._replace(gop_changes=np.zeros(n, np.uint32)))
+
+    def _mark(self) -> tuple[feed.GopMark, int]:
+        return feed.mark_of(self._state, self._codebooks), len(self._pins)
+
+    def _put_changes(self, message: Message, mark: tuple[feed.GopMark, int]) -> bool:
+        since, n_pins = mark
+        self._put_pins(message, n_pins)
+        return feed.put_changes(message, since, self._state, self._arena.state, self._codebooks)
+
+    def _take(self, items: Items) -> None:
+        self._take_pins(items)
+        state = self._state
+        if len(state.head) == 0:
+            self._open()
+        self._before = self._at, int(state.meta[layout.BACKGROUND])
+        if self._codebooks is not None:
+            books = self._codebooks.taken(items, packs=self._packs)
+            self._attach_with(self._state, books)
+        self._take_backgrounds(items)
+        self._take_groups(items)
+        self._take_open(items)
+
+    def _take_backgrounds(self, items: Items) -> None:
+        said = items.ints(least=0)
+        if not len(said):
+            return
+        state = self._state
+        n, newest, *changed = said.tolist()
+        if not 1 <= n <= MAX_BACKGROUNDS or n < len(state.backgrounds):
+            raise CorruptFrameError(f"there cannot be {n} backgrounds")
+        if newest >= n or min(changed, default=1) < 1 or max(changed, default=0) >= n:
+            raise CorruptFrameError(f"a message names backgrounds that are none of {n}")
+        held = len(state.backgrounds)
+        backgrounds = np.zeros((n, self._padded), np.uint8)
+        backgrounds[:held] = state.backgrounds
+        given = items.octets(len(changed) * self._padded)
+        backgrounds[changed] = given.reshape(-1, self._padded)
+        numbers = np.zeros(n, np.int64)
+        numbers[:held] = state.background_number
+        meta = state.meta
+        numbers[changed] = meta[layout.N_BACKGROUNDS] + 1 + np.arange(len(changed))
+        meta[layout.N_BACKGROUNDS] += len(changed)
+        meta[layout.BACKGROUND] = newest
+        uses = np.zeros(n, np.int64)
+        uses[:held] = state.background_uses
+        self._attach(
+            state._replace(backgrounds=backgrounds, background_uses=uses, background_number=numbers)
+        )
+
+    def _take_groups(self, items: Items) -> None:
+        given = take_chunks(items, self._n_gops * self._n_lanes)
+        if given is None:
+            return
+        groups, chunks, sizes, data = given
+        check_chunks(self._state, data, sizes, self._n_words)
+        self._have_log(len(groups) * journal.WORDS_A_GROUP)
+        if not feed.put_groups(self._at.view, groups, chunks, sizes, data):
+            raise MemoryError("the arena is full")
+
+    def _take_open(self, items: Items) -> None:
+        given = items.ints()
+        if len(given) % feed.N_COLUMNS:
+            raise CorruptFrameError(f"{len(given)} numbers are no table of open streams")
+        table = given.reshape(feed.N_COLUMNS, -1)
+        maps, records = items.octets(), items.octets()
+        state = self._state
+        n = table.shape[1]
+        if not n:
+            return
+        slots, start, size = table[feed.SLOT], table[feed.START], table[feed.SIZE]
+        is_open = table[feed.GROUP] != layout.CLOSED
+        if (slots < 0).any() or (np.diff(slots) <= 0).any() or slots[-1] >= state.open_gop.size:
+            raise CorruptFrameError("a message names open streams that do not exist")
+        goes_on = (state.open_gop.ravel()[slots] == table[feed.GROUP]) & (
+            state.open_size.ravel()[slots] == start
+        )
+        n_maps = int(np.count_nonzero(table[feed.FLAGS] & layout.MAP_FLAG))
+        if (
+            ((start > 0) & ~goes_on).any()
+            or (size < start).any()
+            or (start < 0).any()
+            or int((size - start).sum()) != len(records)
+            or maps.nbytes != 2 * n_maps * state.open_map.shape[2]
+            or (n_maps > 0 and not state.open_map.shape[2])
+            or (table[feed.CHOSEN] < 0).any()
+            or (table[feed.CHOSEN] >= len(state.backgrounds)).any()
+            or (table[feed.FLAGS] & ~_OPEN_FLAGS).any()
+            or (size[~is_open] > 0).any()
+        ):
+            raise CorruptFrameError("a message does not go on from the open streams that are held")
+        room = int(size.max()) + GUARD_BYTES
+        while self._state.open_bytes.shape[1] < room:
+            self._grow_open(room)
+        kept = journal.WORDS_A_GROUP + int(journal.open_records_room(self._state))
+        self._have_log(n * kept)
+        held = np.zeros(len(records) + GUARD_BYTES, np.uint8)
+        held[: len(records)] = records
+        feed.put_open(self._at.view, table, maps.copy().view(np.uint16), held)
+        check_open(self._state, slots[is_open], self._n_words)
+
+    @property
+    def _n_words(self) -> Int64s:
+        """Words in each codebook's dictionary, -1 where there is no codebook."""
+        if self._codebooks is None:
+            return np.full(1, -1)
+        return np.array([-1 if book is None else len(book.words) for book in self._codebooks.books])
+
     # -- accounting --------------------------------------------------------------------------
 
     def _fill_frame(self) -> UInt8s:
@@ -708,7 +847,7 @@ class GopStore(Store):
         )  # fmt: skip
         parts = {
             "arena": self._arena.nbytes,
-            "index": self._gops.nbytes,
+            "index": self._gops.nbytes + state.gop_changes.nbytes,
             "open": sum(part.nbytes for part in open_parts),
             "backgrounds": state.backgrounds.nbytes + state.candidate.nbytes,
             "tables": 0 if self._codebooks is None else self._codebooks.nbytes,
@@ -772,7 +911,6 @@ class GopStore(Store):
         self._learn_pause = int_of(snapshot, "learn_pause", 1, MAX_LEARN_PAUSE)
         self._ready_at_votes = int_of(snapshot, "ready_at_votes", -1)
         self._tidied_at = int_of(snapshot, "tidied_at", 0)
-        n_words = np.full(1, -1)
         if self._codebooks is not None:
             self._attach_with(
                 self._state,
@@ -782,9 +920,6 @@ class GopStore(Store):
                     self._codebooks.pixel_bytes,
                     packs=self._packs,
                 ),
-            )
-            n_words = np.array(
-                [-1 if book is None else len(book.words) for book in self._codebooks.books]
             )
             state = self._state
         more = array_of(snapshot, "backgrounds", np.uint8, (None, n_bytes))
@@ -810,7 +945,7 @@ class GopStore(Store):
             )
         )
         head_row = self._restore_open(snapshot)
-        check_streams(self._state, self._arena.state, n_words, records_too=not is_ours)
+        check_streams(self._state, self._arena.state, self._n_words, records_too=not is_ours)
         self._restore_heads(head_row)
 
     def _restore_open(self, snapshot: Snapshot) -> Int64s:
@@ -842,6 +977,8 @@ class GopStore(Store):
             row[:size] = streams[start : start + size]
             start += size
         state.open_size[:] = sizes
+        state.meta[layout.N_BEGUN] = sizes.size
+        state.open_number[:] = 1 + np.arange(sizes.size).reshape(shape)
         mapped = array_of(snapshot, "open_mapped", np.uint8, shape, 0, 1).view(np.bool_)
         books = array_of(snapshot, "open_codebook", np.int64, shape, 0, MAX_CODEBOOKS - 1)
         state.open_flags[:] = books << layout.CODEBOOK_SHIFT
@@ -849,7 +986,7 @@ class GopStore(Store):
         if mapped.any():
             wanted = int(mapped.sum()), state.open_map.shape[2]
             if not wanted[1]:
-                raise CorruptFrameError("a pickled open stream has a map and no stacks")
+                raise CorruptFrameError("a stored open stream has a map and no stacks")
             state.open_map[mapped] = array_of(snapshot, "open_maps", np.uint16, wanted)
         return head_row
 
@@ -860,7 +997,7 @@ class GopStore(Store):
             return
         rows = head_row[lanes][:, None]
         if (rows < 0).any():
-            raise CorruptFrameError(f"pickled heads are of row {rows.min()}")
+            raise CorruptFrameError(f"stored heads are of row {rows.min()}")
         k = np.arange(self._stack)
         cells = (rows * self._n_lanes + lanes[:, None]) * self._stack + k
         frames = np.empty((*cells.shape, self._frame_bytes), np.uint8)

@@ -1,0 +1,140 @@
+"""Replicas: what changes in an array, told to whoever keeps a copy of it.
+
+The array is the one writer. A `ChangeFeed` says what has changed since it was last asked, in time
+and bytes proportional to that: groups of pictures and what they hold now, what was appended to open
+ones, backgrounds and codebooks that are new, frame indices that ended. A `Replica` is filled whole
+by the first message and kept in step by those that follow, in another place of this process, in
+another process, or behind a network. Where its chunks lie is its own affair.
+
+    kind u8 (0 whole, 1 changes) | id of the feed, 8 bytes | number u64 | CRC-32 of the rest u32 |
+    rest
+
+Whole messages hold the file that `DiffFrameArray.save` writes, those of changes the items of
+`compressarray.format.messages`.
+"""
+
+from __future__ import annotations
+
+import secrets
+import struct
+import zlib
+
+from compressarray.array import DiffFrameArray
+from compressarray.array.files import KIND
+from compressarray.array.frames import FramesMark
+from compressarray.errors import CorruptFrameError
+from compressarray.format import container
+from compressarray.format.messages import Items, Message
+
+_HEAD = struct.Struct("<B8sQL")
+_WHOLE, _CHANGES = range(2)
+
+
+class ChangeFeed:
+    """What changes in an array, in messages for one `Replica`, or several that get all of them.
+
+    Parameters
+    ----------
+    array : DiffFrameArray
+        Not a view. Four bytes for each group of pictures that changes are kept from now on, at most
+        for a quarter of all: who asks more rarely is sent everything.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from compressarray import DiffFrameArray
+    >>> from compressarray.feed import ChangeFeed, Replica
+    >>> array = DiffFrameArray((1000, 84, 84))
+    >>> feed, replica = ChangeFeed(array), Replica()
+    >>> replica.apply(feed.read())
+    >>> index = array.append(np.full((1, 84, 84), 7, np.uint8))
+    >>> replica.apply(feed.read())
+    >>> int(replica.array.gather(index)[0, 0, 0])
+    7
+    """
+
+    def __init__(self, array: DiffFrameArray) -> None:
+        array._refuse_view("change feed")
+        self._array = array
+        self._id = secrets.token_bytes(8)
+        self._number = 0
+        self._mark: FramesMark | None = None
+
+    def read(self) -> bytes:
+        """What has changed since the last call; at first, and where that was too long ago, all.
+
+        Writes of other threads wait meanwhile.
+        """
+        frames = self._array._frames
+        with frames.writer.lock:
+            message = Message()
+            kind = _CHANGES
+            if self._mark is None or not frames.put_changes(message, self._mark):
+                kind = _WHOLE
+                rest = container.dumps(KIND, self._array._tree())
+            else:
+                rest = message.finished()
+            self._mark = frames.mark()
+        self._number += 1
+        head = _HEAD.pack(kind, self._id, self._number, zlib.crc32(rest))
+        return head + rest
+
+
+class Replica:
+    """A copy of an array that messages keep in step.
+
+    Attributes
+    ----------
+    array : DiffFrameArray or None
+        None before the first message; another one after each message that brought everything.
+        Whoever writes to it ends its following: `apply` then refuses what is not whole.
+    """
+
+    def __init__(self) -> None:
+        self.array: DiffFrameArray | None = None
+
+    @property
+    def number(self) -> int:
+        """Of the last message that was taken, 0 before the first one."""
+        return self._position[1]
+
+    @property
+    def _position(self) -> tuple[bytes, int]:
+        """Of which feed, and up to which message, this is."""
+        if self.array is None:
+            return b"", 0
+        frames = self.array._frames
+        frames.writer.settle()
+        return frames.followed or (b"", 0)
+
+    def apply(self, message: bytes) -> None:
+        """Take a message; all of it or, after an error, nothing. One that was taken is passed over.
+
+        Raises
+        ------
+        CorruptFrameError
+            If it is damaged, or not what a feed says.
+        ValueError
+            If it is not the one that follows on the last one, or the array was written to.
+        """
+        if len(message) < _HEAD.size:
+            raise CorruptFrameError(f"a message of {len(message)} bytes ends in its head")
+        kind, feed_id, number, checksum = _HEAD.unpack_from(message)
+        rest = memoryview(message)[_HEAD.size :]
+        if kind not in (_WHOLE, _CHANGES) or zlib.crc32(rest) != checksum:
+            raise CorruptFrameError("a message was damaged on its way; ask for it again")
+        known, last = self._position
+        if feed_id == known and number <= last:
+            return
+        if kind == _WHOLE:
+            array = DiffFrameArray._from_tree(container.loads(rest, KIND))
+            array._frames.follow()
+            array._frames.followed = feed_id, number
+            self.array = array
+            return
+        if self.array is None or feed_id != known or number != last + 1:
+            raise ValueError(
+                f"message {number} does not follow on {last}, the last one that this replica has "
+                "had of its feed; begin another feed, which sends everything first"
+            )
+        self.array._frames.take(Items(rest), (feed_id, number))

@@ -1,0 +1,1 @@
+"""What leaves the process: trees of numbers, strings and arrays, in files and messages."""

@@ -1,0 +1,126 @@
+"""Buffers in files: what a snapshot holds beside numbers and arrays, as such."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from compressarray.array import DiffFrameArray
+from compressarray.errors import CorruptFrameError
+from compressarray.replay import spaces
+from compressarray.replay.outputs import NumpyOutput, make_output
+from compressarray.snapshots import Snapshot, part_of
+
+KIND = "ReplayBuffer"
+_SPACES = ("observation_space", "action_space")
+
+
+def tree_of(state: Snapshot) -> Snapshot:
+    """What a buffer pickles, as a tree; whoever calls this has its locks until it is written."""
+    arguments, observations = state["arguments"], state["observations"]
+    device = state["output"].device
+    return {
+        **state,
+        "arguments": {
+            **arguments,
+            **{name: spaces.tree_of(arguments[name]) for name in _SPACES},
+        },
+        "rng": _generator_tree(state["rng"]),
+        "output": None if device is None else str(device),
+        "observations": {
+            **observations,
+            "entries": tuple(
+                {**entry, "frames": _frames_tree(entry["frames"])}
+                for entry in observations["entries"]
+            ),
+        },
+    }
+
+
+def state_from(tree: Any, device: Any, rng: np.random.Generator | None) -> Snapshot:
+    """What `tree_of` was called with.
+
+    Parameters
+    ----------
+    tree : dict
+    device : str, torch.device, None or `AS_SAVED`
+    rng : Generator, optional
+        Instead of the saved one.
+
+    Raises
+    ------
+    CorruptFrameError
+        If it is the tree of no buffer.
+    """
+    arguments, observations = part_of(tree, "arguments"), part_of(tree, "observations")
+    entries = part_of(observations, "entries")
+    if not isinstance(entries, tuple) or not isinstance(arguments, dict):
+        raise CorruptFrameError("a stored buffer has no entries, or no arguments")
+    output: NumpyOutput = make_output(part_of(tree, "output") if device is AS_SAVED else device)
+    return {
+        **tree,
+        "arguments": {
+            **arguments,
+            **{name: spaces.space_from(part_of(arguments, name)) for name in _SPACES},
+        },
+        "rng": _generator_from(part_of(tree, "rng")) if rng is None else rng,
+        "output": output,
+        "observations": {
+            **observations,
+            "entries": tuple(
+                {**entry, "frames": _frames_from(part_of(entry, "frames"))} for entry in entries
+            ),
+        },
+    }
+
+
+class _AsSaved:
+    """What an argument is that nobody gave."""
+
+
+AS_SAVED: Any = _AsSaved()
+
+
+def _frames_tree(frames: Any) -> Any:
+    if isinstance(frames, DiffFrameArray):
+        return {"array": frames._tree()}
+    return frames
+
+
+def _frames_from(tree: Any) -> Any:
+    if isinstance(tree, dict) and set(tree) == {"array"}:
+        return DiffFrameArray._from_tree(tree["array"])
+    return tree
+
+
+def _generator_tree(rng: np.random.Generator) -> Any:
+    # big integers, which JSON's readers elsewhere may round: as text
+    return _as_text(rng.bit_generator.state)
+
+
+def _as_text(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _as_text(each) for key, each in value.items()}
+    return str(value) if isinstance(value, int) else value
+
+
+def _from_text(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {
+            key: each if key == "bit_generator" else _from_text(each) for key, each in value.items()
+        }
+    return int(value) if isinstance(value, str) else value
+
+
+def _generator_from(tree: Any) -> np.random.Generator:
+    name = part_of(tree, "bit_generator")
+    kind = getattr(np.random, str(name), None)
+    if not isinstance(kind, type) or not issubclass(kind, np.random.BitGenerator):
+        raise CorruptFrameError(f"a stored generator is {name!r}, none of numpy's")
+    try:
+        bits = kind()
+        bits.state = _from_text(tree)
+    except (LookupError, OverflowError, TypeError, ValueError) as error:
+        raise CorruptFrameError(f"a stored generator's state is none of {name}: {error}") from None
+    return np.random.Generator(bits)
