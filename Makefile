@@ -36,6 +36,7 @@ GL = $(BIN)/python -c 'from importlib.util import find_spec as f; from wrappers 
 .NOTPARALLEL:
 .PHONY: help run run-qrdqn run-dmc gl test test-portable test-long test-lowest lint format format-check type \
 	check bench bench-peers bench-codecs bench-ppo bench-replay bench-million bench-dmc bench-memory \
+	bench-first-use \
 	sweep paper medqn clean
 
 help: ## list the targets
@@ -126,6 +127,9 @@ bench-dmc: $(READY) gl ## DrQ-v2's replay memory and speed on two tasks, beside 
 
 bench-memory: $(READY) ## growth of resident memory beside nbytes_stored
 	$(BIN)/python -m benchmarks.bench_memory $(BENCH_ARGS)
+
+bench-first-use: $(READY) ## seconds and memory of first use, with an empty and a filled kernel cache
+	$(BIN)/python -m benchmarks.bench_first_use $(BENCH_ARGS)
 
 sweep: $(READY) ## a small real sweep on two cores: runs, tables, a page
 	$(BIN)/python -m experiments run $(SWEEP) --jobs 2 $(EXPERIMENT_ARGS)

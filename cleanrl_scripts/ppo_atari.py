@@ -50,6 +50,7 @@ import tyro
 from torch.distributions.categorical import Categorical
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
+from tqdm.contrib.logging import logging_redirect_tqdm
 
 if TYPE_CHECKING:
     from compressarray import DiffFrameArray
@@ -702,10 +703,19 @@ def train(args: Args) -> dict:
     # env and observation storage setup
     stack_num = 1 if args.obs_storage == "indexed" else STACK[0]
     games = make_env(args, args.num_envs, stack_num)
+    # Before anything that takes long: with an empty cache, kernels are compiled for a while.
+    bar = tqdm(
+        total=args.num_iterations * args.batch_size,
+        initial=checkpoint["global_step"] if checkpoint is not None else 0,
+        unit="step",
+        disable=args.quiet,
+        mininterval=0.5 if sys.stderr.isatty() else 10,
+    )
     counter = None
     if args.count_changed_pixels:
         games = counter = ChangedPixels(games, args.num_steps, STACK[0])
-    storage = make_storage(args, games, device)
+    with logging_redirect_tqdm():  # what is said meanwhile goes above the bar
+        storage = make_storage(args, games, device)
     obs, receive, load = storage.obs, storage.receive, storage.load
     envs = LearnerSignals(storage.envs)
 
@@ -754,13 +764,7 @@ def train(args: Args) -> dict:
     next_obs = receive(next_obs)
     next_done = torch.zeros(args.num_envs).to(device)
 
-    bar = tqdm(
-        total=args.num_iterations * args.batch_size,
-        initial=global_step,
-        unit="step",
-        disable=args.quiet,
-        mininterval=0.5 if sys.stderr.isatty() else 10,
-    )
+    bar.unpause()  # what came before counts for no step's time
     first_step, start_time = global_step, time.time()
     iteration_s = []
     for iteration in range(iterations_done + 1, args.num_iterations + 1):

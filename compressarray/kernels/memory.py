@@ -90,13 +90,17 @@ def _mover(name: str) -> Any:
     return move
 
 
-@inlined
-def base_of(array: Any) -> Any:
-    """Where an array's memory begins, in kernels: signed, as all that is added to it is.
+def _base(typingctx: Any, array: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        data = context.make_array(signature.args[0])(context, builder, args[0]).data
+        return builder.ptrtoint(data, ir.IntType(64))
 
-    Numba's own ``array.ctypes.data`` is unsigned, and unsigned plus signed is a float.
-    """
-    return np.int64(array.ctypes.data)
+    return types.int64(array), codegen
+
+
+# (array): where its memory begins: signed, as all that is added to it is. Numba's own
+# ``array.ctypes.data`` is unsigned, and unsigned plus signed is a float.
+base_of: Any = intrinsic(_base)
 
 
 def _pointer(typingctx: Any, address: Any) -> Any:

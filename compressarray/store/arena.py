@@ -27,6 +27,7 @@ from compressarray.format.messages import Items, Message
 from compressarray.kernels.attaching import Int64Row, UInt8Row, UInt16Row, UInt32Row
 from compressarray.kernels.compiling import inlined, kernel, plain
 from compressarray.kernels.memory import base_of, copy_bytes, move_bytes, same_bytes
+from compressarray.kernels.sorting import order_of
 from compressarray.snapshots import Pieces, Snapshot, array_of
 from compressarray.store.base import address_of
 
@@ -531,10 +532,17 @@ def compact(state: Any) -> None:
     shift = meta[SEGMENT_SHIFT]
     base = base_of(state.memory)
     granule = np.int64(1) << meta[GRANULE_SHIFT]
-    live = np.flatnonzero(state.references[: meta[N_ENTRIES]])
-    live = live[np.argsort(state.offset[live])]
+    live = np.empty(meta[N_ENTRIES], np.int64)
+    offsets = np.empty(meta[N_ENTRIES], np.uint32)
+    n_live = 0
+    for entry in range(meta[N_ENTRIES]):
+        if state.references[entry]:
+            live[n_live] = entry
+            offsets[n_live] = state.offset[entry]
+            n_live += 1
     end = np.int64(0)
-    for entry in live:
+    for i in order_of(offsets[:n_live]):
+        entry = live[i]
         size = np.int64(state.size[entry])
         move_bytes(base + end, base + chunk_start(state, entry), size)
         state.offset[entry] = end >> meta[GRANULE_SHIFT]
@@ -627,7 +635,7 @@ def clean(state: Any) -> None:
     segment_bytes = np.int64(1) << shift
     _leave_head(state)
     used = np.flatnonzero(state.segment_use == USED)
-    order = used[np.argsort(state.segment_live[used])]
+    order = used[order_of(state.segment_live[used])]
     excess = garbage_bytes(state) - np.int64(GARBAGE_PART / 3 * meta[LIVE_BYTES])
     n_victims = 0
     while n_victims < len(order) and excess > 0:

@@ -23,6 +23,7 @@ from compressarray.codecs.checking import (
 from compressarray.codecs.entropy import unpack_record
 from compressarray.codecs.words import model_of, table_of
 from compressarray.errors import CorruptFrameError
+from compressarray.kernels.attaching import describe
 from compressarray.kernels.compiling import kernel
 from compressarray.kernels.memory import base_of, copy_bytes
 from compressarray.store.arena import N_ENTRIES, ArenaState, chunk_start
@@ -54,6 +55,7 @@ from compressarray.store.gop_layout import (
     open_stream_at,
     read_header,
 )
+from compressarray.store.gop_view import arena_at, state_at, view_of
 
 FINE = 0
 (
@@ -105,11 +107,12 @@ def check_streams(
     CorruptFrameError
     """
     used = np.zeros(len(n_words), np.bool_)
-    entry, reason = _check_chunks(state, arena, n_words, records_too, used)
+    view = view_of(state, arena)
+    entry, reason = _check_chunks(view, n_words, records_too, used)
     if reason != FINE:
         raise CorruptFrameError(f"stored chunk {entry} is corrupt: {REASONS[reason]}")
     for lane, place in np.argwhere(state.open_gop != CLOSED).tolist():
-        reason = _check_open(state, lane, place, n_words, records_too)
+        reason = _check_open(view, lane, place, n_words, records_too)
         if reason != FINE:
             raise CorruptFrameError(
                 f"the stored open stream of lane {lane} is corrupt: {REASONS[reason]}"
@@ -130,7 +133,8 @@ def check_chunks(
     CorruptFrameError
     """
     used = np.zeros(len(n_words), np.bool_)
-    i, reason = _check_given(_apart(state), data, sizes, n_words, used)
+    aside = _apart(state)
+    i, reason = _check_given(describe(aside), data, sizes, n_words, used)
     if reason != FINE:
         raise CorruptFrameError(f"chunk {i} of a message is corrupt: {REASONS[reason]}")
 
@@ -145,9 +149,10 @@ def check_open(
     CorruptFrameError
     """
     aside = _apart(state)
+    view = describe(aside)
     for slot in slots.tolist():
         lane, place = divmod(slot, state.open_gop.shape[1])
-        reason = _check_open(aside, lane, place, n_words, True)
+        reason = _check_open(view, lane, place, n_words, True)
         if reason != FINE:
             raise CorruptFrameError(
                 f"the open stream of lane {lane} in a message is corrupt: {REASONS[reason]}"
@@ -160,8 +165,9 @@ def _apart(state: GopState) -> GopState:
 
 
 @kernel
-def _check_given(state: Any, data: Any, sizes: Any, n_words: Any, used: Any) -> Any:
+def _check_given(view: Any, data: Any, sizes: Any, n_words: Any, used: Any) -> Any:
     """Check chunk after chunk; return the last one looked at, and what there is against it."""
+    state = state_at(view)
     longest = np.int64(0)
     for size in sizes:
         longest = max(longest, size)
@@ -184,8 +190,9 @@ def _scratch_to_unpack(state: Any, longest: Any) -> Any:
 
 
 @kernel
-def _check_chunks(state: Any, arena: Any, n_words: Any, records_too: Any, used: Any) -> Any:
+def _check_chunks(view: Any, n_words: Any, records_too: Any, used: Any) -> Any:
     """Check chunk after chunk; return the last entry looked at, and what there is against it."""
+    state, arena = state_at(view), arena_at(view)
     n_entries = arena.meta[N_ENTRIES]
     longest = np.int64(0)
     for entry in range(1, n_entries):
@@ -289,7 +296,8 @@ def _check_packed(state: Any, packed: Any, size: Any, n_frames: Any, n_later: An
 
 
 @kernel
-def _check_open(state: Any, lane: Any, place: Any, n_words: Any, records_too: Any) -> Any:
+def _check_open(view: Any, lane: Any, place: Any, n_words: Any, records_too: Any) -> Any:
+    state = state_at(view)
     meta = state.meta
     stack, gop_length = meta[STACK], meta[GOP]
     gop, until = state.open_gop[lane, place], state.open_next[lane, place]

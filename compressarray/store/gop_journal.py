@@ -262,8 +262,9 @@ def roll_back(view: Any) -> None:
 
 
 @kernel
-def open_records_room(state: Any) -> Any:
+def open_records_room(view: Any) -> Any:
     """Words that keeping the records of any one stream takes at most."""
+    state = state_at(view)
     return _map_words(state) + (state.open_bytes.shape[1] >> 3) + 8
 
 
@@ -279,6 +280,6 @@ def row_words(state: Any, lane: Any, row: Any) -> Any:
 
 
 @kernel
-def needed_words(state: Any, lane: Any, row: Any) -> Any:
+def needed_words(view: Any, lane: Any, row: Any) -> Any:
     """`row_words`, for Python."""
-    return row_words(state, lane, row)
+    return row_words(state_at(view), lane, row)

@@ -21,10 +21,11 @@ from compressarray.store.gop_layout import (
     read_header,
     unroll,
 )
+from compressarray.store.gop_view import state_at
 
 
 @kernel
-def collect_changes(state: Any, stream: Any, frames: Any, pixel_bytes: Any, keys: Any,
+def collect_changes(view: Any, stream: Any, frames: Any, pixel_bytes: Any, keys: Any,
                     words: Any, residuals: Any, n: Any) -> Any:  # fmt: skip
     """Add the changes of a closed stream, as it is coded, to `Changes` from ``n`` on.
 
@@ -43,6 +44,7 @@ def collect_changes(state: Any, stream: Any, frames: Any, pixel_bytes: Any, keys
     int
         How many changes there are now.
     """
+    state = state_at(view)
     meta = state.meta
     n_bytes, row_bytes = meta[FRAME_BYTES], meta[ROW_BYTES]
     flags, chosen, n_frames, turn = read_header(stream)

@@ -22,6 +22,7 @@ from compressarray.store.gop_layout import (
     keyframe,
     read_header,
 )
+from compressarray.store.gop_view import state_at
 
 
 @inlined
@@ -31,7 +32,7 @@ def _records_of(state: Any, stream: Any, flags: Any) -> Any:
 
 
 @kernel
-def pack_stream(state: Any, stream: Any, encode: Any, out: Any) -> Any:
+def pack_stream(view: Any, stream: Any, encode: Any, out: Any) -> Any:
     """Pack a closed stream with the codes of its codebook; return its bytes.
 
     Parameters
@@ -40,6 +41,7 @@ def pack_stream(state: Any, stream: Any, encode: Any, out: Any) -> Any:
     out : address
         Room for twice the stream and 64 bytes: escapes may make it longer.
     """
+    state = state_at(view)
     flags, _, n_frames, _ = read_header(stream)
     n_bytes = state.meta[FRAME_BYTES]
     codebook = codebook_at(state, flags)
@@ -62,7 +64,7 @@ def pack_stream(state: Any, stream: Any, encode: Any, out: Any) -> Any:
 
 
 @kernel
-def unpack_stream(state: Any, chunk: Any, out: Any, codes: Any) -> Any:
+def unpack_stream(view: Any, chunk: Any, out: Any, codes: Any) -> Any:
     """Undo `pack_stream`; return the stream's bytes.
 
     Parameters
@@ -73,6 +75,7 @@ def unpack_stream(state: Any, chunk: Any, out: Any, codes: Any) -> Any:
     codes : address
         Scratch of a frame's bytes and a few more.
     """
+    state = state_at(view)
     flags, _, n_frames, _ = read_header(chunk)
     flags &= 255 - PACKED_FLAG
     n_bytes = state.meta[FRAME_BYTES]
@@ -98,8 +101,9 @@ def unpack_stream(state: Any, chunk: Any, out: Any, codes: Any) -> Any:
 
 
 @kernel
-def count_stream(state: Any, stream: Any, counts: Any) -> None:
+def count_stream(view: Any, stream: Any, counts: Any) -> None:
     """Count the symbols of a closed stream, unpacked, at an address; see `count_symbols`."""
+    state = state_at(view)
     flags, _, n_frames, _ = read_header(stream)
     record = _records_of(state, stream, flags)
     tables = table_of(codebook_at(state, flags))

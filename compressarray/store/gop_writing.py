@@ -433,11 +433,12 @@ def leaves_groups(first: Any, end: Any, n_rows: Any, gop_length: Any) -> Any:
 
 
 @kernel
-def forget(state: Any, arena: Any, first: Any, end: Any, counts: Any) -> None:
+def forget(view: Any, first: Any, end: Any, counts: Any) -> None:
     """Drop the groups of which all rows are of counts below ``end``; see `Store.forget`.
 
     Needs `WORDS_A_GROUP` of log for each group and lane.
     """
+    state, arena = state_at(view), arena_at(view)
     begin_write(state)
     meta = state.meta
     n_rows, lanes, gop_length = meta[N_ROWS], meta[N_LANES], meta[GOP]
@@ -463,7 +464,7 @@ def forget(state: Any, arena: Any, first: Any, end: Any, counts: Any) -> None:
 
 
 @kernel
-def rebuild(state: Any, lane: Any, gop: Any, chunk: Any, cells: Any, frames: Any, until: Any,
+def rebuild(view: Any, lane: Any, gop: Any, chunk: Any, cells: Any, frames: Any, until: Any,
             scratch: Any, stream: Any, numbers: Any, coding: Any) -> Any:  # fmt: skip
     """Encode a group anew from what it holds and what changes.
 
@@ -491,6 +492,7 @@ def rebuild(state: Any, lane: Any, gop: Any, chunk: Any, cells: Any, frames: Any
     tuple
         Bytes of the stream, frames in it, and its flags.
     """
+    state = state_at(view)
     meta = state.meta
     stack, gop_length, n_bytes = meta[STACK], meta[GOP], meta[FRAME_BYTES]
     first_diagonal = gop * gop_length
@@ -625,12 +627,13 @@ def _number_frames(state: Any, gop: Any, last: Any, source: Any, numbers: Any, k
 
 
 @kernel
-def open_again(state: Any, lane: Any, gop: Any, until: Any, stream: Any, size: Any, n_frames: Any,
+def open_again(view: Any, lane: Any, gop: Any, until: Any, stream: Any, size: Any, n_frames: Any,
                flags: Any, numbers: Any, last_frame: Any) -> None:  # fmt: skip
     """Take a stream from `rebuild` as the open one of a group, rows up to ``until`` in it.
 
     Needs `WORDS_A_GROUP` of log, and `open_records_room`.
     """
+    state = state_at(view)
     meta = state.meta
     place = gop % meta[OPEN_PER_LANE]
     begin_write(state)
@@ -656,8 +659,9 @@ def open_again(state: Any, lane: Any, gop: Any, until: Any, stream: Any, size: A
 
 
 @kernel
-def set_head(state: Any, lane: Any, row: Any, frames: Any) -> None:
+def set_head(view: Any, lane: Any, row: Any, frames: Any) -> None:
     """Make a row's stack the lane's newest frames."""
+    state = state_at(view)
     n_bytes = state.meta[FRAME_BYTES]
     for k in range(state.meta[STACK]):
         copy_bytes(head_at(state, lane, row + k), frames + k * n_bytes, n_bytes)

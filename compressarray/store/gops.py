@@ -240,7 +240,7 @@ class GopStore(Store):
         stream = np.empty(self._stream_bytes, np.uint8)
         codes = np.empty(plain(layout.record_room)(self._frame_bytes), np.uint8)
         size = unpack_stream(
-            self._state,
+            self._at.view,
             address_of(chunk),
             address_of(stream),
             address_of(codes),
@@ -304,7 +304,7 @@ class GopStore(Store):
             elif answer == writing.GROW:
                 self._grow_open()
             elif answer == writing.GROW_LOG:
-                needed = journal.needed_words(state, int(lanes[done]), int(rows[done]))
+                needed = journal.needed_words(self._at.view, int(lanes[done]), int(rows[done]))
                 self._have_log(int(needed) + WORDS_AT_ONCE)
             elif answer == writing.SEAL:
                 lane, row = int(lanes[done]), int(rows[done])
@@ -340,7 +340,7 @@ class GopStore(Store):
             each = addresses[:, None] + np.arange(stack) * self._frame_bytes
             inside = (places >= 0) & (places < gop_length * stack)
             self._rebuild(lane, gop, work, places[inside], each[inside])
-        writing.set_head(self._state, lane, int(these[-1]), int(addresses[-1]))
+        writing.set_head(self._at.view, lane, int(these[-1]), int(addresses[-1]))
         return end
 
     def _write_cells(self, cells: Int64s, frames: int) -> None:
@@ -365,7 +365,7 @@ class GopStore(Store):
     def _forget(self, first: Int64s, end: Int64s, counts: Int64s) -> None:
         n_groups = int((np.maximum(end - first, 0) // self._gop + 2).sum())
         self._have_log(n_groups * journal.WORDS_A_GROUP)
-        writing.forget(self._state, self._arena.state, first, end, counts)
+        writing.forget(self._at.view, first, end, counts)
 
     def may_forget(self, first: Int64s, end: Int64s) -> bool:
         """Whether a group is left behind."""
@@ -391,9 +391,9 @@ class GopStore(Store):
         until: int,
         places: Int64s | None = None,
         addresses: Int64s | None = None,
-        state: GopState | None = None,
+        view: Int64s | None = None,
     ) -> tuple[int, int, int, Int64s, UInt8s]:
-        state = self._state if state is None else state
+        state = self._state
         none = np.zeros(0, np.int64)
         entry = int(state.gop_chunk[gop * self._n_lanes + lane])
         old = None
@@ -407,7 +407,7 @@ class GopStore(Store):
         scratch = np.empty((held + 1, self._padded), np.uint8)
         numbers = np.empty(self._gop * self._stack, np.int64)
         size, n_frames, flags = writing.rebuild(
-            state,
+            self._at.view if view is None else view,
             lane,
             gop,
             0 if old is None else address_of(old),
@@ -439,9 +439,9 @@ class GopStore(Store):
         size, n_frames, flags, numbers, last_frame = built
         while self._state.open_bytes.shape[1] < size + GUARD_BYTES:
             self._grow_open()
-        self._have_log(journal.WORDS_A_GROUP + int(journal.open_records_room(self._state)))
+        self._have_log(journal.WORDS_A_GROUP + int(journal.open_records_room(self._at.view)))
         writing.open_again(
-            self._state, lane, gop, until, work.stream, size, n_frames, flags,
+            self._at.view, lane, gop, until, work.stream, size, n_frames, flags,
             numbers, address_of(last_frame),
         )  # fmt: skip
 
@@ -471,7 +471,7 @@ class GopStore(Store):
             return stream
         chunk = np.empty(2 * len(stream) + GUARD_BYTES, np.uint8)
         size = pack_stream(
-            self._state, address_of(stream), address_of(packer.encode), address_of(chunk)
+            self._at.view, address_of(stream), address_of(packer.encode), address_of(chunk)
         )
         return chunk[:size] if size < len(stream) else stream
 
@@ -654,10 +654,11 @@ class GopStore(Store):
         """Closed groups as the newest of some codebooks encodes them."""
         work = self._work()
         state = _with_codebooks(self._state, codebooks)
+        view = view_of(state, self._arena.state)
         streams = []
         for index in indices.tolist():
             gop, lane = divmod(index, self._n_lanes)
-            size, *_ = self._encode_gop(lane, gop, work, self._n_rows, state=state)
+            size, *_ = self._encode_gop(lane, gop, work, self._n_rows, view=view)
             streams.append(work.stream_bytes(size).copy())
         give_back(work.scratch)
         return streams
@@ -676,7 +677,7 @@ class GopStore(Store):
         for stream in (stream for first in range(8) for stream in streams[first::8]):
             if n < most:
                 n = collect_changes(
-                    self._state, address_of(stream), frames, codebooks.pixel_bytes, *changes, n
+                    self._at.view, address_of(stream), frames, codebooks.pixel_bytes, *changes, n
                 )
                 n_read += 1
         if n < MIN_CHANGES:
@@ -697,8 +698,9 @@ class GopStore(Store):
             return None
         counts = np.zeros((N_CONTEXTS, 256), np.int32)
         state = _with_codebooks(self._state, codebooks)
+        view = view_of(state, self._arena.state)
         for stream in streams:
-            count_stream(state, address_of(stream), counts)
+            count_stream(view, address_of(stream), counts)
         n_codes = min(max(MIN_CODES, n_bytes // BYTES_A_CODE), MAX_CODES)
         new, old = Packer(counts, n_codes), codebooks.current.packer
         if old is not None:
