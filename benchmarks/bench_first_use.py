@@ -12,6 +12,7 @@ Writes `benchmarks/results/first_use.md`.
 from __future__ import annotations
 
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -112,7 +113,7 @@ def measure_run(cache: str) -> list[tuple[str, float, float]]:
             said += piece
             if not shown and b"0%|" in said:
                 shown = time.perf_counter() - began
-            if said.count(b"%|") > 1:
+            if re.search(rb"[1-9]\d*%\|", said):
                 break
         moved = time.perf_counter() - began
         with open(f"/proc/{script.pid}/status", encoding="ascii") as status:
