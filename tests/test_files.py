@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -318,7 +320,9 @@ def test_trees_come_back() -> None:
     assert twin[3][0] == "text"
     assert_same(twin[3][1]["inner"].copy(), np.arange(5))
     for name in ("record", "dates", "big-endian", "empty"):
-        assert_same(twin[name].copy(), np.asarray(tree[name]))
+        dense = np.asarray(tree[name])
+        assert (twin[name].dtype, twin[name].shape) == (dense.dtype, dense.shape)
+        assert twin[name].tobytes() == dense.tobytes()
     assert twin["scalar"] == 1.5
     assert_same(twin["pieces"].copy(), np.arange(150_000).astype(np.uint8))
 
@@ -327,3 +331,35 @@ def test_trees_come_back() -> None:
 def test_trees_hold_nothing_that_runs(value: Any) -> None:
     with pytest.raises(TypeError):
         container.dumps("x", value)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda header: header["arrays"][0].update(dtype="|O"),
+        lambda header: header["arrays"][0].update(shape=[-1]),
+        lambda header: header["arrays"][0].update(shape=[10**12]),
+        lambda header: header["arrays"][0].update(shape="x"),
+        lambda header: header["arrays"][0].update(start=-64),
+        lambda header: header["arrays"][0].update(start=1.5),
+        lambda header: header["arrays"].clear(),
+        lambda header: header.pop("tree"),
+        lambda header: header.update(tree={"eval": "1"}),
+        lambda header: header.update(tree={"array": "x"}),
+        lambda header: header.update(tree=[1]),
+        lambda header: header.update(arrays=None),
+    ],
+)
+def test_headers_that_nobody_writes_are_refused(spoil: Any) -> None:
+    """With checksums that are right: somebody has made them."""
+    data, _ = small_file()
+    n_header = int.from_bytes(data[16:24], "little")
+    header = json.loads(data[64 : 64 + n_header])
+    spoil(header)
+    altered = json.dumps(header).encode()
+    start = 64 + -(-n_header // 64) * 64
+    sizes = len(altered).to_bytes(8, "little") + data[24:64]
+    checksum = zlib.crc32(altered, zlib.crc32(sizes)).to_bytes(4, "little")
+    file = data[:12] + checksum + sizes + altered + bytes(-len(altered) % 64) + data[start:]
+    with pytest.raises(CorruptFrameError):
+        DiffFrameArray._from_tree(container.loads(file, "DiffFrameArray"))

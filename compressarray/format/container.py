@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import io
 import json
+import operator
 import os
 import secrets
 import zlib
@@ -221,13 +222,20 @@ class Contents:
             raise CorruptFrameError(f"{name} is damaged in its checksums")
         self._data = memory[start : start + n_data]
         self._checksums = np.frombuffer(table, "<u4")
+        try:
+            found, self.tree = self._parsed(header, kind)
+        except (LookupError, RecursionError, TypeError, ValueError) as error:
+            raise CorruptFrameError(f"{name} has a header that nobody writes: {error}") from None
+        if found != kind:
+            raise ValueError(f"{name} holds a {found}, no {kind}: load it with {found}.load")
+
+    def _parsed(self, header: bytes, kind: str) -> tuple[str, Any]:
+        """What the file is of and, if that is ``kind``, its tree."""
         said = json.loads(header)
         if said["kind"] != kind:
-            raise ValueError(
-                f"{name} holds a {said['kind']}, no {kind}: load it with {said['kind']}.load"
-            )
+            return str(said["kind"]), None
         self._arrays = [self._array(each) for each in said["arrays"]]
-        self.tree = self._from_json(said["tree"])
+        return kind, self._from_json(said["tree"])
 
     def verify(self) -> Contents:
         """Compare all blocks with their checksums."""
@@ -242,7 +250,11 @@ class Contents:
 
     def _array(self, said: Any) -> AnyArray:
         dtype = numpy_format.descr_to_dtype(_tuples(said["dtype"]))
-        shape, start = tuple(said["shape"]), said["start"]
+        if dtype.hasobject:
+            raise CorruptFrameError(f"{self._name} names an array of Python objects")
+        shape, start = tuple(map(operator.index, said["shape"])), operator.index(said["start"])
+        if min(shape, default=0) < 0:
+            raise CorruptFrameError(f"{self._name} names an array of shape {shape}")
         n_bytes = prod(shape) * dtype.itemsize
         if not 0 <= start <= start + n_bytes <= len(self._data):
             raise CorruptFrameError(f"{self._name} names an array that is not in it")

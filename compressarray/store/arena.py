@@ -389,7 +389,7 @@ def take_chunks(items: Items, n_places: int) -> GivenChunks | None:
     places = np.cumsum(items.ints(None, 0, n_places))
     if not len(places):
         return None
-    chunks, sizes = items.ints(len(places), 0), items.ints(None, 0)
+    chunks, sizes = items.ints(len(places), 0), items.ints(None, 0, MAX_CHUNK_BYTES)
     given = items.octets(int(sizes.sum()))
     if places[-1] >= n_places or (places[1:] <= places[:-1]).any() or chunks.max() > len(sizes):
         raise CorruptFrameError("a message names places or chunks that do not exist")
