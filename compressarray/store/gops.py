@@ -819,7 +819,7 @@ class GopStore(Store):
         room = int(size.max()) + GUARD_BYTES
         while self._state.open_bytes.shape[1] < room:
             self._grow_open(room)
-        kept = journal.WORDS_A_GROUP + int(journal.open_records_room(self._state))
+        kept = journal.WORDS_A_GROUP + int(journal.open_records_room(self._at.view))
         self._have_log(n * kept)
         held = np.zeros(len(records) + GUARD_BYTES, np.uint8)
         held[: len(records)] = records
