@@ -228,7 +228,7 @@ class Selection:
         try:
             if isinstance(value, np.ndarray):
                 array = value.view(np.ndarray)
-            elif isinstance(value, np.number) and origin.is_basic:
+            elif isinstance(value, (np.number, np.datetime64)) and origin.is_basic:
                 # without arrays in the key an assignment refuses integers that np.asarray wraps
                 one = self._empty((1,))
                 one[:] = value
