@@ -115,6 +115,8 @@ def measure_run(cache: str) -> list[tuple[str, float, float]]:
                 shown = time.perf_counter() - began
             if re.search(rb"[1-9]\d*%\|", said):
                 break
+        else:
+            raise RuntimeError(f"the bar never moved: {said.decode()}")
         moved = time.perf_counter() - began
         with open(f"/proc/{script.pid}/status", encoding="ascii") as status:
             peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))

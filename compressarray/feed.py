@@ -36,8 +36,8 @@ class ChangeFeed:
     Parameters
     ----------
     array : DiffFrameArray
-        Not a view. Four bytes for each group of pictures that changes are kept from now on, at most
-        for a quarter of all: who asks more rarely is sent everything.
+        Not a view. From now on the numbers of the groups of pictures that change are kept, four
+        bytes each for a quarter of all: who asks more rarely is sent everything.
 
     Examples
     --------
@@ -57,8 +57,9 @@ class ChangeFeed:
         array._refuse_view("change feed")
         self._array = array
         self._id = secrets.token_bytes(8)
-        self._number = 0
-        self._mark: FramesMark | None = None
+        # The number of the last message, and what whoever got it has: replaced together. A message
+        # that an interrupt lost is missed by its number.
+        self._told: tuple[int, FramesMark | None] = 0, None
 
     def read(self) -> bytes:
         """What has changed since the last call; at first, and where that was too long ago, all.
@@ -67,17 +68,14 @@ class ChangeFeed:
         """
         frames = self._array._frames
         with frames.writer.lock:
+            number, mark = self._told
             message = Message()
-            kind = _CHANGES
-            if self._mark is None or not frames.put_changes(message, self._mark):
-                kind = _WHOLE
-                rest = container.dumps(KIND, self._array._tree())
+            if mark is not None and frames.put_changes(message, mark):
+                kind, rest = _CHANGES, message.finished()
             else:
-                rest = message.finished()
-            self._mark = frames.mark()
-        self._number += 1
-        head = _HEAD.pack(kind, self._id, self._number, zlib.crc32(rest))
-        return head + rest
+                kind, rest = _WHOLE, container.dumps(KIND, self._array._tree())
+            self._told = number + 1, frames.mark()
+        return _HEAD.pack(kind, self._id, number + 1, zlib.crc32(rest)) + rest
 
 
 class Replica:
@@ -128,8 +126,7 @@ class Replica:
             return
         if kind == _WHOLE:
             array = DiffFrameArray._from_tree(container.loads(rest, KIND))
-            array._frames.follow()
-            array._frames.followed = feed_id, number
+            array._frames.follow((feed_id, number))
             self.array = array
             return
         if self.array is None or feed_id != known or number != last + 1:

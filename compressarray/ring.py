@@ -143,13 +143,19 @@ class Ring:
         self.n_changes += 1
         return oldest
 
-    def put(self, message: Message, known: Int64s) -> None:
-        """Add to a message what has changed since ``both`` was what is ``known``."""
+    def put(self, message: Message, known: Int64s, retired: npt.NDArray[np.bool_]) -> None:
+        """Add to a message what has changed since ``both`` and ``retired`` were so.
+
+        Arrays that are appended to and assigned to take a pass over their slots.
+        """
         lanes = np.flatnonzero((self.both != known).any(axis=0))
         message.put_ints(lanes)
         message.put_ints(self.both[:, lanes] - known[:, lanes])
-        # seldom any, and then few bytes beside the frames that were assigned
-        message.put_bytes(np.packbits(self._retired))
+        if len(retired) == len(self._retired):
+            changed = np.flatnonzero(self._retired != retired)
+        else:  # there were none before
+            changed = np.flatnonzero(self._retired)
+        message.put_ints(np.diff(changed, prepend=0))
 
     def take(self, items: Items, steps: list[Any]) -> tuple[Int64s, Int64s]:
         """Evict what a message says, see `put`; return lanes, and counts for `have`.
@@ -161,8 +167,8 @@ class Ring:
         """
         lanes = items.ints(None, 0, self.n_lanes - 1)
         counts, oldest = self.both[:, lanes] + items.ints(2 * len(lanes)).reshape(2, -1)
-        retired = items.octets()
         n_places = self.n_slots * self.n_lanes
+        changed = np.cumsum(items.ints(None, 0, n_places))
         most = (MOST - self.n_slots) // max(self.n_lanes, 1)
         if (
             (np.diff(lanes) <= 0).any()
@@ -171,18 +177,24 @@ class Ring:
             or (counts - oldest > self.n_slots).any()
             or counts.max(initial=0) > most
             or oldest.max(initial=0) > most + self.n_slots
-            or len(retired) not in (0, -(-n_places // 8))
+            or (len(changed) and changed[-1] >= n_places)
+            or (changed[1:] <= changed[:-1]).any()
         ):
             raise CorruptFrameError("a message does not go on from the frame indices that are held")
-        if len(retired):
+        if len(changed):
             if not self._retired.size:
                 self._retired = np.zeros(n_places, np.bool_)
-            everywhere = np.arange(n_places)
-            steps.append(_Retired(self, everywhere))
-            self._retired[:] = np.unpackbits(retired, count=n_places).view(np.bool_)
+            steps.append(_Retired(self, changed))
+            self._retired[changed] ^= True
         self.oldest[lanes] = oldest
         self.n_changes += 1
         return lanes, counts
+
+    @property
+    def retired(self) -> npt.NDArray[np.bool_]:
+        """Which places ``slot * n_lanes + lane`` hold what was assigned, a copy; perhaps none."""
+        copied: npt.NDArray[np.bool_] = self._retired.copy()
+        return copied
 
     def have(self, lanes: Int64s, counts: Int64s) -> None:
         """Let the frames of a message be found, once they are there."""

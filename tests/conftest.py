@@ -49,3 +49,18 @@ def pytest_report_header(config: pytest.Config) -> list[str]:
         names = " and ".join(_missing)
         lines.append(f"not installed: {names}; left out: {', '.join(collect_ignore_glob)}")
     return lines
+
+
+@pytest.fixture
+def learning_early(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small arrays learn tokens and codes, again and again."""
+    for name, value in {
+        "MIN_CHANGES": 40,
+        "PACK_AT_BYTES": 1000,
+        "LEARN_AFTER_GOPS": 2,
+        "MAX_LEARN_PAUSE": 1,
+        "TOKENS_GAIN": -1.0,
+        "PACKED_TOKENS_GAIN": -1.0,
+        "CODES_GAIN": -1.0,
+    }.items():
+        monkeypatch.setattr(f"compressarray.store.gops.{name}", value)

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from compressarray import CorruptFrameError, DiffFrameArray
+from compressarray import CorruptFrameError, DiffFrameArray, FrameEvictedError
 from compressarray.feed import ChangeFeed, Replica
 from compressarray.format.messages import Items
-from compressarray.store import gops
 from tests.effort import examples
 from tests.interrupting import interrupted, lines_of
 from tests.naive import assert_same
@@ -21,17 +20,6 @@ from tests.strategies import CODECS, OWN_CODECS, frames, game
 
 FRAME = (12, 16)
 HEAD_BYTES = 21
-
-
-@pytest.fixture
-def learning_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(gops, "MIN_CHANGES", 40)
-    monkeypatch.setattr(gops, "PACK_AT_BYTES", 1000)
-    monkeypatch.setattr(gops, "LEARN_AFTER_GOPS", 2)
-    monkeypatch.setattr(gops, "MAX_LEARN_PAUSE", 1)
-    monkeypatch.setattr(gops, "TOKENS_GAIN", -1.0)
-    monkeypatch.setattr(gops, "PACKED_TOKENS_GAIN", -1.0)
-    monkeypatch.setattr(gops, "CODES_GAIN", -1.0)
 
 
 def content(n: int, seed: int) -> np.ndarray[Any, Any]:
@@ -208,6 +196,7 @@ def test_an_interrupt_leaves_a_replica_as_before_or_after(codec: str) -> None:
     twin = Replica()
     twin.apply(ChangeFeed(array).read())
     n_lines = None
+    n_interrupted = 0
     for t in range(examples(30)):
         before = np.asarray(array).copy()
         array.append(content(int(rng.integers(1, 14)), t))
@@ -218,11 +207,66 @@ def test_an_interrupt_leaves_a_replica_as_before_or_after(codec: str) -> None:
         if interrupted(int(rng.integers(n_lines)), replica.apply, message) is None:
             assert_in_step(replica, array)
             continue
+        n_interrupted += 1
         held = np.asarray(replica.array)
         if not np.array_equal(held, np.asarray(array)):
             assert_same(held, before)
         replica.apply(message)  # again: it is passed over where it was taken
         assert_in_step(replica, array)
+    assert n_interrupted > examples(30) // 3
+
+
+def test_an_interrupt_of_the_feed_loses_nothing_without_a_word() -> None:
+    array, feed, replica = filled("delta")
+    n_lines = lines_of(feed.read)
+    n_refused = 0
+    for at in range(0, n_lines + 40, 2):
+        array, feed, replica = filled("delta", 60)
+        array.append(content(2, at))
+        interrupted(at, feed.read)
+        array.append(content(1, at + 1))
+        message = feed.read()
+        try:
+            replica.apply(message)
+        except ValueError:
+            n_refused += 1
+            replica.apply(ChangeFeed(array).read())
+        assert_in_step(replica, array)
+    assert n_refused  # at the last lines
+
+
+@pytest.mark.parametrize("codec", ["raw", "delta"])
+def test_whatever_is_written_ends_the_following(codec: str) -> None:
+    for write in (
+        lambda heir: heir.append(content(1, 0)),
+        lambda heir: heir.pin(np.full(FRAME, 9, np.uint8)),
+        lambda heir: heir.discard(heir.lane_counts - 5),
+        lambda heir: heir.__setitem__((3, 0), 7),
+        lambda heir: heir.clear(),
+    ):
+        array, feed, replica = filled(codec)
+        write(replica.array)
+        array.append(content(1, 1))
+        with pytest.raises(ValueError, match="was written to"):
+            replica.apply(feed.read())
+
+
+def test_pins_and_retired_indices_follow() -> None:
+    array, feed, replica = filled("delta")
+    pins = array.pin(content(3, 4)[:, 0])
+    array[5, 1] = 77
+    message = feed.read()
+    assert not is_whole(message)
+    replica.apply(message)
+    assert replica.array is not None
+    assert_same(replica.array.gather(pins), array.gather(pins))
+    gone = [index for index in range(2 * 40, 2 * 130) if index // 2 % 90 == 5 and index % 2]
+    for each in (array, replica.array):
+        with pytest.raises(FrameEvictedError, match="retired"):
+            each.gather(gone)
+    array.append(content(90, 5))  # every slot is appended to again
+    replica.apply(feed.read())
+    assert_in_step(replica, array)
 
 
 def fuzz(codec: str, first: int, n: int) -> None:

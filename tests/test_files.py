@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import os
 import signal
@@ -62,9 +63,8 @@ def test_a_ring_goes_on(codec: str, tmp_path: Path) -> None:
 def test_views_are_saved_as_their_copies() -> None:
     array = DiffFrameArray((10, 2, 6, 8))
     array[...] = game(20, (6, 8)).reshape(10, 2, 6, 8)
-    for view in (array.reshape(20, 6, 8), array[2:7], array.swapaxes(0, 1)):
-        if isinstance(view, DiffFrameArray):
-            assert_same(np.asarray(through_memory(view)), np.asarray(view))
+    for view in (array.reshape(20, 6, 8), array.swapaxes(0, 1)):
+        assert_same(np.asarray(through_memory(view)), np.asarray(view))
 
 
 def test_an_array_of_the_second_stream_and_of_another_fill_value(tmp_path: Path) -> None:
@@ -76,6 +76,10 @@ def test_an_array_of_the_second_stream_and_of_another_fill_value(tmp_path: Path)
     assert twin.stream == 1
     assert_same(np.asarray(twin), np.asarray(array))
 
+
+# Gymnasium's older versions have no dtype of a Discrete
+HAS_DTYPE = "dtype" in inspect.signature(spaces.Discrete).parameters
+NARROW: Any = {"dtype": np.int16} if HAS_DTYPE else {}
 
 # -- buffers -----------------------------------------------------------------------------------
 
@@ -105,6 +109,7 @@ def test_buffers_go_on(feed: str, prioritized: bool, tmp_path: Path) -> None:
     "space",
     [
         spaces.Discrete(5, start=-2),
+        spaces.Discrete(5, **NARROW),
         spaces.MultiDiscrete([3, 4]),
         spaces.MultiBinary(4),
         spaces.MultiBinary((2, 3)),
@@ -145,6 +150,14 @@ def test_any_of_numpys_generators_goes_on(kind: Any, tmp_path: Path) -> None:
 
 
 # -- damage ------------------------------------------------------------------------------------
+
+
+def test_the_entries_of_a_dict_keep_their_order(tmp_path: Path) -> None:
+    image, vector = spaces.Box(0, 255, (4, 6, 6), np.uint8), spaces.Box(-1, 1, (2,), np.float32)
+    space = spaces.Dict([("z", image), ("a", vector)])
+    ReplayBuffer(20, space, spaces.Discrete(2)).save(tmp_path / "buffer")
+    held = ReplayBuffer.load(tmp_path / "buffer")._given["observation_space"]
+    assert (held, list(held)) == (space, ["z", "a"])
 
 
 def small_file(codec: str = "delta") -> tuple[bytes, np.ndarray[Any, Any]]:

@@ -28,15 +28,15 @@ class Listener(event.Listener):
         dispatcher, args = it.data["dispatcher"], it.data["args"]
         is_ours = dispatcher.py_func.__module__.startswith("compressarray")
         if is_ours and args in dispatcher.overloads:
-            compiled.append((dispatcher.py_func, args, dispatcher.overloads[args].library))
+            compiled.append((dispatcher, args))
 
 event.register("numba:compile", Listener())
 array = compressarray.DiffFrameArray((100, 84, 84))
 array.append(np.zeros((84, 84), np.uint8))
 array.gather(np.array([0]))
-functions = {function for function, *_ in compiled}
-lines = [str(library.get_llvm_str()).count("\\n") for *_, library in compiled if
-         "Part" not in type(library).__name__]
+functions = {dispatcher.py_func for dispatcher, _ in compiled}
+lines = [dispatcher.inspect_llvm(args).count("\\n") for dispatcher, args in compiled
+         if not dispatcher.targetoptions.get("no_cpython_wrapper")]
 print(len(functions), len(compiled), len(lines), sum(lines))
 """
 

@@ -14,7 +14,6 @@ import pytest
 from gymnasium.spaces import Box, Discrete
 
 from compressarray import DiffFrameArray, ReplayBuffer
-from compressarray.store import gops
 from tests.effort import examples
 from tests.interrupting import interrupted, lines_of
 from tests.naive import assert_same
@@ -24,18 +23,6 @@ from tests.strategies import CODECS, frames, game
 FRAME = (12, 16)
 ROWS, LANES = 40, 2
 INTERRUPTS = examples(6)  # of each operation, twice
-
-
-@pytest.fixture
-def learning_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small arrays learn tokens and codes, again and again."""
-    monkeypatch.setattr(gops, "MIN_CHANGES", 40)
-    monkeypatch.setattr(gops, "PACK_AT_BYTES", 1000)
-    monkeypatch.setattr(gops, "LEARN_AFTER_GOPS", 2)
-    monkeypatch.setattr(gops, "MAX_LEARN_PAUSE", 1)
-    monkeypatch.setattr(gops, "TOKENS_GAIN", -1.0)
-    monkeypatch.setattr(gops, "PACKED_TOKENS_GAIN", -1.0)
-    monkeypatch.setattr(gops, "CODES_GAIN", -1.0)
 
 
 def content(n: int, seed: int) -> np.ndarray[Any, Any]:

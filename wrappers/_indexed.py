@@ -212,8 +212,10 @@ def padding_indices(
     return frames.pin(frame.reshape((*frames.lane_shape, *frames.frame_shape)))
 
 
-def check_frames(frames: Any, own: DiffFrameArray, least: int) -> DiffFrameArray:
-    """Return frames that a wrapper can go on from instead of its own, or refuse them.
+def taken_over(
+    frames: Any, own: DiffFrameArray, padding: NDArray[np.int64] | None, least: int
+) -> tuple[DiffFrameArray, NDArray[np.int64] | None]:
+    """Return frames that a wrapper goes on from instead of its own, and its padding in them.
 
     Raises
     ------
@@ -239,7 +241,7 @@ def check_frames(frames: Any, own: DiffFrameArray, least: int) -> DiffFrameArray
         raise ValueError(
             f"frames keeps {frames.shape[0]} frames a lane, and what a step emits needs {least}"
         )
-    return frames
+    return frames, None if padding is None else frames.pin(own.gather(padding))
 
 
 def as_frames(observation: Any, dtype: np.dtype[Any]) -> NDArray[Any]:

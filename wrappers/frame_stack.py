@@ -168,10 +168,9 @@ class IndexedFrameStack(gym.Wrapper, RecordConstructorArgs):
         TypeError, ValueError
             If it is not such an array; the wrapper is then as before.
         """
-        taken = _indexed.check_frames(frames, self.frames, self.stack_size)
-        if self._padding is not None:
-            self._padding = taken.pin(self.frames.gather(self._padding))
-        self.frames = taken
+        self.frames, self._padding = _indexed.taken_over(
+            frames, self.frames, self._padding, self.stack_size
+        )
         self._stack = None
         self._goes_on = True
 

@@ -503,7 +503,7 @@ class DiffFrameArray(NDArrayFace):
         """What is stored, for who has the writer's lock until the pieces are taken."""
         if not self._is_native:
             return self._encoded_anew()._state_in_pieces()
-        return self._frames.snapshot_in_pieces(self.shape if self._is_view else None)
+        return self._frames.snapshot(self.shape if self._is_view else None)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Save to a file what `load` brings back; a view as its copy would be.

@@ -15,7 +15,7 @@ from compressarray.codecs.words import MAX_PIXEL_BYTES
 from compressarray.errors import CorruptFrameError
 from compressarray.format.messages import Items, Message
 from compressarray.ring import Ring
-from compressarray.snapshots import Snapshot, array_of, int_of, part_of, whole
+from compressarray.snapshots import Snapshot, array_of, int_of, part_of
 from compressarray.store import MAX_STACK, Int64s, Store, UInt8s, check_size, make_store
 from compressarray.writing import Writer
 
@@ -35,6 +35,7 @@ class FramesMark(NamedTuple):
 
     stream: int
     both: Int64s  # of the ring
+    retired: npt.NDArray[np.bool_]
     store: Any
 
 
@@ -97,13 +98,11 @@ class _Frames:
                 twin._now = _Stream(0, Ring(shape[0], twin.n_lanes), copying.deepcopy(store))
         return twin
 
-    def snapshot(self, shape: tuple[int, ...] | None = None) -> Snapshot:
-        """What it takes to build these frames again; see `copied`."""
-        with self.writer.lock:
-            return whole(self.snapshot_in_pieces(shape))  # type: ignore[no-any-return]
+    def snapshot(self, shape: tuple[int, ...] | None) -> Snapshot:
+        """What it takes to build these frames again; see `copied`.
 
-    def snapshot_in_pieces(self, shape: tuple[int, ...] | None) -> Snapshot:
-        """Do what `snapshot` does, for who has the writer's lock until the pieces are taken."""
+        In pieces: for who has the writer's lock until they are taken.
+        """
         number, ring, store = self.now
         native = self.is_native and shape is None
         if shape is not None:
@@ -271,10 +270,19 @@ class _Frames:
 
     def pin(self, entries: UInt8s) -> list[int]:
         """Pin entries of bytes; return their numbers."""
-        return self.writer.run(lambda: [self._now.store.pin(entry) for entry in entries])
+        return self.writer.run(self._pin, entries)
+
+    def _pin(self, entries: UInt8s) -> list[int]:
+        store = self._now.store
+        store.follows = False
+        return [store.pin(entry) for entry in entries]
 
     def _now_to_write(self) -> _Stream:
         """The stream, whose ring and store are steps of the write that runs."""
+        self._now.store.follows = False
+        return self._begin_write()
+
+    def _begin_write(self) -> _Stream:
         now, writer = self._now, self.writer
         if now.store not in writer.steps:
             now.ring.save()
@@ -284,27 +292,24 @@ class _Frames:
 
     # -- replicas, see `compressarray.feed` ----------------------------------------------------
 
-    def watch(self) -> None:
-        """Keep in mind what changes from now on."""
-        self.now.store.watch()
-
     def mark(self) -> FramesMark:
         """Remember what a replica has that is filled now."""
         number, ring, store = self.now
         store.watch()
-        return FramesMark(number, ring.both.copy(), store.mark())
+        return FramesMark(number, ring.both.copy(), ring.retired, store.mark())
 
     def put_changes(self, message: Message, mark: FramesMark) -> bool:
         """Add what has changed since a mark; False if a replica has to be filled anew."""
         number, ring, store = self.now
         if number != mark.stream:
             return False
-        ring.put(message, mark.both)
+        ring.put(message, mark.both, mark.retired)
         return store.put_changes(message, mark.store)
 
-    def follow(self) -> None:
-        """Be a replica: see `Store.follow`."""
-        self.now.store.follow()
+    def follow(self, position: Any) -> None:
+        """Be a replica that has come so far, until something is written here."""
+        self.followed = position
+        self.now.store.follows = True
 
     def take(self, items: Items, position: Any) -> None:
         """Take what `put_changes` has added, and what ends the message.
@@ -314,9 +319,10 @@ class _Frames:
         self.writer.run(self._take, items, position)
 
     def _take(self, items: Items, position: Any) -> None:
-        self.writer.steps.append(_Followed(self))
+        _, ring, store = self._now
+        self.writer.steps.append(_Taken(self, store))
         self.followed = position
-        _, ring, store = self._now_to_write()
+        self._begin_write()
         lanes, counts = ring.take(items, self.writer.steps)
         store.take(items)
         items.end()
@@ -335,19 +341,21 @@ class _Frames:
         store.read(cells, out)
 
 
-class _Followed:
-    """How far a replica had come."""
+class _Taken:
+    """How far a replica had come, and the frames that were pinned in it."""
 
-    def __init__(self, frames: _Frames) -> None:
+    def __init__(self, frames: _Frames, store: Store) -> None:
         self._frames = frames
-        self._before = frames.followed
+        self._store = store
+        self._before = frames.followed, store.n_pins
 
     def finish(self) -> None:
         """Do nothing."""
 
     def roll_back(self) -> None:
         """Have come as far as before."""
-        self._frames.followed = self._before
+        self._frames.followed, n_pins = self._before
+        self._store.forget_pins(n_pins)
 
 
 class _Cleared:

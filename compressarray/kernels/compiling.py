@@ -124,7 +124,8 @@ class _WithoutEnvironments:
 class _PartCompiler(Compiler):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)  # type: ignore[no-untyped-call]
-        self.state.library = _Part(self.state.targetctx.codegen(), "part")  # type: ignore[no-untyped-call]
+        part = _Part(self.state.targetctx.codegen(), "part")  # type: ignore[no-untyped-call]
+        self.state["library"] = part
 
 
 def kernel(function: Callable[..., Any]) -> Any:

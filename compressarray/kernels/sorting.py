@@ -1,4 +1,4 @@
-"""Sorting in kernels."""
+"""Sorting in kernels, by counting: numba's own sort takes seconds to compile."""
 
 from __future__ import annotations
 
@@ -12,10 +12,23 @@ _DIGIT_BITS, _KEY_BITS = 8, 32
 
 
 @kernel
+def sort_by(keys: Any, n_keys: Any, order: Any, out: Any) -> None:
+    """Sort ``order`` by keys below ``n_keys``, stably, into ``out``; int64 arrays of one length."""
+    ends = np.zeros(n_keys + 1, np.int64)
+    for i in order:
+        ends[keys[i] + 1] += 1
+    for key in range(n_keys):
+        ends[key + 1] += ends[key]
+    for i in order:
+        out[ends[keys[i]]] = i
+        ends[keys[i]] += 1
+
+
+@kernel
 def order_of(keys: Any) -> Any:
     """The order in which keys rise: ``np.argsort(keys, kind="stable")``.
 
-    A digit at a time (Knuth, TAOCP 5.2.5). numba's own sort takes seconds to compile.
+    A digit at a time (Knuth, TAOCP 5.2.5).
 
     Parameters
     ----------
@@ -26,18 +39,10 @@ def order_of(keys: Any) -> Any:
     ndarray, (n,) int64
     """
     n = len(keys)
-    order = np.arange(n)
-    other = np.empty(n, np.int64)
-    ends = np.empty((1 << _DIGIT_BITS) + 1, np.int64)
+    order, other, digits = np.arange(n), np.empty(n, np.int64), np.empty(n, np.int64)
     for shift in range(0, _KEY_BITS, _DIGIT_BITS):
-        ends[:] = 0
         for i in range(n):
-            ends[((np.int64(keys[i]) >> shift) & ((1 << _DIGIT_BITS) - 1)) + 1] += 1
-        for digit in range(1 << _DIGIT_BITS):
-            ends[digit + 1] += ends[digit]
-        for i in range(n):
-            digit = (np.int64(keys[order[i]]) >> shift) & ((1 << _DIGIT_BITS) - 1)
-            other[ends[digit]] = order[i]
-            ends[digit] += 1
+            digits[i] = (np.int64(keys[i]) >> shift) & ((1 << _DIGIT_BITS) - 1)
+        sort_by(digits, 1 << _DIGIT_BITS, order, other)
         order, other = other, order
     return order

@@ -26,7 +26,7 @@ def tree_of(state: Snapshot) -> Snapshot:
             **arguments,
             **{name: spaces.tree_of(arguments[name]) for name in _SPACES},
         },
-        "rng": _generator_tree(state["rng"]),
+        "rng": _as_text(state["rng"].bit_generator.state),
         "output": None if device is None else str(device),
         "observations": {
             **observations,
@@ -75,11 +75,7 @@ def state_from(tree: Any, device: Any, rng: np.random.Generator | None) -> Snaps
     }
 
 
-class _AsSaved:
-    """What an argument is that nobody gave."""
-
-
-AS_SAVED: Any = _AsSaved()
+AS_SAVED: Any = object()  # what an argument is that nobody gave
 
 
 def _frames_tree(frames: Any) -> Any:
@@ -94,12 +90,8 @@ def _frames_from(tree: Any) -> Any:
     return tree
 
 
-def _generator_tree(rng: np.random.Generator) -> Any:
-    # big integers, which JSON's readers elsewhere may round: as text
-    return _as_text(rng.bit_generator.state)
-
-
 def _as_text(value: Any) -> Any:
+    """A generator's state with its numbers as text: readers of JSON may round large ones."""
     if isinstance(value, dict):
         return {key: _as_text(each) for key, each in value.items()}
     return str(value) if isinstance(value, int) else value

@@ -43,7 +43,8 @@ def space_from(tree: Any) -> Any:
 
     try:
         if "dict" in tree:
-            return spaces.Dict({key: space_from(each) for key, each in tree["dict"]})
+            # pairs, for the keys of a dict would be sorted
+            return spaces.Dict([(key, space_from(each)) for key, each in tree["dict"]])
         if "nvec" in tree:
             nvec = tree["nvec"]
             return spaces.MultiDiscrete(nvec, dtype=nvec.dtype, start=tree["start"])
@@ -51,7 +52,10 @@ def space_from(tree: Any) -> Any:
             shape = tree["binary"]
             return spaces.MultiBinary(shape if len(shape) > 1 else shape[0])
         if "n" in tree:
-            return spaces.Discrete(tree["n"], start=tree["start"])
+            dtype = part_of(tree, "dtype").dtype
+            # Gymnasium's older versions have no other one than the default
+            options = {} if dtype == np.int64 else {"dtype": dtype.type}
+            return spaces.Discrete(tree["n"], start=tree["start"], **options)
         return spaces.Box(
             part_of(tree, "low"),
             part_of(tree, "high"),

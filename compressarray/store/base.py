@@ -64,8 +64,9 @@ class Store(ABC):
         self._count_lock = threading.Lock()
         self._frames_decoded = 0
         self._gops_decoded = 0
-        # Whether this is a replica that nothing was written to but what its writer did.
-        self._follows = False
+        # Whether this is a replica that nothing was written to but what its writer did. It learns
+        # nothing, for it is told what its writer has learnt.
+        self.follows = False
 
     def read(self, cells: Int64s, out: npt.NDArray[Any]) -> None:
         """Decode cells into ``out``, C-contiguous, of ``len(cells)`` frames.
@@ -176,6 +177,10 @@ class Store(ABC):
         self._pins = np.concatenate([held, entry[None]]).reshape(-1, self._frame_bytes)
         return len(held)
 
+    def forget_pins(self, n_kept: int) -> None:
+        """Keep only the first so many of the pinned stacks."""
+        self._pins = self._pins[: n_kept * self._stack]
+
     def take_pins(self, other: Store) -> None:
         """Pin what another store of the same frames has pinned, under the same numbers."""
         self._pins = other._pins
@@ -205,23 +210,16 @@ class Store(ABC):
         """Keep in mind what changes from now on, so that `put_changes` can tell."""
         self._lock.write(self._watch)
 
+    @abstractmethod
     def mark(self) -> Any:
         """Remember what a replica has that is filled now."""
-        return self._mark()
 
+    @abstractmethod
     def put_changes(self, message: Message, mark: Any) -> bool:
         """Add to a message what has changed since a mark; False if that is not known any more.
 
         Takes time in proportion to it.
         """
-        return self._put_changes(message, mark)
-
-    def follow(self) -> None:
-        """Learn nothing, and refuse to `take` what others write, until something is written here.
-
-        For replicas, which are told what their writer has learnt.
-        """
-        self._follows = True
 
     def take(self, items: Items) -> None:
         """Take the changes of another store of the same arguments, that this one is a replica of.
@@ -235,7 +233,7 @@ class Store(ABC):
         ValueError
             If something was written here meanwhile.
         """
-        if not self._follows:
+        if not self.follows:
             raise ValueError(
                 "this replica was written to, so that it no longer holds what its writer did; fill "
                 "another one"
@@ -247,21 +245,16 @@ class Store(ABC):
         message.put_bytes(self._pins[n_known:])
 
     def _take_pins(self, items: Items) -> None:
-        n_known = items.number(0, len(self._pins))
-        more = items.octets()
-        if len(more) % (self._stack * self._frame_bytes) or n_known % self._stack:
-            raise CorruptFrameError(f"{len(more)} bytes are no pinned frames")
-        fresh = more.reshape(-1, self._frame_bytes)
-        self._pins = np.concatenate([self._pins[:n_known], fresh])
+        n_known, more = items.number(0, len(self._pins)), items.octets()
+        if n_known != len(self._pins) or len(more) % (self._stack * self._frame_bytes):
+            raise CorruptFrameError(
+                f"{len(more)} bytes behind {n_known} pinned frames are none that follow on "
+                f"{len(self._pins)}"
+            )
+        self._pins = np.concatenate([self._pins, more.reshape(-1, self._frame_bytes)])
 
     @abstractmethod
     def _watch(self) -> None: ...
-
-    @abstractmethod
-    def _mark(self) -> Any: ...
-
-    @abstractmethod
-    def _put_changes(self, message: Message, mark: Any) -> bool: ...
 
     @abstractmethod
     def _take(self, items: Items) -> None: ...

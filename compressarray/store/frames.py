@@ -27,12 +27,12 @@ from compressarray.store.arena import (
     take_chunks,
 )
 from compressarray.store.base import Int64s, Store, UInt8s, address_of
+from compressarray.store.changes import NOT_KEPT, list_change, listed, ring_of_changes
 
 # Recent frames that a new one is compared with: a row of all lanes and stacks, with room to
 # spare, for up to as many environments as run on one machine.
 RECENT = 4096
 FIRST_LOG_ROWS, ROWS_AT_ONCE = 16, 1024  # of notes on cells that change, and written at once
-LEAST_CHANGES_KEPT = 64  # for replicas
 _PRIME_1 = np.uint64(0x9E3779B185EBCA87)  # xxHash64's first two primes
 _PRIME_2 = np.uint64(0xC2B2AE3D27D4EB4F)
 
@@ -64,8 +64,7 @@ class FrameStore(Store):
         # How many cells the write that runs has changed, and how many were changed ever; from row
         # 1 on, each one and the entry that it had.
         self._log = np.zeros((FIRST_LOG_ROWS, 2), np.int64)
-        # A ring of the cells that changed, a power of two of them; none: not kept.
-        self._changes = np.zeros(0, np.uint32)
+        self._changes = NOT_KEPT
         self._recent = np.zeros(min(RECENT, 1 << max(n_cells - 1, 1).bit_length()), np.uint32)
         self._fill: UInt8s = fill.copy()
         self._n_encoded = 0
@@ -130,7 +129,6 @@ class FrameStore(Store):
         self._write(cells, frames + np.arange(len(cells)) * self._frame_bytes)
 
     def _write(self, cells: Int64s, addresses: Int64s) -> None:
-        self._follows = False
         self._cells.touched[cells >> PAGE_SHIFT] = 1
         if self._codec is not None:
             for cell, address in zip(cells.tolist(), addresses.tolist(), strict=True):
@@ -216,21 +214,19 @@ class FrameStore(Store):
 
     def _watch(self) -> None:
         if not len(self._changes):
-            # Whoever has missed more than a quarter of all cells is as well filled anew.
-            n = max(LEAST_CHANGES_KEPT, len(self._cells.data) // 4)
-            self._changes = np.zeros(1 << (n - 1).bit_length(), np.uint32)
+            self._changes = ring_of_changes(len(self._cells.data))
 
-    def _mark(self) -> tuple[int, int]:
+    def mark(self) -> tuple[int, int]:
+        """Remember what a replica has that is filled now."""
         return int(self._log[0, 1]), len(self._pins)
 
-    def _put_changes(self, message: Message, mark: tuple[int, int]) -> bool:
+    def put_changes(self, message: Message, mark: tuple[int, int]) -> bool:
+        """Add what has changed since a mark; see `Store.put_changes`."""
         first, n_pins = mark
-        n_new = int(self._log[0, 1]) - first
-        ring = self._changes
-        if n_new > len(ring):
+        cells = listed(self._changes, first, int(self._log[0, 1]))
+        if cells is None:
             return False
         self._put_pins(message, n_pins)
-        cells = np.unique(ring[(first + np.arange(n_new)) & (len(ring) - 1)]).astype(np.int64)
         put_chunks(message, cells, self._cells.data[cells], self._arena.state)
         return True
 
@@ -365,8 +361,7 @@ def _set_cell(arena: Any, cell_chunk: Any, noted: Any, changes: Any, cell: Any, 
     cell_chunk[cell] = np.uint32(entry)
     if not noted[cell]:
         noted[cell] = 1
-        if len(changes):
-            changes[log[0, 1] & (len(changes) - 1)] = np.uint32(cell)
+        list_change(changes, log[0, 1], cell)
         log[0, 1] += 1
         log[0, 0] += 1
         log[log[0, 0], 0] = cell

@@ -17,6 +17,7 @@ from compressarray.format.messages import Message
 from compressarray.kernels.compiling import kernel
 from compressarray.kernels.memory import base_of, copy_bytes
 from compressarray.store.arena import ArenaState, put_chunks
+from compressarray.store.changes import listed
 from compressarray.store.gop_journal import (
     begin_write,
     drop_open,
@@ -80,13 +81,13 @@ def put_changes(
     message: Message, mark: GopMark, state: GopState, arena: ArenaState, codebooks: Codebooks | None
 ) -> bool:
     """Add what has changed since a mark; False, and an unfinished message, if that is lost."""
-    n_new = int(state.meta[N_LISTED]) - mark.n_listed
-    if n_new > len(state.gop_changes):
+    groups = listed(state.gop_changes, mark.n_listed, int(state.meta[N_LISTED]))
+    if groups is None:
         return False
     if codebooks is not None:
         codebooks.put(message, mark.codebooks)
     _put_backgrounds(message, mark, state)
-    _put_groups(message, mark.n_listed, n_new, state, arena)
+    put_chunks(message, groups, state.gop_chunk[groups], arena)
     _put_open(message, mark, state)
     return True
 
@@ -102,14 +103,6 @@ def _put_backgrounds(message: Message, mark: GopMark, state: GopState) -> None:
     n_bytes = state.backgrounds.shape[1]
     message.put_ints([len(numbers), int(state.meta[BACKGROUND]), *changed.tolist()])
     message.put_bytes(state.backgrounds[changed].reshape(-1) if n_bytes else b"")
-
-
-def _put_groups(
-    message: Message, first: int, n_new: int, state: GopState, arena: ArenaState
-) -> None:
-    ring = state.gop_changes
-    groups = np.unique(ring[(first + np.arange(n_new)) & (len(ring) - 1)]).astype(np.int64)
-    put_chunks(message, groups, state.gop_chunk[groups], arena)
 
 
 def _put_open(message: Message, mark: GopMark, state: GopState) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from compressarray.kernels.compiling import inlined, kernel
 from compressarray.kernels.memory import base_of, copy_bytes, load8
 from compressarray.store.arena import chunk_start, release
+from compressarray.store.changes import list_change
 from compressarray.store.gop_layout import (
     CLOSED,
     GOP,
@@ -81,20 +82,12 @@ def note_entry(state: Any, arena: Any, index: Any) -> None:
         return
     state.gop_noted[index] = 1
     state.meta[N_REPLACED] += 1
-    list_change(state, index)
+    list_change(state.gop_changes, state.meta[N_LISTED], index)
+    state.meta[N_LISTED] += 1
     at = state.log[0] + 1
     state.log[at] = index
     state.log[at + 1] = entry
     _end_note(state, 2, _INDEX)
-
-
-@inlined
-def list_change(state: Any, index: Any) -> None:
-    """Tell replicas that an entry of the index may change."""
-    if len(state.gop_changes):
-        place = state.meta[N_LISTED] & (len(state.gop_changes) - 1)
-        state.gop_changes[place] = np.uint32(index)
-    state.meta[N_LISTED] += 1
 
 
 @inlined

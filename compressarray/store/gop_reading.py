@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from compressarray.kernels.compiling import inlined, kernel
 from compressarray.kernels.memory import base_of, copy_bytes, load16, load32, load64, prefetch
+from compressarray.kernels.sorting import sort_by
 from compressarray.store.arena import GRANULE_SHIFT
 from compressarray.store.gop_layout import (
     FRAME_BYTES,
@@ -131,21 +132,8 @@ def locate(view: Any, cells: Any, chunk: Any, where: Any, order: Any) -> None:
         last_where = place_in_gop
     if scattered:
         by_time = np.empty(n, np.int64)
-        _sort_by(where, gop_length * stack, order, by_time)
-        _sort_by(stream, n_streams, by_time, order)
-
-
-@kernel
-def _sort_by(keys: Any, n_keys: Any, order: Any, out: Any) -> None:
-    """Sort ``order`` by keys below ``n_keys``, stably, by counting."""
-    ends = np.zeros(n_keys + 1, np.int64)
-    for i in order:
-        ends[keys[i] + 1] += 1
-    for key in range(n_keys):
-        ends[key + 1] += ends[key]
-    for i in order:
-        out[ends[keys[i]]] = i
-        ends[keys[i]] += 1
+        sort_by(where, gop_length * stack, order, by_time)
+        sort_by(stream, n_streams, by_time, order)
 
 
 @inlined

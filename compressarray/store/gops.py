@@ -23,6 +23,7 @@ from compressarray.store import gop_reading as reading
 from compressarray.store import gop_writing as writing
 from compressarray.store.arena import N_ENTRIES, PAGE_SHIFT, Arena, Table, take_chunks
 from compressarray.store.base import Int64s, Store, UInt8s, address_of
+from compressarray.store.changes import NOT_KEPT, ring_of_changes
 from compressarray.store.gop_checking import check_chunks, check_open, check_streams
 from compressarray.store.gop_layout import GopState
 from compressarray.store.gop_learning import collect_changes
@@ -53,7 +54,6 @@ MIN_CODES, MAX_CODES = 16, 64
 CODES_GAIN = 0.02
 MAX_BACKGROUNDS = 255
 MAX_GOP_BYTES = 1 << 28
-LEAST_CHANGES_KEPT = 63  # for replicas
 _OPEN_FLAGS = layout.MAP_FLAG | layout.CODEBOOK_MASK << layout.CODEBOOK_SHIFT
 MAX_PACKED_BYTES = 1 << 26  # of a frame, so that three bytes count its words
 GUARD_BYTES = 64
@@ -168,7 +168,7 @@ class GopStore(Store):
             gop_chunk=self._gops.data,
             gop_touched=self._gops.touched,
             gop_noted=self._gops.noted,
-            gop_changes=np.zeros(0, np.uint32),
+            gop_changes=NOT_KEPT,
             open_gop=np.full((n_lanes, per_lane), layout.CLOSED),
             open_next=np.zeros((n_lanes, per_lane), np.int64),
             open_frames=np.zeros((n_lanes, per_lane), np.int64),
@@ -494,7 +494,6 @@ class GopStore(Store):
     def _make_ready(self) -> None:
         """Have open streams, heads, and a free background."""
         state = self._state
-        self._follows = False
         if len(state.head) and state.meta[layout.VOTES] == self._ready_at_votes:
             return
         if len(state.head) == 0:
@@ -569,7 +568,7 @@ class GopStore(Store):
         if (
             meta[layout.RECORD_KIND] == layout.DELTA
             and closed >= self._learn_at
-            and not self._follows
+            and not self.follows
         ):
             self._learn()
         self._tidied_at = changes
@@ -723,14 +722,15 @@ class GopStore(Store):
     def _watch(self) -> None:
         if len(self._state.gop_changes):
             return
-        # Whoever has missed more than a quarter of all groups is as well filled anew.
-        n = 1 << max(LEAST_CHANGES_KEPT, self._n_gops * self._n_lanes // 4 - 1).bit_length()
-        self._attach(self._state._replace(gop_changes=np.zeros(n, np.uint32)))
+        ring = ring_of_changes(self._n_gops * self._n_lanes)
+        self._attach(self._state._replace(gop_changes=ring))
 
-    def _mark(self) -> tuple[feed.GopMark, int]:
+    def mark(self) -> tuple[feed.GopMark, int]:
+        """Remember what a replica has that is filled now."""
         return feed.mark_of(self._state, self._codebooks), len(self._pins)
 
-    def _put_changes(self, message: Message, mark: tuple[feed.GopMark, int]) -> bool:
+    def put_changes(self, message: Message, mark: tuple[feed.GopMark, int]) -> bool:
+        """Add what has changed since a mark; see `Store.put_changes`."""
         since, n_pins = mark
         self._put_pins(message, n_pins)
         return feed.put_changes(message, since, self._state, self._arena.state, self._codebooks)

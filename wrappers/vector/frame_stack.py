@@ -204,10 +204,7 @@ class IndexedFrameStack(VectorWrapper, RecordConstructorArgs):
             If it is not such an array; the wrapper is then as before.
         """
         least = self.stack_size + (self.autoreset_mode is AutoresetMode.SAME_STEP)
-        taken = _indexed.check_frames(frames, self.frames, least)
-        if self._padding is not None:
-            self._padding = taken.pin(self.frames.gather(self._padding))
-        self.frames = taken
+        self.frames, self._padding = _indexed.taken_over(frames, self.frames, self._padding, least)
         self._stacks = None
         self._goes_on = True
 
