@@ -310,3 +310,19 @@ def same_bytes(first: Any, second: Any, n_bytes: Any) -> Any:
     tail = n_bytes & 7
     offset = whole << 3
     return tail == 0 or load_tail(first + offset, tail) == load_tail(second + offset, tail)
+
+
+@kernel
+def count_changed_words(first: Any, second: Any, n_bytes: Any) -> Any:
+    """How many of the whole words at two addresses differ."""
+    n = np.int64(0)
+    blocked = n_bytes & ~63
+    for i in range(0, blocked, 64):
+        masks = changed_bytes(first + i, second + i)
+        # the lowest bit of each eight: whether there is one among them
+        for shift in (4, 2, 1):
+            masks |= masks >> np.uint64(shift)
+        n += count_bits(masks & _BYTE_ONES)
+    for i in range(blocked, n_bytes - 7, 8):
+        n += load64(first + i) != load64(second + i)
+    return n
