@@ -6,6 +6,7 @@ import copy as copying
 import operator
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from math import prod
 from typing import Any, Literal, SupportsIndex
 
@@ -30,6 +31,7 @@ from compressarray.checks import (
 from compressarray.codecs import Codec, resolve
 from compressarray.errors import CorruptFrameError, FrameEvictedError, StaleStreamError
 from compressarray.format import container
+from compressarray.format.messages import Items, Message
 from compressarray.indexing import Block, blocks, select
 from compressarray.ring import FIRST_PIN
 from compressarray.snapshots import Snapshot, part_of, whole
@@ -524,7 +526,7 @@ class DiffFrameArray(NDArrayFace):
             If the codec is an object that numcodecs could not build again.
         """
         with self._frames.writer.lock:
-            container.save(path, files.KIND, self._tree())
+            container.save(path, files.KIND, self._file_tree())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> DiffFrameArray:
@@ -542,7 +544,32 @@ class DiffFrameArray(NDArrayFace):
         """
         return cls._from_tree(container.load(path, files.KIND))
 
-    def _tree(self) -> Snapshot:
+    # -- replicas, see `compressarray.feed` ----------------------------------------------------
+
+    _kind = files.KIND
+
+    def _held(self) -> AbstractContextManager[Any]:
+        """Hold all writes off."""
+        return self._frames.writer.lock
+
+    def _mark(self) -> Any:
+        return self._frames.mark()
+
+    def _put_changes(self, message: Message, mark: Any) -> bool:
+        return self._frames.put_changes(message, mark)
+
+    def _follow(self, position: Any) -> None:
+        self._frames.follow(position)
+
+    def _came_to(self) -> Any:
+        """How far this has come, as a replica; None if it is none."""
+        self._frames.writer.settle()
+        return self._frames.followed
+
+    def _take(self, items: Items, position: Any) -> None:
+        self._frames.take(items, position)
+
+    def _file_tree(self) -> Snapshot:
         """What a file holds, for who has the writer's lock until it is written."""
         return files.tree_of(self._state_in_pieces())
 

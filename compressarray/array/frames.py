@@ -319,13 +319,17 @@ class _Frames:
         self.writer.run(self._take, items, position)
 
     def _take(self, items: Items, position: Any) -> None:
+        self.take_within(items, position)
+        items.end()
+
+    def take_within(self, items: Items, position: Any) -> None:
+        """Take what `put_changes` has added, as a part of the write that runs."""
         _, ring, store = self._now
         self.writer.steps.append(_Taken(self, store))
         self.followed = position
         self._begin_write()
         lanes, counts = ring.take(items, self.writer.steps)
         store.take(items)
-        items.end()
         ring.have(lanes, counts)
 
     def gather(self, store: Store, places: Int64s, out: AnyArray) -> None:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import io
 import json
+import mmap
 import operator
 import os
 import secrets
@@ -69,10 +70,10 @@ def save(path: str | os.PathLike[str], kind: str, tree: Any) -> None:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
-    _sync_directory(target.parent)
+    sync_directory(target.parent)
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
     """Let a renamed file survive a loss of power."""
     if os.name == "nt":  # pragma: no cover
         return
@@ -287,6 +288,22 @@ def _field(field: Any) -> Any:
     return (name, _tuples(kind), *map(tuple, shape))
 
 
+def kind_of(data: bytes | memoryview) -> str:
+    """What `dumps` was told that something is; nothing else is looked at.
+
+    Raises
+    ------
+    CorruptFrameError
+        If that cannot be read.
+    """
+    n_header = int.from_bytes(data[16:24], "little")
+    try:
+        kind = json.loads(bytes(data[HEAD_BYTES : HEAD_BYTES + n_header]))["kind"]
+    except (LookupError, RecursionError, TypeError, ValueError) as error:
+        raise CorruptFrameError(f"a message has a header that nobody writes: {error}") from None
+    return str(kind)
+
+
 def loads(data: bytes | memoryview, kind: str) -> Any:
     """The tree of what `dumps` returned; arrays are views of it."""
     return Contents(np.frombuffer(data, np.uint8), kind, "the message").verify().tree
@@ -302,5 +319,12 @@ def load(path: str | os.PathLike[str], kind: str) -> Any:
     CorruptFrameError, ValueError
         See `Contents`.
     """
-    memory = np.fromfile(path, np.uint8)
-    return Contents(memory, kind, repr(os.fspath(path))).verify().tree
+    return Contents(mapped(path), kind, repr(os.fspath(path))).verify().tree
+
+
+def mapped(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
+    """A file's bytes, read where they are looked at; who takes what is in them copies it."""
+    with open(path, "rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return np.zeros(0, np.uint8)
+        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ), np.uint8)

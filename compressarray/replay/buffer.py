@@ -8,15 +8,18 @@ import os
 import threading
 import warnings
 import weakref
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from compressarray import checkpoints
 from compressarray.array import DiffFrameArray
+from compressarray.checkpoints import CheckpointLog
 from compressarray.errors import CorruptFrameError, FrameEvictedError, StaleStreamError
 from compressarray.format import container
+from compressarray.format.messages import Items, Message
 from compressarray.replay import files
 from compressarray.replay.actions import Actions
 from compressarray.replay.attributes import Adjustable, Fixed
@@ -33,12 +36,14 @@ from compressarray.replay.checks import (
     scaled_priorities,
 )
 from compressarray.replay.drawing import Batches, Drawn
+from compressarray.replay.following import Followed, TakeStep
 from compressarray.replay.footprint import expected_part, memory_bytes
 from compressarray.replay.integers import Integers
 from compressarray.replay.observations import Claims, Observations
 from compressarray.replay.outputs import NumpyOutput, make_output, worker_seed
 from compressarray.replay.priorities import SumTree
 from compressarray.replay.resets import NOT_RESET, Mode, Resets, Told
+from compressarray.replay.stacks import FrameIndices
 from compressarray.replay.steps import AddStep, ClearStep, CutStep, Parts, Rows
 from compressarray.replay.transitions import Transitions, first_not_finite
 from compressarray.replay.windows import Windows
@@ -393,6 +398,9 @@ class ReplayBuffer:
         self._draw_with(self._rng)
         self._drew_in = 0  # the process that drew last
         self._drawn: weakref.WeakSet[Drawn[Any]] = weakref.WeakSet()
+        self._position = None
+        self._log: tuple[str, CheckpointLog] | None = None
+        self._restored = "", 0  # the checkpoint that this was restored from
         _CLAIMS.claim(self._observations)
 
     @property
@@ -587,7 +595,7 @@ class ReplayBuffer:
         self._observations.clear()
         self._begin(self._transitions.n_slots)
 
-    def _settle(self, live: Bools) -> None:
+    def _settle(self, live: Bools | Int64s) -> None:
         """Decode what was drawn and reads frames that go with the transitions added now."""
         if len(self._drawn):
             oldest = self._oldest_after(live)
@@ -963,6 +971,91 @@ class ReplayBuffer:
             twin.__setstate__(copying.deepcopy(self.__getstate__(), memo))
         return twin
 
+    # -- replicas, see `compressarray.feed` ----------------------------------------------------
+
+    _kind = files.KIND
+    _position: Any  # how far this has come, as a replica
+
+    @property
+    def _followed(self) -> Followed:
+        return Followed(
+            self._observations, self._transitions, self._resets, self._all_windows, self._tree
+        )
+
+    @contextlib.contextmanager
+    def _held(self) -> Iterator[None]:
+        """Hold all writes off."""
+        with self._lock, contextlib.ExitStack() as locks:
+            for entry in self._observations.images:
+                locks.enter_context(entry.frames._frames.writer.lock)  # type: ignore[attr-defined]
+            self._writer.settle()
+            yield
+
+    def _file_tree(self) -> Snapshot:
+        """What a file holds, for who holds writes off until it is written."""
+        return files.tree_of(self.__getstate__())
+
+    def _mark(self) -> Any:
+        return self._followed.mark(), self._drawing_state()
+
+    def _drawing_state(self) -> tuple[bytes, tuple[float, ...]]:
+        return files.bytes_of(self._rng), (self.gamma, self.beta, self.epsilon)
+
+    def _put_changes(self, message: Message, mark: Any) -> bool:
+        known, drawing = mark
+        if not self._followed.put_changes(message, known):
+            return False
+        rng, numbers = self._drawing_state()
+        message.put_bytes(b"" if rng == drawing[0] else rng)
+        message.put_bytes(np.array([] if numbers == drawing[1] else numbers))
+        message.put_ints([self._has_warned_of_no_reset])
+        return True
+
+    def _follow(self, position: Any) -> None:
+        for entry in self._observations.images:
+            frames = entry.frames
+            assert isinstance(frames, DiffFrameArray)
+            frames._write_with(self._writer)
+            frames._frames.follow(None)
+        self._position = position
+
+    def _end_following(self) -> None:
+        self._position = None
+        for entry in self._observations.images:
+            if isinstance(entry, FrameIndices):  # whose frames others may write
+                entry.frames._write_with(Writer(rank=1))
+
+    def _came_to(self) -> Any:
+        """How far this has come, as a replica; None if it is none."""
+        self._writer.settle()
+        return self._position
+
+    def _take(self, items: Items, position: Any) -> None:
+        with self._lock:
+            self._writer.run(self._take_within, items, position)
+
+    def _take_within(self, items: Items, position: Any) -> None:
+        step = TakeStep(self, self._followed, position)
+        self._writer.steps.append(step)
+        self._settle(step.read_rows(items, self._actions.refuse_foreign))
+        step.read_rest(items)
+        state, numbers = items.octets(), items.octets().view(np.float64)
+        rng = files.rng_from(state) if len(state) else None
+        if len(numbers) not in (0, 3) or not np.isfinite(numbers).all():
+            raise CorruptFrameError("a message has no discount, or no exponents")
+        has_warned = bool(items.number(0, 1))
+        items.end()
+        step.begin(rng, numbers.tolist(), has_warned)
+
+    def _have_drawing(
+        self, rng: np.random.Generator | None, numbers: list[float], has_warned: bool
+    ) -> None:
+        if rng is not None:
+            self._draw_with(rng)
+        if numbers:
+            self.gamma, self.beta, self.epsilon = numbers
+        self._has_warned_of_no_reset = has_warned
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Save to a file all that `load` brings back, frames that were given and seeds included.
 
@@ -977,10 +1070,8 @@ class ReplayBuffer:
         TypeError
             If the codec is an object that numcodecs could not build again.
         """
-        with self._lock, contextlib.ExitStack() as locks:
-            for entry in self._observations.images:
-                locks.enter_context(entry.frames._frames.writer.lock)  # type: ignore[attr-defined]
-            container.save(path, files.KIND, files.tree_of(self.__getstate__()))
+        with self._held():
+            container.save(path, files.KIND, self._file_tree())
 
     @classmethod
     def load(
@@ -1010,11 +1101,110 @@ class ReplayBuffer:
             If it is of a newer version of the format, of something else than a buffer, or of a
             codec or device that is not there.
         """
+        return cls._from_tree(container.load(path, files.KIND), device, seed)
+
+    @classmethod
+    def _from_tree(cls, tree: Any, device: Any = files.AS_SAVED, seed: Any = None) -> ReplayBuffer:
         rng = None if seed is None else checked_generator(seed)
-        state = files.state_from(container.load(path, files.KIND), device, rng)
         buffer = object.__new__(cls)
-        buffer.__setstate__(state)
+        buffer.__setstate__(files.state_from(tree, device, rng))
         return buffer
+
+    def checkpoint(self, path: str | os.PathLike[str]) -> int:
+        """Write a checkpoint: everything at first, and then only what has changed.
+
+        Parameters
+        ----------
+        path : str or path
+            A directory for the checkpoints of this buffer alone.
+
+        Returns
+        -------
+        int
+            The checkpoint's number, for `restore`: keep it beside the weights that belong to it.
+            The last two numbers can be restored at any time, and perhaps some before.
+
+        Raises
+        ------
+        OSError
+            If the directory that `path` is to be made in is not there, the disk is full, or
+            somebody else writes checkpoints there.
+        ValueError
+            If there are checkpoints that this buffer was not restored from.
+
+        Notes
+        -----
+        What is there is synced before this returns, and stays whole if the process is killed at
+        any moment. See ``docs/format.md``.
+
+        Examples
+        --------
+        >>> import tempfile
+        >>> from gymnasium.spaces import Box, Discrete
+        >>> from compressarray import ReplayBuffer
+        >>> buffer = ReplayBuffer(1000, Box(0, 255, (4, 84, 84)), Discrete(6), seed=1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     number = buffer.checkpoint(f"{folder}/replay")
+        ...     again = ReplayBuffer.restore(f"{folder}/replay", at=number)
+        >>> number, again.capacity
+        (1, 1000)
+        """
+        place = os.path.realpath(path)
+        with self._lock:
+            if self._log is None or self._log[0] != place:
+                place_restored, number = self._restored
+                self._log = None  # first: two of one path would keep each other out
+                log = CheckpointLog(path, number if place_restored == place else 0)
+                self._log = place, log
+            log = self._log[1]
+        return log.write(self)
+
+    @classmethod
+    def restore(
+        cls,
+        path: str | os.PathLike[str],
+        at: int | None = None,
+        *,
+        device: Any = files.AS_SAVED,
+        seed: int | np.random.Generator | None = None,
+    ) -> ReplayBuffer:
+        """Return the buffer as it was at a checkpoint; everything is checked, and nothing is run.
+
+        Parameters
+        ----------
+        path : str or path
+            Where `checkpoint` wrote to.
+        at : int, optional
+            The number that it returned; left out, the newest one.
+        device, seed
+            As for `load`.
+
+        Raises
+        ------
+        FileNotFoundError
+            If there are no checkpoints.
+        LookupError
+            If there is none of that number.
+        CorruptFrameError
+            A ValueError: if they are damaged.
+        ValueError
+            If they are of a newer version of the format, or of something else than a buffer.
+        """
+
+        def begin(tree: Any) -> ReplayBuffer:
+            buffer = cls._from_tree(tree, device, None)
+            buffer._follow(None)
+            return buffer
+
+        def go_on(buffer: ReplayBuffer, changes: Any) -> None:
+            buffer._take(Items(changes), None)
+
+        buffer, number = checkpoints.restore(path, files.KIND, at, begin, go_on)
+        buffer._end_following()
+        buffer._restored = os.path.realpath(path), number
+        if seed is not None:
+            buffer.seed(seed)
+        return buffer  # type: ignore[no-any-return]
 
     def __getstate__(self) -> Snapshot:
         with self._lock:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from compressarray.array import DiffFrameArray
 from compressarray.errors import CorruptFrameError
+from compressarray.format import container
 from compressarray.replay import spaces
 from compressarray.replay.outputs import NumpyOutput, make_output
 from compressarray.snapshots import Snapshot, part_of
@@ -80,7 +82,7 @@ AS_SAVED: Any = object()  # what an argument is that nobody gave
 
 def _frames_tree(frames: Any) -> Any:
     if isinstance(frames, DiffFrameArray):
-        return {"array": frames._tree()}
+        return {"array": frames._file_tree()}
     return frames
 
 
@@ -103,6 +105,16 @@ def _from_text(value: Any) -> Any:
             key: each if key == "bit_generator" else _from_text(each) for key, each in value.items()
         }
     return int(value) if isinstance(value, str) else value
+
+
+def bytes_of(rng: np.random.Generator) -> bytes:
+    """The state of a generator."""
+    return container.dumps("Generator", _as_text(rng.bit_generator.state))
+
+
+def rng_from(state: npt.NDArray[np.uint8]) -> np.random.Generator:
+    """The generator whose state `bytes_of` returned, or raise `CorruptFrameError`."""
+    return _generator_from(container.loads(state.data, "Generator"))
 
 
 def _generator_from(tree: Any) -> np.random.Generator:

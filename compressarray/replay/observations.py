@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from compressarray.array import DiffFrameArray
 from compressarray.errors import CorruptFrameError
+from compressarray.format.messages import Items, Message
 from compressarray.replay.layout import Layout, as_array, read_layouts
 from compressarray.replay.misuse import BreakWatch
 from compressarray.replay.outputs import NumpyOutput
@@ -387,6 +388,25 @@ class Observations:
         self._breaks.restore(part_of(snapshot, "breaks"))
         for entry, held in zip(self.entries, _parts_of(snapshot, len(self.entries)), strict=True):
             entry.restore(part_of(held, "stacks"), transitions.counts, transitions.flags)
+
+    # -- replicas, see `compressarray.replay.following` ----------------------------------------
+
+    def put_watches(self, message: Message) -> None:
+        """Add to a message what was seen of misuse."""
+        self._breaks.put(message)
+        for entry in self.entries:
+            entry.put_watch(message)
+
+    def read_watches(self, items: Items) -> Any:
+        """Take what `put_watches` has added, for `have_watches`."""
+        return self._breaks.read(items), [entry.read_watch(items) for entry in self.entries]
+
+    def have_watches(self, given: Any) -> None:
+        """Have seen it."""
+        breaks, watches = given
+        self._breaks.have(breaks)
+        for entry, watch in zip(self.entries, watches, strict=True):
+            entry.have_watch(watch)
 
     # -- accounts ----------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from compressarray.errors import CorruptFrameError
 from compressarray.kernels.compiling import kernel
 from compressarray.snapshots import Snapshot, array_of
+from compressarray.store.changes import NOT_KEPT, listed, ring_of_changes
 
 Int64s = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -33,6 +34,9 @@ class SumTree:
         # Node 0 would be nobody's: there is what a new transition gets, the largest so far.
         self.sums: Floats = np.zeros(max(2 * n_groups, 2))
         self.sums[0] = 1.0
+        # Which leaves were updated, once somebody follows them; see `compressarray.store.changes`.
+        self._changed: npt.NDArray[np.uint32] = NOT_KEPT
+        self._n_changed = 0
 
     @property
     def top(self) -> float:
@@ -75,12 +79,38 @@ class SumTree:
         ValueError
             If the total would be zero or infinite; then nothing has changed.
         """
+        if len(self._changed):  # listed first: what is told once too often does no harm
+            self._list(cells)
         total = update(self.leaves, self.sums, cells, values)
         if not 0 < total < np.inf:
             raise ValueError(
                 f"these priorities would bring the sum of all to {total}, in proportion to which "
                 "nothing can be drawn; nothing was changed. Use epsilon above 0"
             )
+
+    # -- replicas, see `compressarray.feed` ----------------------------------------------------
+
+    def mark(self) -> int:
+        """Keep in mind from now on which leaves are updated, and say how many were."""
+        if len(self.leaves) and not len(self._changed):
+            self._changed = ring_of_changes(len(self.leaves))
+        return self._n_changed
+
+    def updated_since(self, mark: int) -> Int64s | None:
+        """The cells that were updated, sorted; None if that is not known any more."""
+        return listed(self._changed, mark, self._n_changed)
+
+    def _list(self, cells: Int64s) -> None:
+        kept = cells[-len(self._changed) :]
+        first = self._n_changed + len(cells) - len(kept)
+        places = (first + np.arange(len(kept))) % len(self._changed)
+        self._changed[places] = kept
+        self._n_changed += len(cells)
+
+    def set_to(self, cells: Int64s, values: Floats, top: float) -> None:
+        """Have some leaves and a top that were another tree's."""
+        self.sums[0] = top
+        set_leaves(self.leaves, self.sums, cells, values)
 
     def snapshot(self) -> Snapshot:
         """Copy what cannot be worked out from the rest."""
@@ -117,7 +147,9 @@ class SumTree:
     @property
     def nbytes(self) -> int:
         """Bytes held, none without cells."""
-        return self.leaves.nbytes + self.sums.nbytes if len(self.leaves) else 0
+        if not len(self.leaves):
+            return 0
+        return self.leaves.nbytes + self.sums.nbytes + self._changed.nbytes
 
 
 @kernel
@@ -134,6 +166,13 @@ def set_leaf(leaves: Any, sums: Any, cell: Any, value: Any) -> Any:
     while node >= 1:
         sums[node] = sums[2 * node] + sums[2 * node + 1]
         node >>= 1
+
+
+@kernel
+def set_leaves(leaves: Any, sums: Any, cells: Any, values: Any) -> Any:
+    """Set some leaves and the sums above them."""
+    for i in range(len(cells)):
+        set_leaf(leaves, sums, cells[i], values[i])
 
 
 @kernel

@@ -43,6 +43,18 @@ class Steps(NamedTuple):
     is_first: Floats
 
 
+class NewRows(NamedTuple):
+    """What a message brings of some lanes."""
+
+    lanes: Int64s  # (n,), sorted
+    n_new: Int64s  # (n,): transitions of each
+    was_cut: Bools  # (n,): whether the newest one before those was cut
+    cells: Int64s  # (rows,): where they go, lane by lane, oldest first
+    flags: UInt8s
+    rewards: Floats
+    actions: UInt8s  # (rows, bytes of an action)
+
+
 class Transitions:
     """Actions, rewards and ends of ``n_lanes`` rings of ``n_slots`` transitions.
 
@@ -120,6 +132,30 @@ class Transitions:
         )  # fmt: skip
         for each in windows:
             each.turn(lanes, True, self.counts, self.runs, self.flags)
+
+    def take(self, rows: NewRows) -> None:
+        """Have the transitions of a message, see `compressarray.replay.following`.
+
+        Windows are told before, while ``counts`` and ``runs`` still say what there was.
+        """
+        n_slots = self.n_slots
+        cut = rows.lanes[rows.was_cut]
+        self.flags[cut, (self.counts[cut] - 1) % n_slots] |= CUT
+        self.flags.reshape(-1)[rows.cells] = rows.flags
+        self.rewards[rows.cells] = rows.rewards
+        self.action_bytes[rows.cells] = rows.actions
+
+    def have(self, rows: NewRows) -> None:
+        """Count the transitions that `take` brought."""
+        count_rows(rows.lanes, rows.n_new, rows.was_cut, self.counts, self.runs, self.running,
+                   self.flags)  # fmt: skip
+
+    def cells_of_new(self, lanes: Int64s, first: Int64s, n_new: Int64s) -> Int64s:
+        """Return the cells of ``n_new`` transitions from the ``first`` on, lane by lane."""
+        lane = np.repeat(lanes, n_new)
+        within = np.arange(len(lane)) - np.repeat(np.cumsum(n_new) - n_new, n_new)
+        cells: Int64s = lane * self.n_slots + (np.repeat(first, n_new) + within) % self.n_slots
+        return cells
 
     def cut(self, named: Bools, windows: list[Windows]) -> None:
         """End the running episodes of the lanes that ``named``, ``(n_lanes,)``, says."""
@@ -273,6 +309,24 @@ def record(lanes: Any, action: Any, reward: Any, terminated: Any, truncated: Any
         counts[lane] += 1
         runs[lane] = min(runs[lane] + 1, n_slots)
         running[lane] = not (terminated[lane] or truncated[lane])
+
+
+@kernel
+def count_rows(lanes: Any, n_new: Any, was_cut: Any, counts: Any, runs: Any, running: Any,
+               flags: Any) -> Any:  # fmt: skip
+    """Let the rows of some lanes that were written count, as `record` and `end_runs` do."""
+    n_slots = flags.shape[1]
+    for i in range(len(lanes)):
+        lane = lanes[i]
+        if was_cut[i]:
+            running[lane] = False
+        for _ in range(n_new[i]):
+            flag = flags[lane, counts[lane] % n_slots]
+            if flag & FIRST:
+                runs[lane] = 0
+            counts[lane] += 1
+            runs[lane] = min(runs[lane] + 1, n_slots)
+            running[lane] = not flag & END
 
 
 @kernel
