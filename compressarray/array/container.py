@@ -529,8 +529,18 @@ class DiffFrameArray(NDArrayFace):
             container.save(path, files.KIND, self._file_tree())
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> DiffFrameArray:
+    def load(
+        cls, path: str | os.PathLike[str], mmap_mode: Literal["r"] | None = None
+    ) -> DiffFrameArray:
         """Return the array that was saved; everything is checked, and nothing is run.
+
+        Parameters
+        ----------
+        path : str or path
+        mmap_mode : {None, "r"}
+            "r": the compressed frames stay in the file, are read and checked where they are looked
+            at, and cannot be written to. The file must not be cut off meanwhile; one that is saved
+            over it leaves this array as it was.
 
         Raises
         ------
@@ -542,7 +552,8 @@ class DiffFrameArray(NDArrayFace):
             If it is of a newer version of the format, of something else than an array, or of a
             codec that is not installed.
         """
-        return cls._from_tree(container.load(path, files.KIND))
+        lazily = files.is_mapped(mmap_mode)
+        return cls._from_tree(container.load(path, files.KIND, lazily=lazily))
 
     # -- replicas, see `compressarray.feed` ----------------------------------------------------
 

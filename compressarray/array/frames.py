@@ -198,6 +198,7 @@ class _Frames:
         self.writer.run(self._clear)
 
     def _clear(self) -> None:
+        self._refuse_mapped()
         fresh = self._begin(self._now.number + 1)
         fresh.store.take_pins(self._now.store)
         self.writer.steps.append(_Cleared(self, self._now))
@@ -273,14 +274,22 @@ class _Frames:
         return self.writer.run(self._pin, entries)
 
     def _pin(self, entries: UInt8s) -> list[int]:
-        store = self._now.store
+        store = self._now.store  # pins of a mapped one are in memory, too
         store.follows = False
         return [store.pin(entry) for entry in entries]
 
     def _now_to_write(self) -> _Stream:
         """The stream, whose ring and store are steps of the write that runs."""
+        self._refuse_mapped()
         self._now.store.follows = False
         return self._begin_write()
+
+    def _refuse_mapped(self) -> None:
+        if self._now.store.is_mapped:
+            raise ValueError(
+                "this array is read-only: it was loaded with mmap_mode='r'. Write to a copy of it, "
+                "or load it without"
+            )
 
     def _begin_write(self) -> _Stream:
         now, writer = self._now, self.writer

@@ -9,13 +9,14 @@ import threading
 import warnings
 import weakref
 from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
 from compressarray import checkpoints
 from compressarray.array import DiffFrameArray
+from compressarray.array import files as array_files
 from compressarray.checkpoints import CheckpointLog
 from compressarray.errors import CorruptFrameError, FrameEvictedError, StaleStreamError
 from compressarray.format import container
@@ -398,6 +399,7 @@ class ReplayBuffer:
         self._draw_with(self._rng)
         self._drew_in = 0  # the process that drew last
         self._drawn: weakref.WeakSet[Drawn[Any]] = weakref.WeakSet()
+        self._is_mapped = self._observations.are_mapped
         self._position = None
         self._log: tuple[str, CheckpointLog] | None = None
         self._restored = "", 0  # the checkpoint that this was restored from
@@ -493,6 +495,7 @@ class ReplayBuffer:
         """
         with self._lock:
             self._writer.settle()
+            self._refuse_mapped()
             observations, transitions, resets = self._observations, self._transitions, self._resets
             n = transitions.n_lanes
             said = checked_info(info, self.autoreset_mode)
@@ -530,6 +533,13 @@ class ReplayBuffer:
             rows = Rows(*map(np.array, (actions, rewards, ends, cuts)))
             step = AddStep(self._parts, after, rows, course, told, breaks)
             self._writer.run(self._write, step, before, after)
+
+    def _refuse_mapped(self) -> None:
+        if self._is_mapped:
+            raise ValueError(
+                "this buffer is read-only: it was loaded with mmap_mode='r'. Add to a copy of it, "
+                "or load it without"
+            )
 
     def _write(self, step: AddStep, before: list[Any], after: list[Any]) -> None:
         self._writer.steps.append(step)
@@ -579,6 +589,7 @@ class ReplayBuffer:
         """
         with self._lock:
             self._writer.settle()
+            self._refuse_mapped()
             for drawn in list(self._drawn):
                 # A `sample` in another thread gets what it has drawn. Frames that were given may
                 # be of a stream that has ended: whoever asks for that batch will hear of it.
@@ -1080,6 +1091,7 @@ class ReplayBuffer:
         *,
         device: Any = files.AS_SAVED,
         seed: int | np.random.Generator | None = None,
+        mmap_mode: Literal["r"] | None = None,
     ) -> ReplayBuffer:
         """Return the buffer that was saved; everything is checked, and nothing is run.
 
@@ -1090,6 +1102,10 @@ class ReplayBuffer:
             Where samples go; left out, as it was.
         seed : int or numpy.random.Generator, optional
             Left out, it goes on drawing as the saved one would have.
+        mmap_mode : {None, "r"}
+            "r": the compressed frames stay in the file, are read and checked where they are drawn,
+            and nothing can be added. The file must not be cut off meanwhile; one that is saved over
+            it leaves this buffer as it was.
 
         Raises
         ------
@@ -1101,7 +1117,8 @@ class ReplayBuffer:
             If it is of a newer version of the format, of something else than a buffer, or of a
             codec or device that is not there.
         """
-        return cls._from_tree(container.load(path, files.KIND), device, seed)
+        lazily = array_files.is_mapped(mmap_mode)
+        return cls._from_tree(container.load(path, files.KIND, lazily=lazily), device, seed)
 
     @classmethod
     def _from_tree(cls, tree: Any, device: Any = files.AS_SAVED, seed: Any = None) -> ReplayBuffer:

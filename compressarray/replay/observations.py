@@ -289,6 +289,14 @@ class Observations:
         """Whether frames are appended by somebody else, an `IndexedFrameStack`."""
         return any(isinstance(entry, FrameIndices) for entry in self.entries)
 
+    @property
+    def are_mapped(self) -> bool:
+        """Whether any frames lie in a file, and nothing may be added."""
+        return any(
+            isinstance(entry.frames, DiffFrameArray) and entry.frames._frames.store.is_mapped
+            for entry in self.entries
+        )
+
     # -- sampling ----------------------------------------------------------------------------
 
     def step_readers(self, cells: Int64s, last: Int64s, n_step: int) -> list[Reader]:
