@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import dataclasses
 import pickle
 import tempfile
 from collections import deque
@@ -256,6 +257,31 @@ class ReplayMachine(RuleBasedStateMachine):
         before = old.sample(5).index.tolist() if self.samplable else []
         after = world.buffer.sample(5).index.tolist() if self.samplable else []
         assert before == after, "the random state was not copied"
+        self.follow_anew()
+
+    @rule(n_slots=st.integers(1, 50), extra=st.integers(0, 2))
+    def go_on_with_another_capacity(self, n_slots: int, extra: int) -> None:
+        self.stop_drawing_ahead()
+        world = self.world
+        s = world.setting
+        path = Path(self.folder, "..", f"{Path(self.folder).name}.buffer")
+        world.buffer.save(path)
+        mapped = ReplayBuffer.load(path, mmap_mode="r")
+        assert_same_content(mapped, world.oracle)
+        capacity = n_slots * s.n_envs + min(extra, s.n_envs - 1)
+        if n_slots < s.n_step:
+            with pytest.raises(ValueError, match=f"load it with {s.n_envs * s.n_step} or more"):
+                ReplayBuffer.load(path, capacity=capacity)
+            path.unlink()
+            return
+        world.buffer = ReplayBuffer.load(path, capacity=capacity)
+        path.unlink()
+        if world.frames is not None:
+            world.frames = world.buffer.frames
+        world.setting = dataclasses.replace(s, n_slots=n_slots)
+        world.oracle.resize(n_slots)
+        for lane in world.lanes:
+            lane.setting = world.setting
         self.follow_anew()
 
     # ----------------------------------------------------------------- replicas

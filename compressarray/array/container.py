@@ -608,6 +608,18 @@ class DiffFrameArray(NDArrayFace):
             state,
         )
 
+    def _like_with_rows(self, n_rows: int) -> DiffFrameArray:
+        """Return an empty array that differs from this one in the length of its first axis."""
+        frames = self._frames
+        twin = object.__new__(DiffFrameArray)
+        twin._be(
+            _Frames(
+                (n_rows, *frames.shape[1:]), frames.dtype, len(frames.frame_shape),
+                frames.stack_axis, copying.deepcopy(frames.codec), frames.fill_value,
+            )
+        )  # fmt: skip
+        return twin
+
     _base: DiffFrameArray | None
 
     def _be(self, frames: _Frames) -> None:

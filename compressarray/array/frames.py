@@ -174,6 +174,16 @@ class _Frames:
         flat = np.frombuffer(fill.tobytes() or bytes(1), np.uint8)
         return _Stream(number, Ring(self.shape[0], self.n_lanes), self._make_store(flat, None))
 
+    def begin_at(self, other: _Frames, counts: Int64s) -> None:
+        """Be in another one's stream, with its pinned frames, and no frames before some counts.
+
+        These frames are empty, and nobody else's.
+        """
+        _, ring, store = self._now
+        ring.both[:] = counts
+        store.take_pins(other.store)
+        self._now = _Stream(other.stream, ring, store)
+
     def _make_store(self, fill: UInt8s, snapshot: Snapshot | None) -> Store:
         lead, axis = self._store_lead, self._store_axis
         lanes = prod(n for i, n in enumerate(lead) if i not in (0, axis))

@@ -21,7 +21,7 @@ from compressarray.checkpoints import CheckpointLog
 from compressarray.errors import CorruptFrameError, FrameEvictedError, StaleStreamError
 from compressarray.format import container
 from compressarray.format.messages import Items, Message
-from compressarray.replay import files
+from compressarray.replay import files, resizing
 from compressarray.replay.actions import Actions
 from compressarray.replay.attributes import Adjustable, Fixed
 from compressarray.replay.checks import (
@@ -866,7 +866,8 @@ class ReplayBuffer:
         windows = self._sequences.pop(length, None)
         if windows is None:
             windows = Windows(self.capacity, length, True)
-            windows.rebuild(self._transitions.counts, self._transitions.flags)
+            held = self._transitions
+            windows.rebuild(held.oldest, held.counts, held.flags)
         self._sequences[length] = windows  # the last one is the one used last
         if len(self._sequences) > _MOST_LENGTHS:
             del self._sequences[next(iter(self._sequences))]
@@ -1090,6 +1091,7 @@ class ReplayBuffer:
         path: str | os.PathLike[str],
         *,
         device: Any = files.AS_SAVED,
+        capacity: int | None = None,
         seed: int | np.random.Generator | None = None,
         mmap_mode: Literal["r"] | None = None,
     ) -> ReplayBuffer:
@@ -1100,6 +1102,10 @@ class ReplayBuffer:
         path : str or path
         device : str, torch.device or None, optional
             Where samples go; left out, as it was.
+        capacity : int, optional
+            Another one than it had: the newest transitions stay, under their names. That stores
+            their frames anew, some ten microseconds each, and does not go with `mmap_mode`. Frames
+            that were given are kept in an array of their own, which has room for `capacity`.
         seed : int or numpy.random.Generator, optional
             Left out, it goes on drawing as the saved one would have.
         mmap_mode : {None, "r"}
@@ -1118,13 +1124,22 @@ class ReplayBuffer:
             codec or device that is not there.
         """
         lazily = array_files.is_mapped(mmap_mode)
-        return cls._from_tree(container.load(path, files.KIND, lazily=lazily), device, seed)
+        if lazily and capacity is not None:
+            raise ValueError(
+                f"capacity={capacity} and mmap_mode='r' were both given: of another capacity, "
+                "frames are stored anew. Leave one of them out"
+            )
+        tree = container.load(path, files.KIND, lazily=lazily)
+        return cls._from_tree(tree, device, seed, capacity)
 
     @classmethod
-    def _from_tree(cls, tree: Any, device: Any = files.AS_SAVED, seed: Any = None) -> ReplayBuffer:
+    def _from_tree(
+        cls, tree: Any, device: Any = files.AS_SAVED, seed: Any = None, capacity: Any = None
+    ) -> ReplayBuffer:
         rng = None if seed is None else checked_generator(seed)
+        state = files.state_from(tree, device, rng)
         buffer = object.__new__(cls)
-        buffer.__setstate__(files.state_from(tree, device, rng))
+        buffer.__setstate__(state if capacity is None else resizing.resized(state, capacity))
         return buffer
 
     def checkpoint(self, path: str | os.PathLike[str]) -> int:
@@ -1269,7 +1284,8 @@ class ReplayBuffer:
         self._transitions.restore(transitions)
         held_cells = np.flatnonzero(self._transitions.is_held)
         self._actions.refuse_foreign(self._transitions.actions[held_cells])
-        self._windows.rebuild(self._transitions.counts, self._transitions.flags)
+        held_ones = self._transitions
+        self._windows.rebuild(held_ones.oldest, held_ones.counts, held_ones.flags)
         starts = held_cells[self._windows.holds(held_cells)]
         self._tree.restore(part_of(state, "priorities"), starts, np.finfo(float).max / capacity)
         self._resets.restore(part_of(state, "resets"))

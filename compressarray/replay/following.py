@@ -274,7 +274,7 @@ class TakeStep:
         chosen, n_new = rows.lanes[with_new], rows.n_new[with_new]
         if not len(chosen):
             return
-        held = np.minimum(transitions.counts[chosen], 1)
+        held = np.minimum(transitions.counts - transitions.oldest, 1)[chosen]
         n_slots = 1 + int(n_new.max())
         within = np.arange(n_slots) < (held + n_new)[:, None]
         is_new = within & (np.arange(n_slots) >= held[:, None])
@@ -286,8 +286,8 @@ class TakeStep:
         some_cells[is_new], some_flags[is_new] = cells, rows.flags
         oldest, n_frames, in_order = entry._bounds()
         wrong = find_wrong(
-            held + n_new, some_flags, some_cells.reshape(-1), lanes[chosen], oldest[chosen],
-            n_frames[chosen], entry.layout.stack_size, in_order,
+            np.zeros(len(chosen), np.int64), held + n_new, some_flags, some_cells.reshape(-1),
+            lanes[chosen], oldest[chosen], n_frames[chosen], entry.layout.stack_size, in_order,
         )  # fmt: skip
         if wrong >= 0:
             raise CorruptFrameError(

@@ -96,12 +96,7 @@ class Observations:
     def _own_frames(
         self, layout: Layout, codec: Any, gop_length: int | None, held: Snapshot | None
     ) -> DiffFrameArray:
-        # Episodes of one step store two observations a transition, and a wrapper whose stacks
-        # never go on has each of them stored whole. Rows are but address space until they are
-        # written. The next step's frames come before the oldest ones go, hence two more.
-        whole = 1 if layout.feed == "newest" else layout.stack_size
-        n_rows = 2 * whole * (self._n_slots + 1) + layout.stack_size
-        shape = (n_rows, self._n_lanes, *layout.frame_shape)
+        shape = (rows_of_frames(layout, self._n_slots), self._n_lanes, *layout.frame_shape)
         if held is not None:
             return _checked_frames(part_of(held, "frames"), shape, layout)
         return DiffFrameArray(
@@ -274,10 +269,10 @@ class Observations:
         for entry, successor in zip(self.entries, after, strict=True):
             entry.commit(successor, live, counts)
 
-    def discard(self, counts: Int64s) -> None:
+    def discard(self, counts: Int64s, since: Int64s) -> None:
         """Let go of the frames that no transition needs; see `Stacks.let_go`."""
         for entry in self.entries:
-            entry.let_go(counts)
+            entry.let_go(counts, since)
 
     def clear(self) -> None:
         """Forget all stacks, and the frames that were stored here."""
@@ -395,7 +390,9 @@ class Observations:
         """
         self._breaks.restore(part_of(snapshot, "breaks"))
         for entry, held in zip(self.entries, _parts_of(snapshot, len(self.entries)), strict=True):
-            entry.restore(part_of(held, "stacks"), transitions.counts, transitions.flags)
+            entry.restore(
+                part_of(held, "stacks"), transitions.oldest, transitions.counts, transitions.flags
+            )
 
     # -- replicas, see `compressarray.replay.following` ----------------------------------------
 
@@ -601,13 +598,27 @@ def _checked_frames(frames: Any, shape: tuple[int, ...], layout: Layout) -> Diff
     return frames
 
 
+def rows_of_frames(layout: Layout, n_slots: int) -> int:
+    """Return how many frames of a lane so many transitions may need at once."""
+    # Episodes of one step store two observations a transition, and a wrapper whose stacks never go
+    # on has each of them stored whole. Rows are but address space until they are written. The next
+    # step's frames come before the oldest ones go, hence two more.
+    whole = 1 if layout.feed == "newest" else layout.stack_size
+    return 2 * whole * (n_slots + 1) + layout.stack_size
+
+
+def rows_of_given_frames(layout: Layout, n_slots: int) -> int:
+    """Return the same of frames that an `IndexedFrameStack` stores."""
+    return 2 * n_slots + layout.stack_size
+
+
 def _check_given(frames: DiffFrameArray, layout: Layout, n_lanes: int, n_slots: int) -> None:
     if frames.n_lanes != n_lanes:
         raise ValueError(
             f"frames has {frames.n_lanes} lanes and n_envs={n_lanes}: pass the frames of the "
             "wrapper around these very environments"
         )
-    needed = 2 * n_slots + layout.stack_size
+    needed = rows_of_given_frames(layout, n_slots)
     if frames.shape[0] < needed:
         raise ValueError(
             f"frames keeps {frames.shape[0]} frames a lane, and {n_slots} transitions may need "

@@ -185,15 +185,15 @@ class Stacks(ABC):
     def _keep(self, lanes: Int64s, indices: Int64s) -> None:
         """Keep how the successors of some lanes look, by their frame indices."""
 
-    def let_go(self, counts: Int64s) -> None:
+    def let_go(self, counts: Int64s, since: Int64s) -> None:
         """Give up the frames that no transition needs, as soon as there are a few.
 
         Parameters
         ----------
-        counts : ndarray, (n_lanes,) int64
-            Transitions that each lane has had.
+        counts, since : ndarray, (n_lanes,) int64
+            Transitions that each lane has had, and the first of them that there may be.
         """
-        if find_needed(counts, self.cells, self.lanes, _LET_GO_AT):
+        if find_needed(counts, since, self.cells, self.lanes, _LET_GO_AT):
             self.frames.discard(self.lanes["first"])
 
     def clear(self) -> None:
@@ -282,14 +282,14 @@ class Stacks(ABC):
             "lanes": {**lanes, "known": self.lanes["known"].astype(np.uint8)},
         }
 
-    def restore(self, snapshot: Snapshot, counts: Int64s, flags: UInt8s) -> None:
+    def restore(self, snapshot: Snapshot, since: Int64s, counts: Int64s, flags: UInt8s) -> None:
         """Become what a snapshot was taken of; the frames are there.
 
         Parameters
         ----------
         snapshot : dict
-        counts : ndarray, (n_lanes,) int64
-            Transitions that each lane has had.
+        since, counts : ndarray, (n_lanes,) int64
+            The oldest transition that each lane holds, and how many it has had.
         flags : ndarray, (n_lanes, n_slots) uint8
             Theirs.
 
@@ -317,7 +317,7 @@ class Stacks(ABC):
         if (self.lanes["first"] > n_frames).any():
             raise CorruptFrameError(f"stored first is {self.lanes['first']}, past {n_frames}")
         lane = find_wrong(
-            counts, flags, self.cells, self.lanes, oldest, n_frames, size, in_order
+            since, counts, flags, self.cells, self.lanes, oldest, n_frames, size, in_order
         )  # fmt: skip
         if lane >= 0:
             raise CorruptFrameError(

@@ -103,7 +103,8 @@ class AddStep:
 
     def tidy(self) -> None:
         """Let go of the frames that no transition needs any more."""
-        self._parts.observations.discard(self._parts.transitions.counts)
+        transitions = self._parts.transitions
+        self._parts.observations.discard(transitions.counts, transitions.first)
 
 
 class CutStep:

@@ -76,6 +76,8 @@ class Transitions:
         self._action_shape = action_shape
         self._action_dtype = action_dtype
         self.counts: Int64s = np.zeros(n_lanes, np.int64)
+        # The first transition that there may be, where a smaller ring has let go of those before.
+        self.first: Int64s = np.zeros(n_lanes, np.int64)
         # Steps of each lane's newest episode that are held, and whether it goes on.
         self.runs: Int64s = np.zeros(n_lanes, np.int64)
         self.running: Bools = np.zeros(n_lanes, np.bool_)
@@ -90,12 +92,12 @@ class Transitions:
         self.counts[:], self.runs[:], self.running[:] = standing
 
     def __len__(self) -> int:
-        return int(np.minimum(self.counts, self.n_slots).sum())
+        return int((self.counts - self.oldest).sum())
 
     @property
     def oldest(self) -> Int64s:
         """The oldest transition that each lane holds, ``(n_lanes,)``, where it holds one."""
-        return np.maximum(self.counts - self.n_slots, 0)
+        return np.maximum(self.counts - self.n_slots, self.first)
 
     @property
     def actions(self) -> AnyArray:
@@ -217,6 +219,7 @@ class Transitions:
         """Copy what cannot be worked out from the rest."""
         return {
             "counts": self.counts.copy(),
+            "first": self.first.copy(),
             "flags": self.flags.copy(),
             "rewards": self.rewards.copy(),
             "actions": self.actions.copy(),
@@ -232,6 +235,9 @@ class Transitions:
         """
         n_cells = len(self.rewards)
         counts = array_of(snapshot, "counts", np.int64, (self.n_lanes,), 0, MOST // self.n_lanes)
+        first = array_of(snapshot, "first", np.int64, (self.n_lanes,), 0)
+        if (first > counts).any():
+            raise CorruptFrameError(f"stored first is {first}, past the counts {counts}")
         flags = array_of(
             snapshot, "flags", np.uint8, self.flags.shape, 0,
             TERMINATED | TRUNCATED | CUT | FIRST,
@@ -240,11 +246,11 @@ class Transitions:
         if not np.isfinite(rewards).all():
             raise CorruptFrameError("stored rewards are not all finite")
         actions = array_of(snapshot, "actions", self._action_dtype, (n_cells, *self._action_shape))
-        self.counts, self.flags, self.rewards = counts, flags, rewards
+        self.counts, self.flags, self.rewards, self.first = counts, flags, rewards, first
         self.action_bytes = actions.reshape(n_cells, prod(self._action_shape)).view(np.uint8)
         self._check_flags()
         for lane in range(self.n_lanes):
-            n = min(int(counts[lane]), self.n_slots)
+            n = int(counts[lane] - self.oldest[lane])
             slots = (counts[lane] - 1 - np.arange(n)) % self.n_slots
             ends = flags[lane, slots] & END != 0  # from the newest one back
             self.running[lane] = n > 0 and not ends[0]
@@ -254,11 +260,10 @@ class Transitions:
         """Refuse episodes that do not begin where others end."""
         ends, firsts = self.flags & END != 0, self.flags & FIRST != 0
         begins = np.roll(ends, 1, axis=1)
-        begins[self.counts <= self.n_slots, 0] = True
-        # Nothing is known of the step before the oldest one of a ring that has turned.
-        turned = np.flatnonzero(self.counts > self.n_slots)
-        oldest = self.counts[turned] % self.n_slots
-        begins[turned, oldest] = firsts[turned, oldest]
+        # Nothing is known of the step before the oldest one that is held, but of the very first.
+        oldest = self.oldest % self.n_slots
+        is_first = firsts[self.all_lanes, oldest] | (self.oldest == 0)
+        begins[self.all_lanes, oldest] = is_first
         is_both = (self.flags & CUT != 0) & (self.flags & (TERMINATED | TRUNCATED) != 0)
         wrong = self.is_held & ((begins != firsts) | is_both)
         if wrong.any():
@@ -271,13 +276,16 @@ class Transitions:
     @property
     def is_held(self) -> Bools:
         """Which slots hold a transition, ``(n_lanes, n_slots)``."""
-        held: Bools = np.arange(self.n_slots) < self.counts[:, None]
+        newest = self.counts[:, None] - 1
+        times = newest - (newest - np.arange(self.n_slots)) % self.n_slots
+        held: Bools = times >= self.oldest[:, None]
         return held
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        parts = (self.rewards, self.flags, self.action_bytes, self.counts, self.runs, self.running)
+        parts = (self.rewards, self.flags, self.action_bytes, self.counts, self.runs, self.running,
+                 self.first)  # fmt: skip
         return sum(part.nbytes for part in parts)
 
 

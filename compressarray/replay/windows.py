@@ -123,11 +123,11 @@ class Windows:
             self.counts, self.tree.leaves, self.tree.sums, self.tree.top,
         )  # fmt: skip
 
-    def rebuild(self, counts: Int64s, flags: npt.NDArray[np.uint8]) -> None:
+    def rebuild(self, oldest: Int64s, counts: Int64s, flags: npt.NDArray[np.uint8]) -> None:
         """Fill an empty set from all transitions that are held; takes a pass over the flags."""
         rebuild(
-            counts, flags, self.length, self.full, self.words, self.counts, self.tree.leaves,
-            self.tree.sums, self.tree.top,
+            oldest, counts, flags, self.length, self.full, self.words, self.counts,
+            self.tree.leaves, self.tree.sums, self.tree.top,
         )  # fmt: skip
 
     @property
@@ -230,13 +230,13 @@ def catch_up(lanes: Any, n_new: Any, was_cut: Any, lane_counts: Any, runs: Any, 
 
 
 @kernel
-def rebuild(lane_counts: Any, flags: Any, length: Any, full: Any, words: Any, counts: Any,
-            leaves: Any, sums: Any, priority: Any) -> Any:  # fmt: skip
+def rebuild(oldest: Any, lane_counts: Any, flags: Any, length: Any, full: Any, words: Any,
+            counts: Any, leaves: Any, sums: Any, priority: Any) -> Any:  # fmt: skip
     """See `Windows.rebuild`."""
     n_lanes, n_slots = flags.shape
     for lane in range(n_lanes):
         run = 0
-        for t in range(max(0, lane_counts[lane] - n_slots), lane_counts[lane]):
+        for t in range(oldest[lane], lane_counts[lane]):
             run += 1
             admit(lane, t, run, flags, length, full, words, counts, leaves, sums, priority)
             if flags[lane, t % n_slots] & END:
