@@ -43,6 +43,7 @@ class Adding(BufferParts):
         info: Mapping[str, Any] | None = None,
         *,
         was_reset: Any = None,
+        fields: Mapping[str, Any] | None = None,
     ) -> None:
         """Add what one step of all environments gave; copied.
 
@@ -64,6 +65,8 @@ class Adding(BufferParts):
             Lanes that the environment has reset in this step; under "disabled", those that you have
             reset before it. Needed where not every end is followed by a reset, as with ALE's
             ``life_loss_info``, and nothing else tells: see Notes.
+        fields : mapping of str to (n_envs, *field shape), optional
+            Of a buffer that was built with `fields`, all of them.
 
         Raises
         ------
@@ -107,6 +110,7 @@ class Adding(BufferParts):
             rewards = checked_rewards(reward, n)
             ends = checked_bools("terminated", terminated, n)
             cuts = checked_bools("truncated", truncated, n)
+            kept = self._transitions.fields.checked(fields, n)
             marked = None if was_reset is None else checked_bools("was_reset", was_reset, n)
             told = resets.told(said, marked)
             course = resets.follow(
@@ -131,7 +135,7 @@ class Adding(BufferParts):
             for remark in remarks:
                 warnings.warn(remark, stacklevel=2)
             self._settle(live)
-            rows = Rows(*map(np.array, (actions, rewards, ends, cuts)))
+            rows = Rows(np.array(actions), np.array(rewards), np.array(ends), np.array(cuts), kept)
             step = AddStep(self._parts, after, rows, course, told, breaks)
             self._writer.run(self._write, step, before, after)
 

@@ -31,6 +31,8 @@ class Batch(NamedTuple):
         Names for `ReplayBuffer.update_priorities`. Always a numpy array.
     weight : (B,) float32
         Importance weights, at most 1; all 1 without priorities.
+    fields : dict of (B, *field shape)
+        Of the first of those steps, what it was added with.
     """
 
     obs: Any
@@ -41,13 +43,25 @@ class Batch(NamedTuple):
     discount: Any
     index: Int64s  # type: ignore[assignment]
     weight: Any
+    fields: dict[str, Any]
 
 
 class SequenceBatch(NamedTuple):
-    """Runs of T steps of one episode each; fields as in `Batch`, with axes ``(B, T, ...)``.
+    """Runs of T steps each; what `Batch` has, with axes ``(B, T, ...)``.
 
-    Rewards are those of single steps. ``is_first`` is 1 where an episode begins, ``truncated``
-    where one was truncated; both float32.
+    Attributes
+    ----------
+    obs, action, reward, next_obs, terminated, index, fields
+        As in `Batch`, but of single steps; ``index`` is -1 where a run is padded.
+    truncated : (B, T) float32
+        1 where an episode was truncated with the step.
+    is_first : (B, T) float32
+        1 where an episode begins with it.
+    mask : (B, T) float32
+        0 where a run is padded: rewards and flags are 0 there, and all else is that of the step
+        beside it.
+    weight : (B,) float32
+        Importance weights, at most 1; all 1 where runs were drawn uniformly.
     """
 
     obs: Any
@@ -58,3 +72,23 @@ class SequenceBatch(NamedTuple):
     truncated: Any
     is_first: Any
     index: Int64s  # type: ignore[assignment]
+    mask: Any
+    weight: Any
+    fields: dict[str, Any]
+
+
+class Transition(NamedTuple):
+    """Single steps by name; fields as in `SequenceBatch`, with the axes of the names.
+
+    ``index`` has the names.
+    """
+
+    obs: Any
+    action: Any
+    reward: Any
+    next_obs: Any
+    terminated: Any
+    truncated: Any
+    is_first: Any
+    index: Int64s  # type: ignore[assignment]
+    fields: dict[str, Any]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,9 +16,10 @@ from compressarray.replay.checks import (
 )
 from compressarray.replay.footprint import expected_part, memory_bytes
 from compressarray.replay.keeping import Keeping
+from compressarray.replay.naming import Naming
 from compressarray.replay.outputs import make_output
 from compressarray.replay.parts import Settings
-from compressarray.replay.sampling import Sampling
+from compressarray.replay.sequences import Sequences
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
@@ -28,7 +30,7 @@ B = TypeVar("B")
 _ALPHA, _BETA, _EPSILON = 0.6, 0.4, 1e-6
 
 
-class ReplayBuffer(Adding, Sampling, Keeping):
+class ReplayBuffer(Adding, Naming, Sequences, Keeping):
     """A ring of the newest transitions, whose frames are stored once, compressed, without loss.
 
     Parameters
@@ -74,6 +76,10 @@ class ReplayBuffer(Adding, Sampling, Keeping):
         ``(priority + epsilon) ** alpha`` is what drawing is in proportion to; weights are
         ``(n * probability) ** -beta``, divided by the batch's largest. `beta` and `epsilon` may
         be set later.
+    fields : mapping of str to space, optional
+        What else is kept of each transition, such as
+        ``{"log_prob": Box(-np.inf, 0, (), np.float32)}``: `add` is given it, and batches have it.
+        Stored as it is, in the dtypes of the spaces.
     device : str or torch.device, optional
         Given: samples are tensors there. May be set later.
     seed : int or numpy.random.Generator, optional
@@ -148,6 +154,7 @@ class ReplayBuffer(Adding, Sampling, Keeping):
         alpha: float = _ALPHA,
         beta: float = _BETA,
         epsilon: float = _EPSILON,
+        fields: Mapping[str, Any] | None = None,
         device: Any = None,
         seed: int | np.random.Generator | None = None,
     ) -> None:
@@ -170,6 +177,7 @@ class ReplayBuffer(Adding, Sampling, Keeping):
             stack_axis=stack_axis,
             frame_channels=frame_channels,
             padding_type=padding_type,
+            fields=fields,
         )
         self._build(settings, frames, codec, gop_length)
         self._open()
@@ -212,6 +220,32 @@ class ReplayBuffer(Adding, Sampling, Keeping):
         self._output = make_output(device)
 
     @property
+    def observation_space(self) -> Any:
+        """Of one environment, as it was given."""
+        return self._given["observation_space"]
+
+    @property
+    def action_space(self) -> Any:
+        """Of one environment, as it was given."""
+        return self._given["action_space"]
+
+    @property
+    def full(self) -> bool:
+        """Whether every lane is, so that each transition more replaces one."""
+        self._writer.settle()
+        return bool((self._transitions.counts >= self._transitions.n_slots).all())
+
+    @property
+    def position(self) -> Int64s:
+        """How many transitions each lane has had, ``(n_envs,)``: the next one is that one's t.
+
+        Its name will be ``position[lane] * n_envs + lane``. A copy.
+        """
+        self._writer.settle()
+        counts: Int64s = self._transitions.counts.copy()
+        return counts
+
+    @property
     def n_samplable(self) -> int:
         """Transitions that may be drawn now."""
         self._writer.settle()
@@ -227,6 +261,7 @@ class ReplayBuffer(Adding, Sampling, Keeping):
     def nbytes(self) -> int:
         """Bytes of the dense equivalent: two observations a transition, and the rest."""
         per_transition = 2 * self._observations.dense_bytes + self._actions.nbytes
+        per_transition += self._transitions.fields.row_nbytes
         return self.capacity * (per_transition + 4 + 1 + 1)  # reward, terminated, truncated
 
     @property
@@ -271,7 +306,7 @@ class ReplayBuffer(Adding, Sampling, Keeping):
             **self._observations.nbytes_by_part,
             "transitions": self._transitions.nbytes + self._resets.nbytes,
             "starts": sum(windows.nbytes for windows in self._all_windows),
-            "priorities": self._tree.nbytes,
+            "priorities": sum(windows.tree.nbytes for windows in self._all_windows),
         }
 
     def __repr__(self) -> str:

@@ -11,6 +11,7 @@ from compressarray.array import DiffFrameArray
 from compressarray.errors import CorruptFrameError
 from compressarray.format import container
 from compressarray.replay import spaces
+from compressarray.replay.fields import spaces_of
 from compressarray.replay.outputs import NumpyOutput, make_output
 from compressarray.snapshots import Snapshot, part_of
 
@@ -27,6 +28,7 @@ def tree_of(state: Snapshot) -> Snapshot:
         "arguments": {
             **arguments,
             **{name: spaces.tree_of(arguments[name]) for name in _SPACES},
+            "fields": {name: spaces.tree_of(each) for name, each in arguments["fields"].items()},
         },
         "rng": _as_text(state["rng"].bit_generator.state),
         "output": None if device is None else str(device),
@@ -65,6 +67,9 @@ def state_from(tree: Any, device: Any, rng: np.random.Generator | None) -> Snaps
         "arguments": {
             **arguments,
             **{name: spaces.space_from(part_of(arguments, name)) for name in _SPACES},
+            "fields": {
+                name: spaces.space_from(each) for name, each in spaces_of(arguments).items()
+            },
         },
         "rng": _generator_from(part_of(tree, "rng")) if rng is None else rng,
         "output": output,

@@ -52,6 +52,7 @@ class BufferMark(NamedTuple):
     counts: Int64s
     running: npt.NDArray[np.bool_]
     entries: tuple[EntryMark, ...]
+    rewritten: int
     priorities: int
 
 
@@ -75,7 +76,8 @@ class Followed(NamedTuple):
                 EntryMark(entry.stream, entry.lanes.copy(), _mark_of(entry.frames))
                 for entry in self.observations.entries
             ),
-            self.tree.mark(),
+            transitions.rewritten.mark(),
+            self.tree.changed.mark(),
         )
 
     def put_changes(self, message: Message, mark: BufferMark) -> bool:
@@ -98,6 +100,13 @@ class Followed(NamedTuple):
         message.put_bytes(transitions.flags.reshape(-1)[cells])
         message.put_bytes(transitions.rewards[cells])
         message.put_bytes(transitions.action_bytes[cells])
+        for values in transitions.fields.values.values():
+            message.put_bytes(values[cells])
+        rewritten = transitions.rewritten.since(mark.rewritten)
+        if rewritten is None:
+            return False
+        message.put_ints(np.diff(rewritten, prepend=0))
+        message.put_bytes(transitions.rewards[rewritten])
         for entry, known in zip(self.observations.entries, mark.entries, strict=True):
             if entry.stream != known.stream or not _put_frames(entry.frames, message, known.frames):
                 return False
@@ -113,7 +122,7 @@ class Followed(NamedTuple):
     ) -> bool:
         if not len(self.tree.leaves):
             return True
-        updated = self.tree.updated_since(mark.priorities)
+        updated = self.tree.changed.since(mark.priorities)
         if updated is None:
             return False
         # Starts that became known, or went: what the new transitions replaced and complete.
@@ -217,7 +226,16 @@ class TakeStep:
         is_both = (flags & CUT != 0) & (flags & (TERMINATED | TRUNCATED) != 0)
         if ((flags & FIRST != 0) != before[:n]).any() or is_both.any():
             raise CorruptFrameError("a message has episodes that begin where none ended")
-        self._rows = NewRows(lanes, n_new, was_cut, cells, flags, rewards, actions)
+        fields = {}
+        for name, held in transitions.fields.values.items():
+            fields[name] = items.octets(n * held[:1].nbytes).view(held.dtype)
+            fields[name] = fields[name].reshape(n, *held.shape[1:])
+        self._rows = NewRows(lanes, n_new, was_cut, cells, flags, rewards, actions, fields)
+        rewritten = np.cumsum(items.ints(None, 0))
+        others = items.octets(4 * len(rewritten)).view(np.float32)
+        if rewritten.max(initial=0) >= transitions.rewards.size or not np.isfinite(others).all():
+            raise CorruptFrameError("a message rewrites rewards of no transition")
+        self._rewritten = rewritten, others
         added = np.zeros(transitions.n_lanes, np.int64)
         added[lanes] = n_new
         return added
@@ -299,6 +317,7 @@ class TakeStep:
         observations, transitions, resets, windows, tree = self._parts
         transitions.standing, rows = self._transitions, self._rows
         transitions.take(rows)
+        transitions.rewrite(*self._rewritten)
         for each in windows:
             each.catch_up(
                 rows.lanes, rows.n_new, rows.was_cut, transitions.counts, transitions.runs,

@@ -16,7 +16,7 @@ from compressarray.replay.layout import Layout, as_array, read_layouts
 from compressarray.replay.misuse import BreakWatch
 from compressarray.replay.outputs import NumpyOutput
 from compressarray.replay.plain import PlainRing
-from compressarray.replay.reading import Reader, SequenceReader, StepReader
+from compressarray.replay.reading import PairsReader, Reader, SequenceReader, StepReader
 from compressarray.replay.stack_kernels import join
 from compressarray.replay.stacks import FrameIndices, GivenStacks, NewestFrames, Stacks
 from compressarray.replay.transitions import Transitions
@@ -298,9 +298,13 @@ class Observations:
         """Return readers of windows of steps; see `StepReader`."""
         return [StepReader(entry, cells, last, n_step) for entry in self.entries]
 
-    def sequence_readers(self, cells: Int64s) -> list[Reader]:
-        """Return readers of runs of steps; see `SequenceReader`."""
-        return [SequenceReader(entry, cells) for entry in self.entries]
+    def sequence_readers(self, cells: Int64s, *, goes_on: bool = True) -> list[Reader]:
+        """Return readers of runs of steps, in which each step goes on from the one before or not.
+
+        See `SequenceReader` and `PairsReader`.
+        """
+        kind = SequenceReader if goes_on else PairsReader
+        return [kind(entry, cells) for entry in self.entries]
 
     def memories(self, observations: Any, output: NumpyOutput) -> dict[str | None, Any]:
         """Return the memory that observations which `read` returned are views of, by entry."""

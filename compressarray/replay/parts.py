@@ -23,6 +23,7 @@ from compressarray.replay.checks import (
     checked_number,
 )
 from compressarray.replay.drawing import Drawn
+from compressarray.replay.fields import Fields
 from compressarray.replay.following import Followed
 from compressarray.replay.integers import Integers
 from compressarray.replay.observations import Claims, Observations
@@ -64,6 +65,7 @@ class Settings:
     stack_axis: Any
     frame_channels: Any
     padding_type: Any
+    fields: Any
 
 
 class BufferParts:
@@ -111,6 +113,7 @@ class BufferParts:
         self._actions = Actions(settings.action_space)
         self._resets = Resets(self.n_envs, self.autoreset_mode)
         self._has_warned_of_no_reset = False
+        Fields(settings.fields, 1)  # refuses what is none
         # What a pickle has to say of the spaces; all else can be read off the buffer.
         self._given = {
             "observation_space": settings.observation_space,
@@ -119,6 +122,7 @@ class BufferParts:
             "stack_axis": settings.stack_axis,
             "frame_channels": settings.frame_channels,
             "padding_type": copying.deepcopy(settings.padding_type),
+            "fields": dict(settings.fields or {}),
         }
         try:
             self._observations = Observations(
@@ -146,12 +150,16 @@ class BufferParts:
     def _begin(self, n_slots: int) -> None:
         n_cells = self.n_envs * n_slots
         self._transitions = Transitions(
-            self.n_envs, n_slots, self._actions.shape, self._actions.stored_dtype
+            self.n_envs,
+            n_slots,
+            self._actions.shape,
+            self._actions.stored_dtype,
+            self._given["fields"],
         )
         self._tree = SumTree(n_cells if self.prioritized else 0)
         self._windows = Windows(n_cells, self.n_step, self.full_windows, self._tree)
-        # Starts of sequences by their length, the one used last at the end.
-        self._sequences: dict[int, Windows] = {}
+        # Starts of sequences by their kind, the one used last at the end.
+        self._sequences: dict[Any, Windows] = {}
 
     def seed(self, seed: int | np.random.Generator | None = None) -> None:
         """Draw from now on as a buffer would that was built with this `seed`.

@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from compressarray.errors import CorruptFrameError
 from compressarray.kernels.compiling import kernel
+from compressarray.replay.changed import ChangedCells
 from compressarray.snapshots import Snapshot, array_of
-from compressarray.store.changes import NOT_KEPT, listed, ring_of_changes
 
 Int64s = npt.NDArray[np.int64]
 Floats = npt.NDArray[np.float64]
@@ -34,9 +34,7 @@ class SumTree:
         # Node 0 would be nobody's: there is what a new transition gets, the largest so far.
         self.sums: Floats = np.zeros(max(2 * n_groups, 2))
         self.sums[0] = 1.0
-        # Which leaves were updated, once somebody follows them; see `compressarray.store.changes`.
-        self._changed: npt.NDArray[np.uint32] = NOT_KEPT
-        self._n_changed = 0
+        self.changed = ChangedCells(n_cells)  # by `update`
 
     @property
     def top(self) -> float:
@@ -79,8 +77,7 @@ class SumTree:
         ValueError
             If the total would be zero or infinite; then nothing has changed.
         """
-        if len(self._changed):  # listed first: what is told once too often does no harm
-            self._list(cells)
+        self.changed.add(cells)
         total = update(self.leaves, self.sums, cells, values)
         if not 0 < total < np.inf:
             raise ValueError(
@@ -89,23 +86,6 @@ class SumTree:
             )
 
     # -- replicas, see `compressarray.feed` ----------------------------------------------------
-
-    def mark(self) -> int:
-        """Keep in mind from now on which leaves are updated, and say how many were."""
-        if len(self.leaves) and not len(self._changed):
-            self._changed = ring_of_changes(len(self.leaves))
-        return self._n_changed
-
-    def updated_since(self, mark: int) -> Int64s | None:
-        """The cells that were updated, sorted; None if that is not known any more."""
-        return listed(self._changed, mark, self._n_changed)
-
-    def _list(self, cells: Int64s) -> None:
-        kept = cells[-len(self._changed) :]
-        first = self._n_changed + len(cells) - len(kept)
-        places = (first + np.arange(len(kept))) % len(self._changed)
-        self._changed[places] = kept
-        self._n_changed += len(cells)
 
     def set_to(self, cells: Int64s, values: Floats, top: float) -> None:
         """Have some leaves and a top that were another tree's."""
@@ -149,7 +129,7 @@ class SumTree:
         """Bytes held, none without cells."""
         if not len(self.leaves):
             return 0
-        return self.leaves.nbytes + self.sums.nbytes + self._changed.nbytes
+        return self.leaves.nbytes + self.sums.nbytes + self.changed.nbytes
 
 
 @kernel

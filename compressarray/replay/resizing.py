@@ -10,6 +10,7 @@ import numpy.typing as npt
 from compressarray.array import DiffFrameArray
 from compressarray.errors import CorruptFrameError
 from compressarray.replay.checks import checked_int
+from compressarray.replay.fields import Fields, spaces_of
 from compressarray.replay.layout import Layout, read_layouts
 from compressarray.replay.observations import rows_of_frames, rows_of_given_frames
 from compressarray.replay.priorities import GROUP
@@ -72,6 +73,8 @@ def resized(state: Snapshot, capacity: Any) -> Snapshot:
     actions = part_of(transitions, "actions")
     if not isinstance(actions, np.ndarray) or len(actions) != n_cells:
         raise CorruptFrameError(f"stored actions are not those of {n_cells} transitions")
+    held = part_of(transitions, "fields")
+    fields = Fields(spaces_of(arguments), 1).values
     return {
         **state,
         "arguments": {**arguments, "capacity": n_lanes * n_new},
@@ -81,6 +84,10 @@ def resized(state: Snapshot, capacity: Any) -> Snapshot:
             "flags": move(flags).reshape(n_lanes, n_new),
             "rewards": move(rewards),
             "actions": move(actions),
+            "fields": {
+                name: move(array_of(held, name, values.dtype, (n_cells, *values.shape[1:])))
+                for name, values in fields.items()
+            },
         },
         "priorities": _moved_priorities(part_of(state, "priorities"), move, n_cells),
         "observations": _moved_observations(

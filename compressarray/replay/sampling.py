@@ -7,15 +7,15 @@ from typing import TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from compressarray.replay.batches import Batch, SequenceBatch
+from compressarray.replay.batches import Batch
 from compressarray.replay.checks import (
     checked_int,
     checked_number,
-    checked_priorities,
-    scaled_priorities,
 )
 from compressarray.replay.drawing import Batches, Drawn
+from compressarray.replay.outputs import deliver_all
 from compressarray.replay.parts import BufferParts
+from compressarray.replay.priorities import SumTree
 from compressarray.replay.windows import Windows
 
 Bools = npt.NDArray[np.bool_]
@@ -23,9 +23,6 @@ Floats = npt.NDArray[np.float32]
 Int64s = npt.NDArray[np.int64]
 
 B = TypeVar("B")
-
-# Lengths of sequences whose starts are kept track of at once, three to six bits a transition each.
-_MOST_LENGTHS = 3
 
 
 class Sampling(BufferParts):
@@ -99,92 +96,6 @@ class Sampling(BufferParts):
             checked_number("beta", beta, 0)
         return Batches(lambda: self._draw(batch_size, replace, beta, None), ahead, thread)
 
-    def sample_sequences(self, batch_size: int, length: int, replace: bool = True) -> SequenceBatch:
-        """Draw runs of ``length`` steps of one episode, uniformly from all that are held.
-
-        The first call with a length takes a pass over all transitions.
-
-        Raises
-        ------
-        ValueError
-            As `sample`, or if `length` is more than a lane keeps.
-        """
-        with self._lock:
-            self._writer.settle()
-            self._know_process()
-            size = checked_int("batch_size", batch_size, 1)
-            n_steps = checked_int("length", length, 1)
-            if n_steps > self._transitions.n_slots:
-                raise ValueError(
-                    f"length={n_steps} is more than the {self._transitions.n_slots} transitions "
-                    "that a lane keeps"
-                )
-            windows = self._sequences_of(n_steps)
-            if not len(windows):
-                raise ValueError(
-                    f"no sequence of length={n_steps} can be drawn: the buffer holds {len(self)} "
-                    f"transitions, in {self._transitions.n_episodes} episodes"
-                )
-            cells = self._transitions.runs_of(
-                self._choose_uniformly(windows, size, replace), n_steps
-            )
-            steps = self._transitions.steps(cells)
-            action = self._actions.given_back(self._transitions.actions[cells])
-            names = self._transitions.names(cells)
-            readers = self._observations.sequence_readers(cells)
-
-            def decode() -> SequenceBatch:
-                obs, next_obs = self._observations.read(readers, self._output)
-                deliver = self._output.deliver_small
-                return SequenceBatch(
-                    obs=obs,
-                    action=deliver(action),
-                    reward=deliver(steps.reward),
-                    next_obs=next_obs,
-                    terminated=deliver(steps.terminated),
-                    truncated=deliver(steps.truncated),
-                    is_first=deliver(steps.is_first),
-                    index=names,
-                )
-
-            drawn = self._note(Drawn(names[:, 0], decode))
-        return drawn.result()
-
-    def update_priorities(self, index: npt.ArrayLike, priorities: npt.ArrayLike) -> None:
-        """Set the priorities of transitions, such as the sizes of their errors.
-
-        Parameters
-        ----------
-        index : array_like of int
-            ``batch.index``. Transitions that have left the buffer since are passed over; of
-            several priorities for one the last one stays.
-        priorities : array_like of float
-            Of the same shape, not negative.
-
-        Raises
-        ------
-        ValueError
-            If the buffer has no priorities, shapes differ, a priority is negative or NaN, or all
-            priorities would be zero.
-        IndexError
-            If an index names no transition that ever was.
-        """
-        with self._lock:
-            self._writer.settle()
-            if not self.prioritized:
-                raise ValueError("this buffer has no priorities; build it with prioritized=True")
-            names, values = checked_priorities(index, priorities)
-            scaled = scaled_priorities(values, self.epsilon, self.alpha, self.capacity)
-            counts, lanes = np.divmod(names, self.n_envs)
-            unknown = (names < 0) | (counts >= self._transitions.counts[lanes])
-            if unknown.any():
-                raise IndexError(f"transition {names[np.argmax(unknown)]} was never added")
-            n_slots = self._transitions.n_slots
-            cells = lanes * n_slots + counts % n_slots
-            held = (counts >= self._transitions.oldest[lanes]) & self._windows.holds(cells)
-            if held.any():
-                self._tree.update(cells[held], scaled[held])
-
     def _draw(
         self, batch_size: int, replace: bool, beta: float | None, out: Batch | None
     ) -> Drawn[Batch]:
@@ -211,6 +122,7 @@ class Sampling(BufferParts):
             if weight is not None:
                 returns.signals[3] = weight
             action = self._actions.given_back(returns.action)
+            fields = self._transitions.fields.read(cells)
             readers = self._observations.step_readers(cells, returns.last, self.n_step)
 
             def decode() -> Batch:
@@ -225,6 +137,7 @@ class Sampling(BufferParts):
                     discount=discount,
                     index=returns.names,
                     weight=weights,
+                    fields=deliver_all(self._output, fields),
                 )
 
             return self._note(Drawn(returns.names, decode))
@@ -238,8 +151,13 @@ class Sampling(BufferParts):
             )
         if not self.prioritized:
             return self._choose_uniformly(windows, size, replace), None
-        self._refuse_more(windows, size, replace)
-        cells, probabilities = self._tree.draw(self._rng.random(size), replace)
+        self._refuse_more(len(windows), size, replace)
+        return self._choose_by_priority(self._tree, size, replace, beta)
+
+    def _choose_by_priority(
+        self, tree: SumTree, size: int, replace: bool, beta: float
+    ) -> tuple[Int64s, Floats]:
+        cells, probabilities = tree.draw(self._rng.random(size), replace)
         if not len(cells):
             raise ValueError("all priorities are zero; use epsilon > 0")
         if len(cells) < size:
@@ -252,25 +170,14 @@ class Sampling(BufferParts):
         return cells, weight.astype(np.float32)
 
     def _choose_uniformly(self, windows: Windows, size: int, replace: bool) -> Int64s:
-        self._refuse_more(windows, size, replace)
+        self._refuse_more(len(windows), size, replace)
         if replace:
             return windows.select(self._integers.below(len(windows), size))
         return windows.select(self._rng.choice(len(windows), size, replace=False))
 
-    def _refuse_more(self, windows: Windows, size: int, replace: bool) -> None:
-        if not replace and size > len(windows):
+    def _refuse_more(self, n: int, size: int, replace: bool) -> None:
+        if not replace and size > n:
             raise ValueError(
-                f"batch_size={size} is more than the {len(windows)} that can be drawn without "
+                f"batch_size={size} is more than the {n} that can be drawn without "
                 "replacement; draw fewer, or with replace=True"
             )
-
-    def _sequences_of(self, length: int) -> Windows:
-        windows = self._sequences.pop(length, None)
-        if windows is None:
-            windows = Windows(self.capacity, length, True)
-            held = self._transitions
-            windows.rebuild(held.oldest, held.counts, held.flags)
-        self._sequences[length] = windows  # the last one is the one used last
-        if len(self._sequences) > _MOST_LENGTHS:
-            del self._sequences[next(iter(self._sequences))]
-        return windows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
 from typing import Any, NamedTuple
 
@@ -11,8 +12,10 @@ import numpy.typing as npt
 from compressarray.errors import CorruptFrameError
 from compressarray.kernels.compiling import kernel
 from compressarray.kernels.memory import base_of, prefetch
+from compressarray.replay.changed import ChangedCells
+from compressarray.replay.fields import Fields
 from compressarray.replay.windows import CUT, END, FIRST, TERMINATED, TRUNCATED, Windows
-from compressarray.snapshots import MOST, Snapshot, array_of
+from compressarray.snapshots import MOST, Snapshot, array_of, part_of
 
 AnyArray = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
@@ -53,6 +56,7 @@ class NewRows(NamedTuple):
     flags: UInt8s
     rewards: Floats
     actions: UInt8s  # (rows, bytes of an action)
+    fields: dict[str, AnyArray]  # (rows, ...) each
 
 
 class Transitions:
@@ -63,7 +67,12 @@ class Transitions:
     """
 
     def __init__(
-        self, n_lanes: int, n_slots: int, action_shape: tuple[int, ...], action_dtype: np.dtype[Any]
+        self,
+        n_lanes: int,
+        n_slots: int,
+        action_shape: tuple[int, ...],
+        action_dtype: np.dtype[Any],
+        fields: Any = None,
     ) -> None:
         self.n_lanes = n_lanes
         self.n_slots = n_slots
@@ -73,6 +82,8 @@ class Transitions:
         # As bytes, so that kernels need not be compiled for each dtype.
         n_bytes = prod(action_shape) * action_dtype.itemsize
         self.action_bytes: UInt8s = np.zeros((n_lanes * n_slots, n_bytes), np.uint8)
+        self.fields = Fields(fields, n_lanes * n_slots)
+        self.rewritten = ChangedCells(n_lanes * n_slots)  # cells whose rewards were
         self._action_shape = action_shape
         self._action_dtype = action_dtype
         self.counts: Int64s = np.zeros(n_lanes, np.int64)
@@ -115,6 +126,7 @@ class Transitions:
         reward: npt.NDArray[np.floating[Any]],
         terminated: Bools,
         truncated: Bools,
+        fields: Mapping[str, AnyArray],
         windows: list[Windows],
     ) -> None:
         """Add a transition to some lanes.
@@ -125,9 +137,13 @@ class Transitions:
             To which.
         action, reward, terminated, truncated : ndarray, (n_lanes, ...)
             C-contiguous; rewards are rounded to float32. Rows of other lanes mean nothing.
+        fields : mapping of str to ndarray, (n_lanes, ...)
         windows : list of Windows
             Told of what may start now.
         """
+        if fields:
+            cells = lanes * self.n_slots + self.counts[lanes] % self.n_slots
+            self.fields.write(cells, fields, lanes)
         record(
             lanes, action.reshape(self.n_lanes, -1).view(np.uint8), reward, terminated, truncated,
             self.action_bytes, self.rewards, self.flags, self.counts, self.runs, self.running,
@@ -146,6 +162,7 @@ class Transitions:
         self.flags.reshape(-1)[rows.cells] = rows.flags
         self.rewards[rows.cells] = rows.rewards
         self.action_bytes[rows.cells] = rows.actions
+        self.fields.write(rows.cells, rows.fields, slice(None))
 
     def have(self, rows: NewRows) -> None:
         """Count the transitions that `take` brought."""
@@ -165,6 +182,34 @@ class Transitions:
         if end_runs(named, self.flags, self.counts, self.running, ended):
             for each in windows:
                 each.turn(np.flatnonzero(ended), False, self.counts, self.runs, self.flags)
+
+    def cells_of(self, names: Int64s) -> tuple[Int64s, Bools]:
+        """Find where some transitions lie; return their cells, and which are still held.
+
+        Raises
+        ------
+        IndexError
+            If a name is none that ever was.
+        """
+        counts, lanes = np.divmod(names, self.n_lanes)
+        unknown = (names < 0) | (counts >= self.counts[lanes])
+        if unknown.any():
+            raise IndexError(f"transition {names[unknown][0]} was never added")
+        cells: Int64s = lanes * self.n_slots + counts % self.n_slots
+        return cells, counts >= self.oldest[lanes]
+
+    def newest(self, n: int) -> Int64s:
+        """Return the names of the ``n`` newest transitions that are held, or of all, in order."""
+        first = np.maximum(self.oldest, self.counts - n)
+        times = [np.arange(*span) for span in zip(first, self.counts, strict=True)]
+        names = np.concatenate([t * self.n_lanes + lane for lane, t in enumerate(times)])
+        names.sort()
+        return names[len(names) - min(n, len(names)) :]
+
+    def rewrite(self, cells: Int64s, rewards: Floats) -> None:
+        """Have other rewards in some cells."""
+        self.rewritten.add(cells)
+        self.rewards[cells] = rewards
 
     def names(self, cells: Int64s) -> Int64s:
         """Return the names of what some cells hold."""
@@ -223,6 +268,7 @@ class Transitions:
             "flags": self.flags.copy(),
             "rewards": self.rewards.copy(),
             "actions": self.actions.copy(),
+            "fields": self.fields.snapshot(),
         }
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -248,6 +294,7 @@ class Transitions:
         actions = array_of(snapshot, "actions", self._action_dtype, (n_cells, *self._action_shape))
         self.counts, self.flags, self.rewards, self.first = counts, flags, rewards, first
         self.action_bytes = actions.reshape(n_cells, prod(self._action_shape)).view(np.uint8)
+        self.fields.restore(part_of(snapshot, "fields"))
         self._check_flags()
         for lane in range(self.n_lanes):
             n = int(counts[lane] - self.oldest[lane])
@@ -286,7 +333,8 @@ class Transitions:
         """Bytes held."""
         parts = (self.rewards, self.flags, self.action_bytes, self.counts, self.runs, self.running,
                  self.first)  # fmt: skip
-        return sum(part.nbytes for part in parts)
+        beside = self.fields.nbytes + self.rewritten.nbytes
+        return beside + sum(part.nbytes for part in parts)
 
 
 @kernel
