@@ -36,7 +36,7 @@ GL = $(BIN)/python -c 'from importlib.util import find_spec as f; from wrappers 
 .NOTPARALLEL:
 .PHONY: help run run-qrdqn run-dmc gl test test-portable test-long test-lowest lint format format-check type \
 	check bench bench-peers bench-codecs bench-ppo bench-replay bench-million bench-dmc bench-memory \
-	bench-first-use bench-worlds bench-worlds-here \
+	bench-first-use bench-files bench-files-here bench-worlds bench-worlds-here \
 	sweep paper medqn clean
 
 help: ## list the targets
@@ -137,6 +137,13 @@ bench-worlds: ## worlds that scroll, turn, flicker or are noisy, beside zstd and
 
 bench-worlds-here: $(READY)
 	$(BIN)/python -m benchmarks.bench_worlds $(BENCH_ARGS)
+
+# In the environment of `bench`: beside other libraries' files.
+bench-files: ## files and checkpoints of a million transitions, beside other libraries'
+	@$(MAKE) --no-print-directory bench-files-here VENV=.venv-bench EXTRAS=bench
+
+bench-files-here: $(READY)
+	$(BIN)/python -m benchmarks.bench_files $(BENCH_ARGS)
 
 sweep: $(READY) ## a small real sweep on two cores: runs, tables, a page
 	$(BIN)/python -m experiments run $(SWEEP) --jobs 2 $(EXPERIMENT_ARGS)

@@ -32,8 +32,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
-import pickle
 import random
 import re
 import sys
@@ -84,7 +84,7 @@ class Args:
     save_model: bool = False
     """whether to save the model (`runs/{run_name}/{exp_name}.cleanrl_model`)"""
     checkpoint_every: int = 50_000
-    """steps between checkpoints (`runs/{run_name}/checkpoint.pt` and `replay-*.pkl`; 0: only one
+    """steps between checkpoints (`runs/{run_name}/checkpoint.pt` and `replay/`; 0: only one
     at the end)"""
     stop_after_minutes: float = 0
     """write a checkpoint and stop after so many minutes, to be resumed (0: train to the end)"""
@@ -373,6 +373,9 @@ class DenseReplay:
     numbered by their place in the ring.
     """
 
+    ARRAYS = "obs", "actions", "rewards", "terminated", "ended"
+    NUMBERS = "capacity", "n_step", "gamma", "rows", "count"
+
     def __init__(self, args: Args, envs: gym.vector.VectorEnv):
         self.capacity, self.n_step, self.gamma = args.buffer_size, args.n_step, args.gamma
         # A batch may be read while these many more transitions arrive.
@@ -465,19 +468,41 @@ class DenseReplay:
             np.full(len(starts), self.gamma**self.n_step, np.float32),
         )
 
-    def __getstate__(self):
-        state, used = dict(self.__dict__), min(self.count, self.rows)
-        for name in ("obs", "actions", "rewards", "terminated", "ended"):
-            state[name] = state[name][:used]
-        return state
+    def checkpoint(self, path: Path) -> int:
+        """Write everything, of the arrays the rows written so far; the last two files stay."""
+        path.mkdir(exist_ok=True)
+        used = min(self.count, self.rows)
+        arrays = {name: getattr(self, name)[:used] for name in self.ARRAYS}
+        numbers = {name: getattr(self, name) for name in self.NUMBERS}
+        ends = np.array(list(self.last_obs), np.int64)
+        last_obs = np.array(list(self.last_obs.values()), np.uint8)
+        rng = json.dumps(self.rng.bit_generator.state)
+        np.savez(
+            path / "unfinished.npz", rng=rng, ends=ends, last_obs=last_obs, next_obs=self.next_obs,
+            crossing=np.array(self.crossing, np.int64), **numbers, **arrays,
+        )  # fmt: skip
+        os.replace(path / "unfinished.npz", path / f"{self.count}.npz")
+        for old in sorted(path.glob("[0-9]*.npz"), key=lambda file: int(file.stem))[:-2]:
+            old.unlink()
+        return self.count
 
-    def __setstate__(self, state):
-        self.__dict__.update(state)
-        for name in ("obs", "actions", "rewards", "terminated", "ended"):
-            used = state[name]
-            whole = np.empty((self.rows, *used.shape[1:]), used.dtype)
+    @classmethod
+    def restore(cls, path: Path, at: int) -> DenseReplay:
+        replay = object.__new__(cls)
+        with np.load(path / f"{at}.npz", allow_pickle=False) as file:
+            held = dict(file)
+        for name in cls.NUMBERS:
+            setattr(replay, name, held[name].item())
+        for name in cls.ARRAYS:
+            used = held[name]
+            whole = np.empty((replay.rows, *used.shape[1:]), used.dtype)
             whole[: len(used)] = used
-            setattr(self, name, whole)
+            setattr(replay, name, whole)
+        replay.rng = np.random.default_rng()
+        replay.rng.bit_generator.state = json.loads(str(held["rng"]))
+        replay.last_obs = dict(zip(held["ends"].tolist(), held["last_obs"], strict=True))
+        replay.next_obs, replay.crossing = held["next_obs"], held["crossing"].tolist()
+        return replay
 
 
 class Storage(NamedTuple):
@@ -748,12 +773,9 @@ CHECKPOINT = {
 def save_checkpoint(run_dir, args, agent, optimizers, replay, global_step, history):
     """Write everything that going on needs; a crash leaves the checkpoint before.
 
-    The replay buffer, its own generator included, lies in a file beside, whose name changes with
-    the step: the old pair is whole until the new one is.
+    The replay buffer, its own generator included, keeps its last two checkpoints in a directory
+    beside: the old pair is whole until the new one is.
     """
-    replay_path = run_dir / f"replay-{global_step}.pkl"
-    with replay_path.open("wb") as file:
-        pickle.dump(replay, file, pickle.HIGHEST_PROTOCOL)
     checkpoint = {
         "args": asdict(args),
         "agent": agent.state_dict(),
@@ -761,13 +783,10 @@ def save_checkpoint(run_dir, args, agent, optimizers, replay, global_step, histo
         "random_states": get_random_states(),
         "global_step": global_step,
         "history": history,
-        "replay": replay_path.name,
+        "replay": replay.checkpoint(run_dir / "replay"),
     }
     torch.save(checkpoint, run_dir / "checkpoint.unfinished")
     os.replace(run_dir / "checkpoint.unfinished", run_dir / "checkpoint.pt")
-    for old in run_dir.glob("replay-*.pkl"):
-        if old != replay_path:
-            old.unlink()
 
 
 def load_checkpoint(args: Args) -> dict:
@@ -793,9 +812,10 @@ def load_checkpoint(args: Args) -> dict:
             f"larger --total-timesteps than {args.total_timesteps}"
         )
     try:
-        # A pickle can run code: like a script, a buffer is loaded only from where one trusts.
-        with Path(args.resume).with_name(checkpoint["replay"]).open("rb") as file:
-            checkpoint["replay"] = pickle.load(file)
+        kind = DenseReplay if args.obs_storage == "dense" else ReplayBuffer
+        checkpoint["replay"] = kind.restore(
+            Path(args.resume).with_name("replay"), checkpoint["replay"]
+        )
     except Exception as error:
         fail(f"--resume {args.resume}: its replay buffer cannot be read ({error})")
     return checkpoint

@@ -42,8 +42,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 import os
-import pickle
 import random
 import re
 import sys
@@ -104,7 +104,7 @@ class Args:
     eval_epsilon: float = 0
     """the epsilon of evaluations"""
     checkpoint_every: int = 1_000_000
-    """steps between checkpoints, replay buffer included (`runs/{run_name}/checkpoint.pt`; 0: only
+    """steps between checkpoints (`runs/{run_name}/checkpoint.pt` and `replay/`; 0: only
     one at the end)"""
     stop_after_minutes: float = 0
     """write a checkpoint and stop after so many minutes, to be resumed (0: train to the end)"""
@@ -460,18 +460,33 @@ class DenseReplayBuffer:
         )
         return Batch(*(torch.from_numpy(array).to(self.device) for array in arrays))
 
-    def __getstate__(self) -> dict[str, Any]:
-        """Everything, of the arrays the slots written so far."""
+    def checkpoint(self, path: Path) -> int:
+        """Write everything, of the arrays the slots written so far; the last two files stay."""
+        path.mkdir(exist_ok=True)
         written = {name: array[: self.added] for name, array in self._arrays().items()}
-        return vars(self) | written | {"slots": len(self.obs)}
+        numbers = {"slots": len(self.obs), "n_step": self.n_step, "gamma": self.gamma}
+        rng = json.dumps(self.rng.bit_generator.state)
+        np.savez(path / "unfinished.npz", rng=rng, added=self.added, **numbers, **written)
+        os.replace(path / "unfinished.npz", path / f"{self.added}.npz")
+        for old in sorted(path.glob("[0-9]*.npz"), key=lambda file: int(file.stem))[:-2]:
+            old.unlink()
+        return self.added
 
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        slots = state.pop("slots")
-        vars(self).update(state)
-        for name, written in self._arrays().items():
+    @classmethod
+    def restore(cls, path: Path, at: int) -> DenseReplayBuffer:
+        """Be what a checkpoint was written of; whoever calls this says where to compute."""
+        buffer = object.__new__(cls)
+        with np.load(path / f"{at}.npz", allow_pickle=False) as file:
+            held = dict(file)
+        slots, buffer.added = int(held.pop("slots")), int(held.pop("added"))
+        buffer.n_step, buffer.gamma = int(held.pop("n_step")), float(held.pop("gamma"))
+        buffer.rng = np.random.default_rng()
+        buffer.rng.bit_generator.state = json.loads(str(held.pop("rng")))
+        for name, written in held.items():
             array = np.zeros((slots, *written.shape[1:]), dtype=written.dtype)
             array[: len(written)] = written
-            setattr(self, name, array)
+            setattr(buffer, name, array)
+        return buffer
 
 
 class Storage(NamedTuple):
@@ -657,6 +672,14 @@ def set_random_states(rng: np.random.Generator, states: dict) -> None:
         torch.cuda.set_rng_state_all(states["cuda"])
 
 
+def restore_replay(args: Args, path: Path, at: int):
+    if args.obs_storage == "dense":
+        return DenseReplayBuffer.restore(path, at)
+    from compressarray import ReplayBuffer
+
+    return ReplayBuffer.restore(path, at, device=None)
+
+
 CHECKPOINT = {
     *("args", "q_network", "target_network", "optimizer", "random_states", "global_step"),
     *("gradient_steps", "history", "replay"),
@@ -667,12 +690,9 @@ def save_checkpoint(path, args, q_network, target_network, optimizer, rng, buffe
                     gradient_steps, history):  # fmt: skip
     """Write everything that going on needs; a crash leaves the checkpoint before.
 
-    The replay buffer, its own generator included, lies in a file beside, whose name changes with
-    the step: the old pair is whole until the new one is.
+    The replay buffer, its own generator included, keeps its last two checkpoints in a directory
+    beside: the old pair is whole until the new one is.
     """
-    replay = path.with_name(f"replay-{global_step}.pkl")
-    with replay.open("wb") as file:
-        pickle.dump(buffer, file, protocol=5)
     checkpoint = {
         "args": asdict(args),
         "q_network": q_network.state_dict(),
@@ -682,14 +702,11 @@ def save_checkpoint(path, args, q_network, target_network, optimizer, rng, buffe
         "global_step": global_step,
         "gradient_steps": gradient_steps,
         "history": history,
-        "replay": replay.name,
+        "replay": buffer.checkpoint(path.with_name("replay")),
     }
     unfinished = path.with_suffix(".unfinished")
     torch.save(checkpoint, unfinished)
     os.replace(unfinished, path)
-    for old in path.parent.glob("replay-*.pkl"):
-        if old != replay:
-            old.unlink()
 
 
 def load_checkpoint(args: Args) -> dict:
@@ -715,9 +732,8 @@ def load_checkpoint(args: Args) -> dict:
             f"larger --total-timesteps than {args.total_timesteps}"
         )
     try:
-        # A pickle can run code: like a script, a buffer is loaded only from where one trusts.
-        with Path(args.resume).with_name(checkpoint["replay"]).open("rb") as file:
-            checkpoint["replay"] = pickle.load(file)
+        number = checkpoint["replay"]
+        checkpoint["replay"] = restore_replay(args, Path(args.resume).with_name("replay"), number)
     except Exception as error:
         fail(f"--resume {args.resume}: its replay buffer cannot be read ({error})")
     return checkpoint

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from compressarray.array import DiffFrameArray
 from compressarray.errors import CorruptFrameError, FrameEvictedError, StaleStreamError
-from compressarray.replay import Batch, ReplayBuffer, SequenceBatch
+from compressarray.replay import Batch, ReplayBuffer, SequenceBatch, Transition
 
 __all__ = [
     "Batch",
@@ -14,4 +14,5 @@ __all__ = [
     "ReplayBuffer",
     "SequenceBatch",
     "StaleStreamError",
+    "Transition",
 ]

@@ -7,7 +7,7 @@ out from the rest, so that there is little to check and nothing that could contr
 from __future__ import annotations
 
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,23 @@ class Pieces:
 
     def __iter__(self) -> Iterator[npt.NDArray[np.uint8]]:
         return iter(self._pieces)
+
+
+class Mapped:
+    """Bytes in a file that nothing was compared with their checksums yet.
+
+    Parameters
+    ----------
+    data : ndarray of uint8
+        A view of the mapped file.
+    verify : callable
+        Compares bytes from the first to before the second place with their checksums, or raises
+        `CorruptFrameError`.
+    """
+
+    def __init__(self, data: npt.NDArray[np.uint8], verify: Callable[[int, int], None]) -> None:
+        self.data = data
+        self.verify = verify
 
 
 def whole(tree: Any) -> Any:

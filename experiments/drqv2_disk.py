@@ -14,6 +14,7 @@ process's resident memory is without those four.
 
 from __future__ import annotations
 
+import json
 import sys
 import warnings
 from collections.abc import Iterator
@@ -123,6 +124,24 @@ class EpisodesOnDisk:
         self.episodes += 1
         self.running = {}
 
+    def checkpoint(self, path: Path) -> int:
+        """Write what is not in the episodes' files, which lie where they are."""
+        path.mkdir(exist_ok=True)
+        running = len(self.running.get("reward", ()))  # `cut` drops it where this is gone on from
+        held = {**vars(self), "folder": str(self.folder), "count": self.count - running}
+        del held["running"]
+        (path / "unfinished").write_text(json.dumps(held))
+        (path / "unfinished").rename(path / f"{self.count}.json")
+        return self.count
+
+    @classmethod
+    def restore(cls, path: Path, at: int) -> EpisodesOnDisk:
+        """Go on with the episodes of a checkpoint."""
+        replay = object.__new__(cls)
+        vars(replay).update(json.loads((path / f"{at}.json").read_text()), running={})
+        replay.folder = Path(replay.folder)
+        return replay
+
     def batches(self, batch_size: int, lookahead: int) -> Iterator[drqv2_dmc.Batch]:  # noqa: ARG002
         """Batches; as many are read ahead as torch's loader does by itself."""
         reader = EpisodeReader(self.folder, self.capacity, self.n_step, self.gamma, self.seed)
@@ -151,7 +170,7 @@ def make_storage(args: drqv2_dmc.Args, envs: Any, replay: Any = None) -> drqv2_d
 def main(argv: list[str] | None = None) -> None:
     args = drqv2_dmc.parse_args(argv)
     args.obs_storage = "dense"  # stacks; make_storage says where they go
-    drqv2_dmc.make_storage = make_storage
+    drqv2_dmc.make_storage, drqv2_dmc.DenseReplay = make_storage, EpisodesOnDisk
     try:
         drqv2_dmc.train(args)
     except KeyboardInterrupt:

@@ -53,11 +53,18 @@ class NaiveReplay:
         self.stack_size = stack_size
         self.padding = padding
         self.steps: list[list[Step]] = [[] for _ in range(n_envs)]
+        self.gone = [0] * n_envs  # steps that a smaller ring has let go of
         self.ends: list[set[int]] = [set() for _ in range(n_envs)]  # the last step of each episode
         self.shown: list[Any] = [None] * n_envs  # what each lane's last step led to, as added
         self.stacks: list[Any] = [None] * n_envs
         # "runs", "awaits" a reset after an end, or "begins" with the next observation
         self.phase = ["begins"] * n_envs
+
+    def resize(self, n_slots: int) -> None:
+        """Keep the newest ``n_slots`` from now on."""
+        self.gone = [self.held(lane).start for lane in range(self.n_envs)]
+        self.n_slots = n_slots
+        self.gone = [self.held(lane).start for lane in range(self.n_envs)]
 
     def add(
         self,
@@ -143,13 +150,14 @@ class NaiveReplay:
         """Forget the steps; the lanes go on as they stand."""
         self.steps = [[] for _ in range(self.n_envs)]
         self.ends = [set() for _ in range(self.n_envs)]
+        self.gone = [0] * self.n_envs
 
     def __len__(self) -> int:
-        return sum(min(len(steps), self.n_slots) for steps in self.steps)
+        return sum(len(self.held(lane)) for lane in range(self.n_envs))
 
     def held(self, lane: int) -> range:
         n = len(self.steps[lane])
-        return range(max(0, n - self.n_slots), n)
+        return range(max(self.gone[lane], n - self.n_slots), n)
 
     def window(self, lane: int, start: int, length: int) -> range:
         """The steps from ``start`` on, up to ``length`` of them or to the episode's end."""

@@ -60,8 +60,10 @@ MAY_IMPORT = {
         "compressarray.store",
         "compressarray.writing",
     },
+    "compressarray.checkpoints": {"compressarray.errors", "compressarray.format"},
     "compressarray.replay": {
         "compressarray.array",
+        "compressarray.checkpoints",
         "compressarray.codecs",
         "compressarray.errors",
         "compressarray.format",
@@ -71,7 +73,12 @@ MAY_IMPORT = {
         "compressarray.store",
         "compressarray.writing",
     },
-    "compressarray.feed": {"compressarray.array", "compressarray.errors", "compressarray.format"},
+    "compressarray.feed": {
+        "compressarray.array",
+        "compressarray.errors",
+        "compressarray.format",
+        "compressarray.replay",
+    },
     "compressarray": {
         "compressarray.array",
         "compressarray.errors",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import random
+import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -477,7 +478,8 @@ def play(n_step, capacity, steps, seed=0, batch_size=64):
         obs, after = np.uint8([[episode, time]]), np.uint8([[episode, time + 1]])
         reward = rng.normal()
         past.append((obs[0], step, reward, after[0], terminated, ends))
-        final = np.array([after[0]], dtype=object)
+        final = np.full(1, None, object)
+        final[0] = after[0]
         episode, time = ((episode + 1) % 251, 0) if ends else (episode, time + 1)
         replay.add(
             obs, np.float32([[step]]), np.array([reward]), np.array([terminated]),
@@ -554,16 +556,17 @@ def test_dense_replay_beside_replay_buffer(capacity):
         assert np.array_equal(getattr(mine, name), getattr(theirs, name)), name
 
 
-def test_dense_replay_survives_pickling():
+def test_dense_replay_survives_a_checkpoint(tmp_path):
     replay, *_ = play(3, capacity=20, steps=12)
-    other = pickle.loads(pickle.dumps(replay))
+    number = replay.checkpoint(tmp_path)
+    assert (tmp_path / f"{number}.npz").stat().st_size < 6000
+    other = drqv2_dmc.DenseReplay.restore(tmp_path, number)
     for each in (replay, other):
         each.cut()
         each.cut()  # of an episode that is over already: nothing
     first, second = (next(each.batches(50, lookahead=0)) for each in (replay, other))
     assert all(np.array_equal(a, b) for a, b in zip(first, second, strict=True))
     assert other.obs.shape == replay.obs.shape
-    assert len(pickle.dumps(replay)) < 3000
 
 
 def test_no_window_crosses_a_cut():
@@ -611,7 +614,7 @@ def test_two_resumes_of_one_checkpoint_are_identical(storage, tmp_path, recorded
                 torch.manual_seed(99)
                 other["random_states"] = drqv2_dmc.get_random_states()
         torch.save(other, tmp_path / "other.pt")
-        (tmp_path / other["replay"]).write_bytes(path.with_name(other["replay"]).read_bytes())
+        shutil.copytree(path.with_name("replay"), tmp_path / "replay", dirs_exist_ok=True)
         assert learned(go_on(tmp_path / "other.pt")) != learned(first), name
 
 
@@ -688,7 +691,8 @@ def test_saved_model_logs_picture_and_video(capsys):
         *("storage/nbytes_stored", "storage/compression_ratio", "eval/episodic_return"),
     }
     stored = log.Scalars("storage/nbytes_stored")[-1].value
-    assert stored == pytest.approx(replay.nbytes_stored)
+    # The checkpoint at the end makes it keep in mind what changes.
+    assert stored == pytest.approx(replay.nbytes_stored, abs=1024)
 
 
 def test_evaluations_begin_alike_and_leave_training_alone(recorded):
@@ -756,7 +760,7 @@ def test_one_helpful_line(flags, says, checkpoint):
 def test_resume_without_its_replay_buffer(checkpoint, tmp_path):
     flags = [*SMALL, "--obs-storage", "dense", "--total-timesteps", "30", "--resume"]
     (tmp_path / "checkpoint.pt").write_bytes(checkpoint.read_bytes())
-    with pytest.raises(SystemExit, match=r"replay buffer cannot be read .*replay-20\.pkl"):
+    with pytest.raises(SystemExit, match=r"replay buffer cannot be read .*20\.npz"):
         drqv2_dmc.main([*flags, str(tmp_path / "checkpoint.pt")])
 
 
@@ -770,10 +774,9 @@ def test_a_crash_while_saving_leaves_the_checkpoint_before(monkeypatch, recorded
     monkeypatch.setattr(drqv2_dmc.os, "replace", out_of_disk)
     with pytest.raises(OSError, match="No space"):
         drqv2_dmc.save_checkpoint(
-            folder, drqv2_dmc.Args(), result["agent"], {}, "a newer buffer", 25, {}
+            folder, drqv2_dmc.Args(), result["agent"], {}, result["replay"], 25, {}
         )
-    assert before["replay"] == "replay-20.pkl"
-    assert (folder / before["replay"]).exists()
+    assert (folder / "replay" / f"{before['replay']}.npz").exists()
     assert torch.load(folder / "checkpoint.pt", weights_only=True)["replay"] == before["replay"]
 
 

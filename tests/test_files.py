@@ -41,7 +41,7 @@ def test_arrays_come_back(data: st.DataObject, layout: Layout) -> None:
 
 
 def through_memory(array: DiffFrameArray) -> DiffFrameArray:
-    return DiffFrameArray._from_tree(container.loads(container.dumps("x", array._tree()), "x"))
+    return DiffFrameArray._from_tree(container.loads(container.dumps("x", array._file_tree()), "x"))
 
 
 @pytest.mark.parametrize("codec", CODECS)
@@ -163,7 +163,7 @@ def test_the_entries_of_a_dict_keep_their_order(tmp_path: Path) -> None:
 def small_file(codec: str = "delta") -> tuple[bytes, np.ndarray[Any, Any]]:
     array = DiffFrameArray((24, 8, 8), codec=codec)
     array.append(game(40, (8, 8)))
-    return container.dumps("DiffFrameArray", array._tree()), np.asarray(array)
+    return container.dumps("DiffFrameArray", array._file_tree()), np.asarray(array)
 
 
 def test_cut_off_anywhere() -> None:

@@ -10,14 +10,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-SNIPPETS = [
-    snippet
-    for page in PAGES
-    for snippet in re.findall(
-        r"^```python\n(.*?)^```$", page.read_text(), flags=re.MULTILINE | re.DOTALL
-    )
-]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+
+
+def snippets_of(page: Path) -> list[str]:
+    fenced = r"^```python\n(.*?)^```$"
+    return re.findall(fenced, page.read_text(), flags=re.MULTILINE | re.DOTALL)
+
+
+# Those of README stand alone; those of a page are pasted one after the other.
+SNIPPETS = [*snippets_of(ROOT / "README.md"), *("\n".join(snippets_of(page)) for page in PAGES)]
 
 
 @pytest.mark.parametrize("number", range(len(SNIPPETS)))

@@ -6,10 +6,13 @@ whatever the wrapper did, however the ring turned, and with batches drawn ahead.
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import dataclasses
 import pickle
 import tempfile
 from collections import deque
+from pathlib import Path
 from typing import Any
 
 import hypothesis.strategies as st
@@ -25,6 +28,7 @@ from hypothesis.stateful import (
 )
 
 from compressarray import Batch, ReplayBuffer
+from compressarray.feed import ChangeFeed, Replica
 from tests.effort import examples
 from tests.naive import assert_same
 from tests.replay_worlds import (
@@ -87,10 +91,14 @@ class ReplayMachine(RuleBasedStateMachine):
         # To the power of alpha: of what may be drawn, by name, and of what comes to it.
         self.priorities: dict[int, float] = {}
         self.priority_of_new = 1.0
+        self.folders = contextlib.ExitStack()
+        self.follow_anew()
 
     def teardown(self) -> None:
         if hasattr(self, "world"):
             self.stop_drawing_ahead()
+            self.world.buffer._log = None
+            self.folders.close()
 
     @property
     def samplable(self) -> dict[int, Any]:
@@ -222,7 +230,7 @@ class ReplayMachine(RuleBasedStateMachine):
 
     # ----------------------------------------------------------------- copying
 
-    @rule(how=st.sampled_from(("copy", "pickle", "file")))
+    @rule(how=st.sampled_from(("copy", "pickle", "file", "checkpoint", "replica")))
     def go_on_with_a_copy(self, how: str) -> None:
         self.stop_drawing_ahead()
         world = self.world
@@ -231,15 +239,80 @@ class ReplayMachine(RuleBasedStateMachine):
             world.buffer = old.copy()
         elif how == "pickle":
             world.buffer = pickle.loads(pickle.dumps(old))
+        elif how == "checkpoint":
+            number = old.checkpoint(self.folder)
+            world.buffer = ReplayBuffer.restore(self.folder, at=number)
+            old._log = None  # as if that process had ended
+        elif how == "replica":
+            self.replica.apply(self.feed.read())
+            world.buffer = self.replica.buffer
+            world.buffer._end_following()
         else:
-            with tempfile.TemporaryDirectory() as folder:
-                old.save(f"{folder}/buffer")
-                world.buffer = ReplayBuffer.load(f"{folder}/buffer")
+            path = f"{self.folder}/../{Path(self.folder).name}.buffer"
+            old.save(path)
+            world.buffer = ReplayBuffer.load(path)
+            Path(path).unlink()
         if world.frames is not None:
             world.frames = world.buffer.frames
         before = old.sample(5).index.tolist() if self.samplable else []
         after = world.buffer.sample(5).index.tolist() if self.samplable else []
         assert before == after, "the random state was not copied"
+        self.follow_anew()
+
+    @rule(n_slots=st.integers(1, 50), extra=st.integers(0, 2))
+    def go_on_with_another_capacity(self, n_slots: int, extra: int) -> None:
+        self.stop_drawing_ahead()
+        world = self.world
+        s = world.setting
+        path = Path(self.folder, "..", f"{Path(self.folder).name}.buffer")
+        world.buffer.save(path)
+        mapped = ReplayBuffer.load(path, mmap_mode="r")
+        assert_same_content(mapped, world.oracle)
+        capacity = n_slots * s.n_envs + min(extra, s.n_envs - 1)
+        if n_slots < s.n_step:
+            with pytest.raises(ValueError, match=f"load it with {s.n_envs * s.n_step} or more"):
+                ReplayBuffer.load(path, capacity=capacity)
+            path.unlink()
+            return
+        world.buffer = ReplayBuffer.load(path, capacity=capacity)
+        path.unlink()
+        if world.frames is not None:
+            world.frames = world.buffer.frames
+        world.setting = dataclasses.replace(s, n_slots=n_slots)
+        world.oracle.resize(n_slots)
+        for lane in world.lanes:
+            lane.setting = world.setting
+        self.follow_anew()
+
+    # ----------------------------------------------------------------- replicas
+
+    def follow_anew(self) -> None:
+        self.feed, self.replica = ChangeFeed(self.world.buffer), Replica()
+        # Numbers go on from where a buffer was restored; others need a directory of their own.
+        if not self.world.buffer._restored[1]:
+            self.folder = self.folders.enter_context(tempfile.TemporaryDirectory())
+        self.checkpoint_at: tuple[int, Any] | None = None
+
+    @rule()
+    def send_to_a_replica(self) -> None:
+        self.replica.apply(self.feed.read())
+        self.replica.buffer.seed(3)
+        assert_same_content(self.replica.buffer, self.world.oracle)
+        assert_same_content(self.replica.buffer.copy(), self.world.oracle)
+
+    @rule()
+    def checkpoint(self) -> None:
+        number = self.world.buffer.checkpoint(self.folder)
+        again = ReplayBuffer.restore(self.folder, at=number)
+        assert_same_content(again, self.world.oracle)
+        if self.checkpoint_at is not None:
+            earlier, names = self.checkpoint_at
+            before = ReplayBuffer.restore(self.folder, at=earlier)
+            assert before.n_samplable == len(names)
+            if names:
+                batch = before.sample(len(names), replace=False)
+                assert_batch(batch, names)
+        self.checkpoint_at = number, self.samplable
 
     @rule()
     def clear(self) -> None:

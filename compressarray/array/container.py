@@ -6,6 +6,7 @@ import copy as copying
 import operator
 import os
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
 from math import prod
 from typing import Any, Literal, SupportsIndex
 
@@ -30,6 +31,7 @@ from compressarray.checks import (
 from compressarray.codecs import Codec, resolve
 from compressarray.errors import CorruptFrameError, FrameEvictedError, StaleStreamError
 from compressarray.format import container
+from compressarray.format.messages import Items, Message
 from compressarray.indexing import Block, blocks, select
 from compressarray.ring import FIRST_PIN
 from compressarray.snapshots import Snapshot, part_of, whole
@@ -524,11 +526,21 @@ class DiffFrameArray(NDArrayFace):
             If the codec is an object that numcodecs could not build again.
         """
         with self._frames.writer.lock:
-            container.save(path, files.KIND, self._tree())
+            container.save(path, files.KIND, self._file_tree())
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str]) -> DiffFrameArray:
+    def load(
+        cls, path: str | os.PathLike[str], mmap_mode: Literal["r"] | None = None
+    ) -> DiffFrameArray:
         """Return the array that was saved; everything is checked, and nothing is run.
+
+        Parameters
+        ----------
+        path : str or path
+        mmap_mode : {None, "r"}
+            "r": the compressed frames stay in the file, are read and checked where they are looked
+            at, and cannot be written to. The file must not be cut off meanwhile; one that is saved
+            over it leaves this array as it was.
 
         Raises
         ------
@@ -540,9 +552,35 @@ class DiffFrameArray(NDArrayFace):
             If it is of a newer version of the format, of something else than an array, or of a
             codec that is not installed.
         """
-        return cls._from_tree(container.load(path, files.KIND))
+        lazily = files.is_mapped(mmap_mode)
+        return cls._from_tree(container.load(path, files.KIND, lazily=lazily))
 
-    def _tree(self) -> Snapshot:
+    # -- replicas, see `compressarray.feed` ----------------------------------------------------
+
+    _kind = files.KIND
+
+    def _held(self) -> AbstractContextManager[Any]:
+        """Hold all writes off."""
+        return self._frames.writer.lock
+
+    def _mark(self) -> Any:
+        return self._frames.mark()
+
+    def _put_changes(self, message: Message, mark: Any) -> bool:
+        return self._frames.put_changes(message, mark)
+
+    def _follow(self, position: Any) -> None:
+        self._frames.follow(position)
+
+    def _came_to(self) -> Any:
+        """How far this has come, as a replica; None if it is none."""
+        self._frames.writer.settle()
+        return self._frames.followed
+
+    def _take(self, items: Items, position: Any) -> None:
+        self._frames.take(items, position)
+
+    def _file_tree(self) -> Snapshot:
         """What a file holds, for who has the writer's lock until it is written."""
         return files.tree_of(self._state_in_pieces())
 
@@ -569,6 +607,18 @@ class DiffFrameArray(NDArrayFace):
             part_of(state, "stack_axis"),
             state,
         )
+
+    def _like_with_rows(self, n_rows: int) -> DiffFrameArray:
+        """Return an empty array that differs from this one in the length of its first axis."""
+        frames = self._frames
+        twin = object.__new__(DiffFrameArray)
+        twin._be(
+            _Frames(
+                (n_rows, *frames.shape[1:]), frames.dtype, len(frames.frame_shape),
+                frames.stack_axis, copying.deepcopy(frames.codec), frames.fill_value,
+            )
+        )  # fmt: skip
+        return twin
 
     _base: DiffFrameArray | None
 

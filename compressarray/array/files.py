@@ -70,3 +70,13 @@ def _codec_from(tree: Any) -> Codec:
     if config is None:
         return resolve(part_of(tree, "name"), part_of(tree, "gop_length"))
     return resolve(config, None)
+
+
+def is_mapped(mmap_mode: str | None) -> bool:
+    """Whether a file is to be mapped; refuse what nobody offers."""
+    if mmap_mode not in (None, "r"):
+        raise ValueError(
+            f"mmap_mode={mmap_mode!r} must be None or 'r': what is compressed cannot be written to "
+            "in place"
+        )
+    return mmap_mode is not None

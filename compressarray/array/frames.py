@@ -174,6 +174,16 @@ class _Frames:
         flat = np.frombuffer(fill.tobytes() or bytes(1), np.uint8)
         return _Stream(number, Ring(self.shape[0], self.n_lanes), self._make_store(flat, None))
 
+    def begin_at(self, other: _Frames, counts: Int64s) -> None:
+        """Be in another one's stream, with its pinned frames, and no frames before some counts.
+
+        These frames are empty, and nobody else's.
+        """
+        _, ring, store = self._now
+        ring.both[:] = counts
+        store.take_pins(other.store)
+        self._now = _Stream(other.stream, ring, store)
+
     def _make_store(self, fill: UInt8s, snapshot: Snapshot | None) -> Store:
         lead, axis = self._store_lead, self._store_axis
         lanes = prod(n for i, n in enumerate(lead) if i not in (0, axis))
@@ -198,6 +208,7 @@ class _Frames:
         self.writer.run(self._clear)
 
     def _clear(self) -> None:
+        self._refuse_mapped()
         fresh = self._begin(self._now.number + 1)
         fresh.store.take_pins(self._now.store)
         self.writer.steps.append(_Cleared(self, self._now))
@@ -273,14 +284,22 @@ class _Frames:
         return self.writer.run(self._pin, entries)
 
     def _pin(self, entries: UInt8s) -> list[int]:
-        store = self._now.store
+        store = self._now.store  # pins of a mapped one are in memory, too
         store.follows = False
         return [store.pin(entry) for entry in entries]
 
     def _now_to_write(self) -> _Stream:
         """The stream, whose ring and store are steps of the write that runs."""
+        self._refuse_mapped()
         self._now.store.follows = False
         return self._begin_write()
+
+    def _refuse_mapped(self) -> None:
+        if self._now.store.is_mapped:
+            raise ValueError(
+                "this array is read-only: it was loaded with mmap_mode='r'. Write to a copy of it, "
+                "or load it without"
+            )
 
     def _begin_write(self) -> _Stream:
         now, writer = self._now, self.writer
@@ -319,13 +338,17 @@ class _Frames:
         self.writer.run(self._take, items, position)
 
     def _take(self, items: Items, position: Any) -> None:
+        self.take_within(items, position)
+        items.end()
+
+    def take_within(self, items: Items, position: Any) -> None:
+        """Take what `put_changes` has added, as a part of the write that runs."""
         _, ring, store = self._now
         self.writer.steps.append(_Taken(self, store))
         self.followed = position
         self._begin_write()
         lanes, counts = ring.take(items, self.writer.steps)
         store.take(items)
-        items.end()
         ring.have(lanes, counts)
 
     def gather(self, store: Store, places: Int64s, out: AnyArray) -> None:

@@ -659,7 +659,7 @@ def apply_record(
     and 32 bytes.
 
     May read, but not use, up to 8 bytes after the record: streams lie in memory with that much
-    room behind them. Trusts its input: only for what `encode_record` wrote.
+    room behind them. Trusts its input: only for what `encode_words` wrote.
     """
     n_words = (n_bytes + 7) >> 3
     n_tokens, record = get_varint(record)

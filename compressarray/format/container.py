@@ -3,14 +3,15 @@
     head         64 bytes: magic 8 | version u32 | CRC-32 of the rest of the head and of the
                  header u32 | bytes of the header u64 | bytes of the data u64 | zeros
     header       JSON, UTF-8, and zeros up to a multiple of 64 bytes
-    data         the arrays, each from a multiple of 64 bytes on, zeros between them
+    data         the arrays, each from a multiple of 64 bytes on, zeros between them, and 64 zeros
     checksums    CRC-32 of each block of the data of 65,536 bytes, u32 each
     end          CRC-32 of the checksums u32
 
 All numbers are little-endian. The header is ``{"kind": ..., "arrays": [...], "tree": ...}``. Of
 each array it says dtype (as `numpy.lib.format` writes it), shape, and where in the data it begins.
 In the tree a JSON null, boolean, number or string stands for itself, anything else is an object
-with one key: ``{"array": number}``, ``{"list": [...]}``, ``{"tuple": [...]}`` or
+with one key: ``{"array": number}``; ``{"bytes": number}``, a large array of them, which a mapped
+file verifies where somebody looks at it; ``{"list": [...]}``, ``{"tuple": [...]}`` or
 ``{"dict": [[key, value], ...]}``.
 
 Nothing in a file is code, and nothing of it is run.
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import io
 import json
+import mmap
 import operator
 import os
 import secrets
@@ -33,7 +35,7 @@ import numpy.typing as npt
 from numpy.lib import format as numpy_format
 
 from compressarray.errors import CorruptFrameError
-from compressarray.snapshots import Pieces
+from compressarray.snapshots import Mapped, Pieces
 
 MAGIC = b"\x89CMPRAY\n"
 VERSION = 1
@@ -69,10 +71,10 @@ def save(path: str | os.PathLike[str], kind: str, tree: Any) -> None:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
-    _sync_directory(target.parent)
+    sync_directory(target.parent)
 
 
-def _sync_directory(path: Path) -> None:
+def sync_directory(path: Path) -> None:
     """Let a renamed file survive a loss of power."""
     if os.name == "nt":  # pragma: no cover
         return
@@ -106,6 +108,7 @@ def write(file: BinaryIO, kind: str, tree: Any) -> None:
             }
         )
         start += array.nbytes
+    start += ALIGNMENT  # kernels look, though they never use, so far behind the last array
     header = json.dumps({"kind": kind, "arrays": described, "tree": plain}).encode()
     sizes = len(header).to_bytes(8, "little") + start.to_bytes(8, "little") + bytes(HEAD_BYTES - 32)
     checksum = zlib.crc32(header, zlib.crc32(sizes))
@@ -118,6 +121,7 @@ def write(file: BinaryIO, kind: str, tree: Any) -> None:
             data.write(piece)
         if data.at != said["start"] + array.nbytes:
             raise RuntimeError(f"{data.at - said['start']} bytes came of {array.nbytes}")
+    data.write(bytes(start - data.at))
     data.finish()
 
 
@@ -161,7 +165,7 @@ def _to_json(value: Any, arrays: list[Any]) -> Any:
         if value.dtype.hasobject:
             raise TypeError(f"an array of {value.dtype} holds Python objects, which no file keeps")
         arrays.append(value)
-        return {"array": len(arrays) - 1}
+        return {"bytes" if isinstance(value, Pieces) else "array": len(arrays) - 1}
     if isinstance(value, np.generic):
         return _to_json(value.item(), arrays)
     if isinstance(value, dict):
@@ -183,6 +187,8 @@ class Contents:
         What the file must be of.
     name : str
         The file's, for errors.
+    lazily : bool
+        Whether large arrays of bytes are `Mapped`, and `verify` leaves them to whoever looks.
 
     Raises
     ------
@@ -192,8 +198,12 @@ class Contents:
         If it is of a newer version, or of something else.
     """
 
-    def __init__(self, memory: npt.NDArray[np.uint8], kind: str, name: str) -> None:
+    def __init__(
+        self, memory: npt.NDArray[np.uint8], kind: str, name: str, *, lazily: bool = False
+    ) -> None:
         self._name = name
+        self._lazily = lazily
+        self._later: list[tuple[int, int]] = []  # places in the data that nobody has looked at
         head = memory[:HEAD_BYTES].tobytes()
         if head[: len(MAGIC)] != MAGIC:
             raise CorruptFrameError(f"{name} is no file that this library saves")
@@ -221,7 +231,8 @@ class Contents:
         if zlib.crc32(table) != int.from_bytes(memory[-4:].tobytes(), "little"):
             raise CorruptFrameError(f"{name} is damaged in its checksums")
         self._data = memory[start : start + n_data]
-        self._checksums = np.frombuffer(table, "<u4")
+        self._checksums = np.frombuffer(table, "<u4").tolist()
+        self._is_verified = np.zeros(n_blocks, np.bool_)
         try:
             found, self.tree = self._parsed(header, kind)
         except (LookupError, RecursionError, TypeError, ValueError) as error:
@@ -235,18 +246,35 @@ class Contents:
         if said["kind"] != kind:
             return str(said["kind"]), None
         self._arrays = [self._array(each) for each in said["arrays"]]
+        self._starts = [int(each["start"]) for each in said["arrays"]]
         return kind, self._from_json(said["tree"])
 
     def verify(self) -> Contents:
-        """Compare all blocks with their checksums."""
-        for i, checksum in enumerate(self._checksums.tolist()):
+        """Compare with their checksums all blocks that are not left to others."""
+        at = 0
+        for start, end in sorted(self._later):
+            self._verify(at, start)
+            at = end
+        self._verify(at, len(self._data))
+        return self
+
+    def _verify(self, start: int, end: int) -> None:
+        """Compare the blocks of a part of the data that were not compared yet."""
+        for i in range(start // BLOCK_BYTES, -(-end // BLOCK_BYTES)):
+            if self._is_verified[i]:
+                continue
             block = self._data[i * BLOCK_BYTES : (i + 1) * BLOCK_BYTES]
-            if zlib.crc32(block) != checksum:  # type: ignore[arg-type]
+            if zlib.crc32(block) != self._checksums[i]:  # type: ignore[arg-type]
                 raise CorruptFrameError(
                     f"{self._name} is damaged: block {i} of {len(self._checksums)} is not what was "
                     "saved"
                 )
-        return self
+            self._is_verified[i] = True
+
+    def _mapped(self, number: int) -> Mapped:
+        array, first = self._arrays[number], self._starts[number]
+        self._later.append((first, first + array.nbytes))
+        return Mapped(array, lambda start, end: self._verify(first + start, first + end))
 
     def _array(self, said: Any) -> AnyArray:
         dtype = numpy_format.descr_to_dtype(_tuples(said["dtype"]))
@@ -266,7 +294,9 @@ class Contents:
         if not isinstance(value, dict):
             return value
         ((name, held),) = value.items()
-        if name == "array":
+        if name == "bytes" and self._lazily:
+            return self._mapped(held)
+        if name in ("array", "bytes"):
             return self._arrays[held]
         if name == "dict":
             return {key: self._from_json(each) for key, each in held}
@@ -287,13 +317,32 @@ def _field(field: Any) -> Any:
     return (name, _tuples(kind), *map(tuple, shape))
 
 
+def kind_of(data: bytes | memoryview) -> str:
+    """What `dumps` was told that something is; nothing else is looked at.
+
+    Raises
+    ------
+    CorruptFrameError
+        If that cannot be read.
+    """
+    n_header = int.from_bytes(data[16:24], "little")
+    try:
+        kind = json.loads(bytes(data[HEAD_BYTES : HEAD_BYTES + n_header]))["kind"]
+    except (LookupError, RecursionError, TypeError, ValueError) as error:
+        raise CorruptFrameError(f"a message has a header that nobody writes: {error}") from None
+    return str(kind)
+
+
 def loads(data: bytes | memoryview, kind: str) -> Any:
     """The tree of what `dumps` returned; arrays are views of it."""
     return Contents(np.frombuffer(data, np.uint8), kind, "the message").verify().tree
 
 
-def load(path: str | os.PathLike[str], kind: str) -> Any:
+def load(path: str | os.PathLike[str], kind: str, *, lazily: bool = False) -> Any:
     """The tree that was saved.
+
+    Arrays are views of the mapped file: copy what must outlive changes to them. ``lazily``, large
+    arrays of bytes are `Mapped`, and their blocks are verified when somebody looks at them.
 
     Raises
     ------
@@ -302,5 +351,14 @@ def load(path: str | os.PathLike[str], kind: str) -> Any:
     CorruptFrameError, ValueError
         See `Contents`.
     """
-    memory = np.fromfile(path, np.uint8)
-    return Contents(memory, kind, repr(os.fspath(path))).verify().tree
+    return Contents(mapped(path), kind, repr(os.fspath(path)), lazily=lazily).verify().tree
+
+
+def mapped(path: str | os.PathLike[str]) -> npt.NDArray[np.uint8]:
+    """A file's bytes, read where they are looked at; who takes what is in them copies it."""
+    with open(path, "rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return np.zeros(0, np.uint8)
+        # A private copy of each page that is written to, which none is: kernels were compiled for
+        # arrays that may be.
+        return np.frombuffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY), np.uint8)

@@ -44,8 +44,8 @@ class Message:
         self._parts.append(bytes((kind,)) + _varint(array.size))
         self._parts.append(array.astype(_DTYPES[kind - 1]).tobytes())
 
-    def put_bytes(self, values: UInt8s | bytes) -> None:
-        """Add bytes; copied at `finished`, not before."""
+    def put_bytes(self, values: npt.NDArray[Any] | bytes) -> None:
+        """Add bytes, or those of an array."""
         data = values if isinstance(values, bytes) else values.tobytes()
         self._parts.append(bytes((BYTES,)) + _varint(len(data)))
         self._parts.append(data)

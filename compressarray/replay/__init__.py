@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from compressarray.replay.buffer import Batch, ReplayBuffer, SequenceBatch
+from compressarray.replay.batches import Batch, SequenceBatch, Transition
+from compressarray.replay.buffer import ReplayBuffer
 
-__all__ = ["Batch", "ReplayBuffer", "SequenceBatch"]
+__all__ = ["Batch", "ReplayBuffer", "SequenceBatch", "Transition"]

@@ -123,20 +123,33 @@ def checked_lanes(lanes: Any, n: int) -> npt.NDArray[np.int64]:
     return numbers.astype(np.int64)
 
 
+def checked_names(index: Any) -> npt.NDArray[np.int64]:
+    """Return names of transitions, of any shape."""
+    names = as_array("index", index.detach().cpu() if hasattr(index, "detach") else index)
+    if names.size and names.dtype.kind not in "iu":
+        raise TypeError(f"index holds {names.dtype}; it must hold the integers of batch.index")
+    return names.astype(np.int64)
+
+
+def checked_values(
+    what: str, index: Any, given: Any
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
+    """Return names of transitions and a number for each, flat; a tensor's come to the CPU."""
+    if hasattr(given, "detach"):
+        given = given.detach().cpu()
+    names, values = checked_names(index), as_array(what, given)
+    if names.shape != values.shape:
+        raise ValueError(f"index has shape {names.shape}, and {what} have {values.shape}")
+    if values.dtype.kind not in "fiu":
+        raise TypeError(f"{what} hold {values.dtype}; they must be real numbers")
+    return names.reshape(-1), values.reshape(-1).astype(np.float64)
+
+
 def checked_priorities(
     index: Any, priorities: Any
 ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
     """Return names of transitions and their priorities, flat; a tensor's values come to the CPU."""
-    if hasattr(priorities, "detach"):
-        priorities = priorities.detach().cpu()
-    names, values = as_array("index", index), as_array("priorities", priorities)
-    if names.shape != values.shape:
-        raise ValueError(f"index has shape {names.shape}, and priorities have {values.shape}")
-    if names.size and names.dtype.kind not in "iu":
-        raise TypeError(f"index holds {names.dtype}; it must hold the integers of batch.index")
-    if values.dtype.kind not in "fiu":
-        raise TypeError(f"priorities hold {values.dtype}; they must be real numbers")
-    names, values = names.reshape(-1).astype(np.int64), values.reshape(-1).astype(np.float64)
+    names, values = checked_values("priorities", index, priorities)
     wrong = ~((values >= 0) & (values < np.inf))
     if wrong.any():
         place = int(np.argmax(wrong))

@@ -5,10 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from compressarray.array import DiffFrameArray
 from compressarray.errors import CorruptFrameError
+from compressarray.format import container
 from compressarray.replay import spaces
+from compressarray.replay.fields import spaces_of
 from compressarray.replay.outputs import NumpyOutput, make_output
 from compressarray.snapshots import Snapshot, part_of
 
@@ -25,6 +28,7 @@ def tree_of(state: Snapshot) -> Snapshot:
         "arguments": {
             **arguments,
             **{name: spaces.tree_of(arguments[name]) for name in _SPACES},
+            "fields": {name: spaces.tree_of(each) for name, each in arguments["fields"].items()},
         },
         "rng": _as_text(state["rng"].bit_generator.state),
         "output": None if device is None else str(device),
@@ -63,6 +67,9 @@ def state_from(tree: Any, device: Any, rng: np.random.Generator | None) -> Snaps
         "arguments": {
             **arguments,
             **{name: spaces.space_from(part_of(arguments, name)) for name in _SPACES},
+            "fields": {
+                name: spaces.space_from(each) for name, each in spaces_of(arguments).items()
+            },
         },
         "rng": _generator_from(part_of(tree, "rng")) if rng is None else rng,
         "output": output,
@@ -80,7 +87,7 @@ AS_SAVED: Any = object()  # what an argument is that nobody gave
 
 def _frames_tree(frames: Any) -> Any:
     if isinstance(frames, DiffFrameArray):
-        return {"array": frames._tree()}
+        return {"array": frames._file_tree()}
     return frames
 
 
@@ -103,6 +110,16 @@ def _from_text(value: Any) -> Any:
             key: each if key == "bit_generator" else _from_text(each) for key, each in value.items()
         }
     return int(value) if isinstance(value, str) else value
+
+
+def bytes_of(rng: np.random.Generator) -> bytes:
+    """The state of a generator."""
+    return container.dumps("Generator", _as_text(rng.bit_generator.state))
+
+
+def rng_from(state: npt.NDArray[np.uint8]) -> np.random.Generator:
+    """The generator whose state `bytes_of` returned, or raise `CorruptFrameError`."""
+    return _generator_from(container.loads(state.data, "Generator"))
 
 
 def _generator_from(tree: Any) -> np.random.Generator:

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from compressarray.errors import CorruptFrameError
+from compressarray.format.messages import Items, Message
 from compressarray.replay.layout import Layout
 from compressarray.snapshots import Snapshot, array_of, int_of
 
@@ -71,6 +72,19 @@ class StackWatch:
         self._others = pairs
         self._n_saying = int_of(snapshot, "n_saying", 0, _N_SAYING)
         self._n_steps = int_of(snapshot, "n_steps", 0, _N_STEPS)
+
+    def put(self, message: Message) -> None:
+        """Add to a message what was seen."""
+        message.put_ints([self._n_saying, self._n_steps, *np.ravel(self._others).tolist()])
+
+    def have(self, given: Int64s) -> bool:
+        """Have seen what `put` has added; False if nobody looks any more, which is nothing."""
+        if len(given) < 2 or len(given) % 2:
+            return False
+        pairs = set(zip(given[2::2].tolist(), given[3::2].tolist(), strict=True))
+        self._n_saying, self._n_steps = given[:2].tolist()
+        self._others = [pair for pair in self._others if pair in pairs]
+        return True
 
     def see(self, obs: AnyArray, successor: AnyArray, live: Bools, apart: Bools) -> str | None:
         """Look at one step; return what is to be said of it, at most once.
@@ -186,6 +200,21 @@ class BreakWatch:
         self._counts = array_of(snapshot, "counts", np.int64, lanes, -2)
         self._n_broken = array_of(snapshot, "n_broken", np.int64, lanes, 0, _N_BROKEN)
         self._has_spoken = bool(int_of(snapshot, "has_spoken", 0, 1))
+
+    def put(self, message: Message) -> None:
+        """Add to a message what was seen."""
+        message.put_ints(self._counts)
+        message.put_ints([self._has_spoken, *self._n_broken])
+
+    def read(self, items: Items) -> tuple[Int64s, Int64s]:
+        """Take what `put` has added, for `have`."""
+        n_lanes = len(self._counts)
+        return items.ints(n_lanes, -2), items.ints(1 + n_lanes, 0, _N_BROKEN)
+
+    def have(self, given: tuple[Int64s, Int64s]) -> None:
+        """Have seen it."""
+        self._counts[:], self._n_broken[:] = given[0], given[1][1:]
+        self._has_spoken = bool(given[1][0])
 
     @property
     def nbytes(self) -> int:

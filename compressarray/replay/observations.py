@@ -11,11 +11,12 @@ import numpy.typing as npt
 
 from compressarray.array import DiffFrameArray
 from compressarray.errors import CorruptFrameError
+from compressarray.format.messages import Items, Message
 from compressarray.replay.layout import Layout, as_array, read_layouts
 from compressarray.replay.misuse import BreakWatch
 from compressarray.replay.outputs import NumpyOutput
 from compressarray.replay.plain import PlainRing
-from compressarray.replay.reading import Reader, SequenceReader, StepReader
+from compressarray.replay.reading import PairsReader, Reader, SequenceReader, StepReader
 from compressarray.replay.stack_kernels import join
 from compressarray.replay.stacks import FrameIndices, GivenStacks, NewestFrames, Stacks
 from compressarray.replay.transitions import Transitions
@@ -95,12 +96,7 @@ class Observations:
     def _own_frames(
         self, layout: Layout, codec: Any, gop_length: int | None, held: Snapshot | None
     ) -> DiffFrameArray:
-        # Episodes of one step store two observations a transition, and a wrapper whose stacks
-        # never go on has each of them stored whole. Rows are but address space until they are
-        # written. The next step's frames come before the oldest ones go, hence two more.
-        whole = 1 if layout.feed == "newest" else layout.stack_size
-        n_rows = 2 * whole * (self._n_slots + 1) + layout.stack_size
-        shape = (n_rows, self._n_lanes, *layout.frame_shape)
+        shape = (rows_of_frames(layout, self._n_slots), self._n_lanes, *layout.frame_shape)
         if held is not None:
             return _checked_frames(part_of(held, "frames"), shape, layout)
         return DiffFrameArray(
@@ -273,10 +269,10 @@ class Observations:
         for entry, successor in zip(self.entries, after, strict=True):
             entry.commit(successor, live, counts)
 
-    def discard(self, counts: Int64s) -> None:
+    def discard(self, counts: Int64s, since: Int64s) -> None:
         """Let go of the frames that no transition needs; see `Stacks.let_go`."""
         for entry in self.entries:
-            entry.let_go(counts)
+            entry.let_go(counts, since)
 
     def clear(self) -> None:
         """Forget all stacks, and the frames that were stored here."""
@@ -288,15 +284,27 @@ class Observations:
         """Whether frames are appended by somebody else, an `IndexedFrameStack`."""
         return any(isinstance(entry, FrameIndices) for entry in self.entries)
 
+    @property
+    def are_mapped(self) -> bool:
+        """Whether any frames lie in a file, and nothing may be added."""
+        return any(
+            isinstance(entry.frames, DiffFrameArray) and entry.frames._frames.store.is_mapped
+            for entry in self.entries
+        )
+
     # -- sampling ----------------------------------------------------------------------------
 
     def step_readers(self, cells: Int64s, last: Int64s, n_step: int) -> list[Reader]:
         """Return readers of windows of steps; see `StepReader`."""
         return [StepReader(entry, cells, last, n_step) for entry in self.entries]
 
-    def sequence_readers(self, cells: Int64s) -> list[Reader]:
-        """Return readers of runs of steps; see `SequenceReader`."""
-        return [SequenceReader(entry, cells) for entry in self.entries]
+    def sequence_readers(self, cells: Int64s, *, goes_on: bool = True) -> list[Reader]:
+        """Return readers of runs of steps, in which each step goes on from the one before or not.
+
+        See `SequenceReader` and `PairsReader`.
+        """
+        kind = SequenceReader if goes_on else PairsReader
+        return [kind(entry, cells) for entry in self.entries]
 
     def memories(self, observations: Any, output: NumpyOutput) -> dict[str | None, Any]:
         """Return the memory that observations which `read` returned are views of, by entry."""
@@ -386,7 +394,28 @@ class Observations:
         """
         self._breaks.restore(part_of(snapshot, "breaks"))
         for entry, held in zip(self.entries, _parts_of(snapshot, len(self.entries)), strict=True):
-            entry.restore(part_of(held, "stacks"), transitions.counts, transitions.flags)
+            entry.restore(
+                part_of(held, "stacks"), transitions.oldest, transitions.counts, transitions.flags
+            )
+
+    # -- replicas, see `compressarray.replay.following` ----------------------------------------
+
+    def put_watches(self, message: Message) -> None:
+        """Add to a message what was seen of misuse."""
+        self._breaks.put(message)
+        for entry in self.entries:
+            entry.put_watch(message)
+
+    def read_watches(self, items: Items) -> Any:
+        """Take what `put_watches` has added, for `have_watches`."""
+        return self._breaks.read(items), [entry.read_watch(items) for entry in self.entries]
+
+    def have_watches(self, given: Any) -> None:
+        """Have seen it."""
+        breaks, watches = given
+        self._breaks.have(breaks)
+        for entry, watch in zip(self.entries, watches, strict=True):
+            entry.have_watch(watch)
 
     # -- accounts ----------------------------------------------------------------------------
 
@@ -573,13 +602,27 @@ def _checked_frames(frames: Any, shape: tuple[int, ...], layout: Layout) -> Diff
     return frames
 
 
+def rows_of_frames(layout: Layout, n_slots: int) -> int:
+    """Return how many frames of a lane so many transitions may need at once."""
+    # Episodes of one step store two observations a transition, and a wrapper whose stacks never go
+    # on has each of them stored whole. Rows are but address space until they are written. The next
+    # step's frames come before the oldest ones go, hence two more.
+    whole = 1 if layout.feed == "newest" else layout.stack_size
+    return 2 * whole * (n_slots + 1) + layout.stack_size
+
+
+def rows_of_given_frames(layout: Layout, n_slots: int) -> int:
+    """Return the same of frames that an `IndexedFrameStack` stores."""
+    return 2 * n_slots + layout.stack_size
+
+
 def _check_given(frames: DiffFrameArray, layout: Layout, n_lanes: int, n_slots: int) -> None:
     if frames.n_lanes != n_lanes:
         raise ValueError(
             f"frames has {frames.n_lanes} lanes and n_envs={n_lanes}: pass the frames of the "
             "wrapper around these very environments"
         )
-    needed = 2 * n_slots + layout.stack_size
+    needed = rows_of_given_frames(layout, n_slots)
     if frames.shape[0] < needed:
         raise ValueError(
             f"frames keeps {frames.shape[0]} frames a lane, and {n_slots} transitions may need "

@@ -153,3 +153,8 @@ def worker_seed() -> int | None:
     data = sys.modules.get("torch.utils.data")  # who has not imported it is none
     info = None if data is None else data.get_worker_info()
     return None if info is None else int(info.seed)
+
+
+def deliver_all(output: NumpyOutput, fields: dict[str, AnyArray]) -> dict[str, Any]:
+    """Deliver what a user keeps beside transitions."""
+    return {name: output.deliver_small(values) for name, values in fields.items()}

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from math import prod
 from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from compressarray.errors import CorruptFrameError, StaleStreamError
+from compressarray.format.messages import Items, Message
 from compressarray.snapshots import MOST, Snapshot, array_of, int_of
 from compressarray.writing import Writer
 
@@ -128,10 +130,52 @@ class PlainRing:
     def _grown(self) -> AnyArray:
         _, lane_counts, oldest, held = self._named
         rows = np.zeros((int(len(held) * _GROWTH) + 1, *held.shape[1:]), self.dtype)
-        for lane in range(self.n_lanes):
-            counts = np.arange(oldest[lane], lane_counts[lane])
-            rows[counts % len(rows), lane] = held[counts % len(held), lane]
+        counts, lanes = _each(oldest, lane_counts)
+        rows[counts % len(rows), lanes] = held[counts % len(held), lanes]
         return rows
+
+    # -- replicas, see `compressarray.feed` ----------------------------------------------------
+
+    def mark(self) -> tuple[int, Int64s]:
+        """Remember what a replica has that is filled now."""
+        return self._named.stream, self._named.lane_counts
+
+    def put_changes(self, message: Message, mark: tuple[int, Int64s]) -> bool:
+        """Add what has changed since a mark; False if a replica has to be filled anew."""
+        stream, counts, oldest, rows = self._named
+        if mark[0] != stream:
+            return False
+        message.put_ints(counts - mark[1])
+        message.put_ints(counts - oldest)
+        new, lanes = _each(np.maximum(mark[1], oldest), counts)
+        message.put_bytes(rows[new % len(rows), lanes])
+        return True
+
+    def take_within(self, items: Items) -> None:
+        """Take what `put_changes` has added, as a part of the write that runs.
+
+        Raises
+        ------
+        CorruptFrameError
+            If it does not go on from the vectors that are held.
+        """
+        self._writer.steps.append(_PlainStep(self))
+        stream, before, held_first, held = self._named
+        most = MOST // self.n_lanes
+        counts = before + items.ints(self.n_lanes, 0, most)
+        oldest = counts - items.ints(self.n_lanes, 0, most)
+        if (counts > most).any() or (oldest < held_first).any():
+            raise CorruptFrameError("a message does not go on from the vectors that are held")
+        new, lanes = _each(np.maximum(before, oldest), counts)
+        vectors = items.octets(len(new) * prod(self.shape) * self.dtype.itemsize)
+        needed = int((counts - oldest).max(initial=0))
+        rows = held
+        if needed > len(rows):
+            rows = np.zeros((int(needed * _GROWTH) + 1, *held.shape[1:]), self.dtype)
+        kept, of = _each(oldest, before)
+        rows[kept % len(rows), of] = held[kept % len(held), of]
+        rows[new % len(rows), lanes] = vectors.view(self.dtype).reshape(-1, *self.shape)
+        self._named = _Named(stream, counts, oldest, rows)
 
     @property
     def nbytes_stored(self) -> int:
@@ -171,3 +215,11 @@ class PlainRing:
     def oldest(self) -> Int64s:
         """The first vector of each lane that is held."""
         return self._named.oldest
+
+
+def _each(first: Int64s, end: Int64s) -> tuple[Int64s, Int64s]:
+    """Counts from ``first`` to before ``end`` of every lane, and the lanes that they are of."""
+    n = np.maximum(end - first, 0)
+    lanes = np.repeat(np.arange(len(n)), n)
+    within = np.arange(len(lanes)) - np.repeat(np.cumsum(n) - n, n)
+    return first[lanes] + within, lanes

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from compressarray.errors import CorruptFrameError
 from compressarray.kernels.compiling import kernel
+from compressarray.replay.changed import ChangedCells
 from compressarray.snapshots import Snapshot, array_of
 
 Int64s = npt.NDArray[np.int64]
@@ -33,6 +34,7 @@ class SumTree:
         # Node 0 would be nobody's: there is what a new transition gets, the largest so far.
         self.sums: Floats = np.zeros(max(2 * n_groups, 2))
         self.sums[0] = 1.0
+        self.changed = ChangedCells(n_cells)  # by `update`
 
     @property
     def top(self) -> float:
@@ -75,12 +77,20 @@ class SumTree:
         ValueError
             If the total would be zero or infinite; then nothing has changed.
         """
+        self.changed.add(cells)
         total = update(self.leaves, self.sums, cells, values)
         if not 0 < total < np.inf:
             raise ValueError(
                 f"these priorities would bring the sum of all to {total}, in proportion to which "
                 "nothing can be drawn; nothing was changed. Use epsilon above 0"
             )
+
+    # -- replicas, see `compressarray.feed` ----------------------------------------------------
+
+    def set_to(self, cells: Int64s, values: Floats, top: float) -> None:
+        """Have some leaves and a top that were another tree's."""
+        self.sums[0] = top
+        set_leaves(self.leaves, self.sums, cells, values)
 
     def snapshot(self) -> Snapshot:
         """Copy what cannot be worked out from the rest."""
@@ -117,7 +127,9 @@ class SumTree:
     @property
     def nbytes(self) -> int:
         """Bytes held, none without cells."""
-        return self.leaves.nbytes + self.sums.nbytes if len(self.leaves) else 0
+        if not len(self.leaves):
+            return 0
+        return self.leaves.nbytes + self.sums.nbytes + self.changed.nbytes
 
 
 @kernel
@@ -134,6 +146,13 @@ def set_leaf(leaves: Any, sums: Any, cell: Any, value: Any) -> Any:
     while node >= 1:
         sums[node] = sums[2 * node] + sums[2 * node + 1]
         node >>= 1
+
+
+@kernel
+def set_leaves(leaves: Any, sums: Any, cells: Any, values: Any) -> Any:
+    """Set some leaves and the sums above them."""
+    for i in range(len(cells)):
+        set_leaf(leaves, sums, cells[i], values[i])
 
 
 @kernel

@@ -96,6 +96,24 @@ class SequenceReader(Reader):
         return self.layout.to_sample(stacks[:, :-1], 2), self.layout.to_sample(stacks[:, 1:], 2)
 
 
+class PairsReader(Reader):
+    """Reads observations and successors each by itself, of steps that need not go on.
+
+    Parameters
+    ----------
+    cells : ndarray, (B, T) int64
+    """
+
+    def __init__(self, stacks: Stacks, cells: Int64s) -> None:
+        indices = np.empty((2, cells.size, stacks.layout.stack_size), np.int64)
+        for after in (False, True):
+            stacks.stack_indices(cells.ravel(), after, indices[int(after)])
+        super().__init__(stacks, indices.reshape(2, *cells.shape, -1), False)
+
+    def _views(self, frames: Any) -> tuple[Any, Any]:
+        return self.layout.to_sample(frames[0], 2), self.layout.to_sample(frames[1], 2)
+
+
 def _runs(frames: Any, size: int) -> Any:
     """View ``(B, n, ...)`` as all runs of ``size`` frames, ``(B, n - size + 1, size, ...)``."""
     if hasattr(frames, "unfold"):  # a tensor

@@ -16,6 +16,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from compressarray.errors import CorruptFrameError
+from compressarray.format.messages import Items, Message
 from compressarray.kernels.compiling import kernel
 from compressarray.snapshots import Snapshot, array_of, int_of
 
@@ -94,6 +96,28 @@ class Resets:
         self._began = array_of(snapshot, "began", np.int64, lanes)
         self._counted = bool(int_of(snapshot, "counted", 0, 1))
         self.all_run = not self.phase.any()
+
+    def put(self, message: Message) -> None:
+        """Add to a message how the lanes stand."""
+        message.put_ints(self.phase)
+        message.put_ints(self._began if self._counted else [])
+
+    def read(self, items: Items) -> tuple[Int8s, Int64s]:
+        """Take what `put` has added, for `have`."""
+        n_lanes = len(self.phase)
+        phase, began = items.ints(n_lanes, RUNS, BEGINS), items.ints()
+        if len(began) not in (0, n_lanes):
+            raise CorruptFrameError(f"a message has {len(began)} games of {n_lanes} lanes")
+        return phase.astype(np.int8), began
+
+    def have(self, given: tuple[Int8s, Int64s]) -> None:
+        """Let the lanes stand so."""
+        phase, began = given
+        self.phase[:] = phase
+        self.all_run = not self.phase.any()
+        self._counted = len(began) > 0
+        if self._counted:
+            self._began[:] = began
 
     def told(self, info: Mapping[str, Any], was_reset: Bools | None) -> Told:
         """Read who was reset since the last step, by the user's word or ALE's counters."""

@@ -327,13 +327,15 @@ def keep_stacks(successor: Any, live: Any, plan: Any, current: Any, lanes: Any) 
 
 
 @kernel
-def find_needed(counts: Any, cells: Any, lanes: Any, least: Any) -> Any:
+def find_needed(counts: Any, since: Any, cells: Any, lanes: Any, least: Any) -> Any:
     """Find of each lane the first frame that a transition needs.
 
     Parameters
     ----------
     counts : ndarray, (n_lanes,) int64
         Transitions that each lane has had.
+    since : ndarray, (n_lanes,) int64
+        The first of them that there may be.
     least : int
         Frames that have to be free in a lane before any of them is worth letting go.
 
@@ -345,21 +347,21 @@ def find_needed(counts: Any, cells: Any, lanes: Any, least: Any) -> Any:
     n_slots = len(cells) // len(lanes)
     is_worth_it = False
     for k in range(len(counts)):
-        if needed_of(k, counts[k], n_slots, cells, lanes[k]) >= lanes[k].first + least:
+        if needed_of(k, counts[k], since[k], n_slots, cells, lanes[k]) >= lanes[k].first + least:
             is_worth_it = True
             break
     if is_worth_it:
         for k in range(len(counts)):
-            lanes[k].first = needed_of(k, counts[k], n_slots, cells, lanes[k])
+            lanes[k].first = needed_of(k, counts[k], since[k], n_slots, cells, lanes[k])
     return is_worth_it
 
 
 @kernel
-def needed_of(k: Any, count: Any, n_slots: Any, cells: Any, lane: Any) -> Any:
+def needed_of(k: Any, count: Any, since: Any, n_slots: Any, cells: Any, lane: Any) -> Any:
     """Return the count of the first frame that lane ``k`` of ``count`` transitions needs."""
-    if count == 0:
+    if count == since:
         return lane.first
-    cell = cells[k * n_slots + max(count - n_slots, 0) % n_slots]
+    cell = cells[k * n_slots + max(count - n_slots, since) % n_slots]
     return max(count_of(cell, lane) - np.int64(cell.age), lane.first)
 
 
@@ -367,16 +369,16 @@ def needed_of(k: Any, count: Any, n_slots: Any, cells: Any, lane: Any) -> Any:
 
 
 @kernel
-def find_wrong(counts: Any, flags: Any, cells: Any, lanes: Any, oldest: Any, n_frames: Any,
-               stack_size: Any, in_order: Any) -> Any:  # fmt: skip
+def find_wrong(since: Any, counts: Any, flags: Any, cells: Any, lanes: Any, oldest: Any,
+               n_frames: Any, stack_size: Any, in_order: Any) -> Any:  # fmt: skip
     """Find the first lane of which cells and lanes from elsewhere do not say what was written down.
 
     Numbers are in the bounds of their own already.
 
     Parameters
     ----------
-    counts : ndarray, (n_lanes,) int64
-        Transitions that each lane has had.
+    since, counts : ndarray, (n_lanes,) int64
+        The oldest transition that each lane holds, and how many it has had.
     flags : ndarray, (n_lanes, n_slots) uint8
         Of the transitions: a step that begins no episode goes on from where the last one led to.
     oldest, n_frames : ndarray, (n_lanes,) int64
@@ -400,7 +402,7 @@ def find_wrong(counts: Any, flags: Any, cells: Any, lanes: Any, oldest: Any, n_f
             continue
         if lane.at - lane.age < oldest[k] or lane.at >= n_frames[k]:
             return k
-        first, start = oldest[k], max(counts[k] - n_slots, 0)
+        first, start = oldest[k], since[k]
         at, at_age, at_marks = lane.at, lane.age, lane.marks
         for t in range(start, counts[k]):
             cell = cells[k * n_slots + t % n_slots]

@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from compressarray.array import DiffFrameArray
 from compressarray.errors import CorruptFrameError, FrameEvictedError, StaleStreamError
+from compressarray.format.messages import Items, Message
 from compressarray.replay.layout import Layout, as_kernels_take
 from compressarray.replay.misuse import StackWatch
 from compressarray.replay.plain import PlainRing
@@ -184,15 +185,15 @@ class Stacks(ABC):
     def _keep(self, lanes: Int64s, indices: Int64s) -> None:
         """Keep how the successors of some lanes look, by their frame indices."""
 
-    def let_go(self, counts: Int64s) -> None:
+    def let_go(self, counts: Int64s, since: Int64s) -> None:
         """Give up the frames that no transition needs, as soon as there are a few.
 
         Parameters
         ----------
-        counts : ndarray, (n_lanes,) int64
-            Transitions that each lane has had.
+        counts, since : ndarray, (n_lanes,) int64
+            Transitions that each lane has had, and the first of them that there may be.
         """
-        if find_needed(counts, self.cells, self.lanes, _LET_GO_AT):
+        if find_needed(counts, since, self.cells, self.lanes, _LET_GO_AT):
             self.frames.discard(self.lanes["first"])
 
     def clear(self) -> None:
@@ -205,6 +206,47 @@ class Stacks(ABC):
         if self.frames.stream != self.stream:
             self.lanes["first"] = 0
             self.stream = self.frames.stream
+
+    # -- replicas, see `compressarray.replay.following` ----------------------------------------
+
+    def take(
+        self, numbers: Int64s, cells: Cells, changed: Int64s, lanes: Lanes, with_new: Int64s
+    ) -> None:
+        """Have what a message brings: cells by number, and how the ``changed`` lanes stand.
+
+        Parameters
+        ----------
+        with_new : ndarray of int64
+            The lanes that have got transitions.
+        """
+        self.cells[numbers] = cells
+        for name in LANE.names or ():
+            if name != "oldest":
+                self.lanes[name][changed] = lanes[name][changed]
+        if not len(with_new):
+            return
+        newest = cells_of_newest(with_new, numbers, self.n_slots)
+        indices = np.empty((len(with_new), self.layout.stack_size), np.int64)
+        self.stack_indices(newest, True, indices)
+        self._keep(with_new, indices)
+
+    def are_of_held_pins(self, pads: Int64s) -> bool:
+        """Say whether some padding frames are pinned frames of these, or none."""
+        n_pins = 0
+        if not isinstance(self.frames, PlainRing):
+            n_pins = _frame_array(self.frames)._frames.store.n_pins
+        return bool(((pads < 0) | ((pads > FIRST_PIN - n_pins) & (pads <= FIRST_PIN))).all())
+
+    def put_watch(self, message: Message) -> None:  # noqa: B027 - most have none
+        """Add to a message what is watched for."""
+
+    def read_watch(self, items: Items) -> Any:
+        """Take what `put_watch` has added, for `have_watch`."""
+        del items
+
+    def have_watch(self, given: Any) -> None:
+        """Watch as the sender does."""
+        del given
 
     # -- sampling ----------------------------------------------------------------------------
 
@@ -240,14 +282,14 @@ class Stacks(ABC):
             "lanes": {**lanes, "known": self.lanes["known"].astype(np.uint8)},
         }
 
-    def restore(self, snapshot: Snapshot, counts: Int64s, flags: UInt8s) -> None:
+    def restore(self, snapshot: Snapshot, since: Int64s, counts: Int64s, flags: UInt8s) -> None:
         """Become what a snapshot was taken of; the frames are there.
 
         Parameters
         ----------
         snapshot : dict
-        counts : ndarray, (n_lanes,) int64
-            Transitions that each lane has had.
+        since, counts : ndarray, (n_lanes,) int64
+            The oldest transition that each lane holds, and how many it has had.
         flags : ndarray, (n_lanes, n_slots) uint8
             Theirs.
 
@@ -275,7 +317,7 @@ class Stacks(ABC):
         if (self.lanes["first"] > n_frames).any():
             raise CorruptFrameError(f"stored first is {self.lanes['first']}, past {n_frames}")
         lane = find_wrong(
-            counts, flags, self.cells, self.lanes, oldest, n_frames, size, in_order
+            since, counts, flags, self.cells, self.lanes, oldest, n_frames, size, in_order
         )  # fmt: skip
         if lane >= 0:
             raise CorruptFrameError(
@@ -413,6 +455,22 @@ class GivenStacks(_StoredStacks):
         if self._watch.is_done:
             self._watch = None
         return remark
+
+    def put_watch(self, message: Message) -> None:
+        """Add what was seen of how stacks go on, if anybody looks any more."""
+        if self._watch is None:
+            message.put_ints([])
+        else:
+            self._watch.put(message)
+
+    def read_watch(self, items: Items) -> Any:
+        """Take it."""
+        return items.ints()
+
+    def have_watch(self, given: Any) -> None:
+        """Have seen it."""
+        if self._watch is not None and not self._watch.have(given):
+            self._watch = None
 
     def snapshot(self) -> Snapshot:
         """Copy also what was seen of how stacks go on."""
@@ -608,6 +666,23 @@ class FrameIndices(Stacks):
     def _keep(self, lanes: Int64s, indices: Int64s) -> None:
         self.current[lanes] = indices
 
+    def put_watch(self, message: Message) -> None:
+        """Add whether padding still has to be compared."""
+        message.put_ints([self._padding_is_checked])
+
+    def read_watch(self, items: Items) -> Any:
+        """Take it."""
+        return items.number(0, 1)
+
+    def have_watch(self, given: Any) -> None:
+        """Have compared it."""
+        if given:
+            self._padding = "any"
+
+    @property
+    def _padding_is_checked(self) -> int:
+        return int(isinstance(self._padding, str) and self._padding == "any")
+
     def snapshot(self) -> Snapshot:
         """Copy also the last successors' indices, and what is known of padding."""
         return {
@@ -615,7 +690,7 @@ class FrameIndices(Stacks):
             "stream": self.stream,
             "pad": self.lanes["pad"].copy(),
             "current": self.current.copy(),
-            "padding_is_checked": int(isinstance(self._padding, str) and self._padding == "any"),
+            "padding_is_checked": self._padding_is_checked,
         }
 
     def _restore(self, snapshot: Snapshot) -> None:
@@ -635,6 +710,13 @@ class FrameIndices(Stacks):
         anything = np.full(self.n_lanes, MOST)
         n_frames = self.frames.lane_counts if self.stream == self.frames.stream else anything
         return -anything, n_frames, False
+
+
+def cells_of_newest(lanes: Int64s, numbers: Int64s, n_slots: int) -> Int64s:
+    """Of cells that lie lane by lane, oldest first, return the last one of each of the lanes."""
+    last = np.searchsorted(numbers // n_slots, lanes, "right") - 1
+    newest: Int64s = numbers[last]
+    return newest
 
 
 def _oldest(frames: FrameMemory) -> Int64s:

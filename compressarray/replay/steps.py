@@ -7,6 +7,7 @@ stood before, should that be cut off.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -38,6 +39,7 @@ class Rows(NamedTuple):
     reward: AnyArray
     terminated: Bools
     truncated: Bools
+    fields: Mapping[str, AnyArray]
 
 
 class AddStep:
@@ -103,7 +105,24 @@ class AddStep:
 
     def tidy(self) -> None:
         """Let go of the frames that no transition needs any more."""
-        self._parts.observations.discard(self._parts.transitions.counts)
+        transitions = self._parts.transitions
+        self._parts.observations.discard(transitions.counts, transitions.first)
+
+
+class RewardStep:
+    """Rewards that are rewritten."""
+
+    def __init__(self, transitions: Transitions, cells: Int64s, rewards: AnyArray) -> None:
+        self._transitions = transitions
+        self._cells = cells
+        self._rewards = rewards
+
+    def finish(self) -> None:
+        """Write them."""
+        self._transitions.rewrite(self._cells, self._rewards)
+
+    def roll_back(self) -> None:
+        """Do nothing: nothing was changed."""
 
 
 class CutStep:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from math import prod
 from typing import Any, NamedTuple
 
@@ -11,8 +12,10 @@ import numpy.typing as npt
 from compressarray.errors import CorruptFrameError
 from compressarray.kernels.compiling import kernel
 from compressarray.kernels.memory import base_of, prefetch
+from compressarray.replay.changed import ChangedCells
+from compressarray.replay.fields import Fields
 from compressarray.replay.windows import CUT, END, FIRST, TERMINATED, TRUNCATED, Windows
-from compressarray.snapshots import MOST, Snapshot, array_of
+from compressarray.snapshots import MOST, Snapshot, array_of, part_of
 
 AnyArray = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
@@ -43,6 +46,19 @@ class Steps(NamedTuple):
     is_first: Floats
 
 
+class NewRows(NamedTuple):
+    """What a message brings of some lanes."""
+
+    lanes: Int64s  # (n,), sorted
+    n_new: Int64s  # (n,): transitions of each
+    was_cut: Bools  # (n,): whether the newest one before those was cut
+    cells: Int64s  # (rows,): where they go, lane by lane, oldest first
+    flags: UInt8s
+    rewards: Floats
+    actions: UInt8s  # (rows, bytes of an action)
+    fields: dict[str, AnyArray]  # (rows, ...) each
+
+
 class Transitions:
     """Actions, rewards and ends of ``n_lanes`` rings of ``n_slots`` transitions.
 
@@ -51,7 +67,12 @@ class Transitions:
     """
 
     def __init__(
-        self, n_lanes: int, n_slots: int, action_shape: tuple[int, ...], action_dtype: np.dtype[Any]
+        self,
+        n_lanes: int,
+        n_slots: int,
+        action_shape: tuple[int, ...],
+        action_dtype: np.dtype[Any],
+        fields: Any = None,
     ) -> None:
         self.n_lanes = n_lanes
         self.n_slots = n_slots
@@ -61,9 +82,13 @@ class Transitions:
         # As bytes, so that kernels need not be compiled for each dtype.
         n_bytes = prod(action_shape) * action_dtype.itemsize
         self.action_bytes: UInt8s = np.zeros((n_lanes * n_slots, n_bytes), np.uint8)
+        self.fields = Fields(fields, n_lanes * n_slots)
+        self.rewritten = ChangedCells(n_lanes * n_slots)  # cells whose rewards were
         self._action_shape = action_shape
         self._action_dtype = action_dtype
         self.counts: Int64s = np.zeros(n_lanes, np.int64)
+        # The first transition that there may be, where a smaller ring has let go of those before.
+        self.first: Int64s = np.zeros(n_lanes, np.int64)
         # Steps of each lane's newest episode that are held, and whether it goes on.
         self.runs: Int64s = np.zeros(n_lanes, np.int64)
         self.running: Bools = np.zeros(n_lanes, np.bool_)
@@ -78,12 +103,12 @@ class Transitions:
         self.counts[:], self.runs[:], self.running[:] = standing
 
     def __len__(self) -> int:
-        return int(np.minimum(self.counts, self.n_slots).sum())
+        return int((self.counts - self.oldest).sum())
 
     @property
     def oldest(self) -> Int64s:
         """The oldest transition that each lane holds, ``(n_lanes,)``, where it holds one."""
-        return np.maximum(self.counts - self.n_slots, 0)
+        return np.maximum(self.counts - self.n_slots, self.first)
 
     @property
     def actions(self) -> AnyArray:
@@ -101,6 +126,7 @@ class Transitions:
         reward: npt.NDArray[np.floating[Any]],
         terminated: Bools,
         truncated: Bools,
+        fields: Mapping[str, AnyArray],
         windows: list[Windows],
     ) -> None:
         """Add a transition to some lanes.
@@ -111,9 +137,13 @@ class Transitions:
             To which.
         action, reward, terminated, truncated : ndarray, (n_lanes, ...)
             C-contiguous; rewards are rounded to float32. Rows of other lanes mean nothing.
+        fields : mapping of str to ndarray, (n_lanes, ...)
         windows : list of Windows
             Told of what may start now.
         """
+        if fields:
+            cells = lanes * self.n_slots + self.counts[lanes] % self.n_slots
+            self.fields.write(cells, fields, lanes)
         record(
             lanes, action.reshape(self.n_lanes, -1).view(np.uint8), reward, terminated, truncated,
             self.action_bytes, self.rewards, self.flags, self.counts, self.runs, self.running,
@@ -121,12 +151,65 @@ class Transitions:
         for each in windows:
             each.turn(lanes, True, self.counts, self.runs, self.flags)
 
+    def take(self, rows: NewRows) -> None:
+        """Have the transitions of a message, see `compressarray.replay.following`.
+
+        Windows are told before, while ``counts`` and ``runs`` still say what there was.
+        """
+        n_slots = self.n_slots
+        cut = rows.lanes[rows.was_cut]
+        self.flags[cut, (self.counts[cut] - 1) % n_slots] |= CUT
+        self.flags.reshape(-1)[rows.cells] = rows.flags
+        self.rewards[rows.cells] = rows.rewards
+        self.action_bytes[rows.cells] = rows.actions
+        self.fields.write(rows.cells, rows.fields, slice(None))
+
+    def have(self, rows: NewRows) -> None:
+        """Count the transitions that `take` brought."""
+        count_rows(rows.lanes, rows.n_new, rows.was_cut, self.counts, self.runs, self.running,
+                   self.flags)  # fmt: skip
+
+    def cells_of_new(self, lanes: Int64s, first: Int64s, n_new: Int64s) -> Int64s:
+        """Return the cells of ``n_new`` transitions from the ``first`` on, lane by lane."""
+        lane = np.repeat(lanes, n_new)
+        within = np.arange(len(lane)) - np.repeat(np.cumsum(n_new) - n_new, n_new)
+        cells: Int64s = lane * self.n_slots + (np.repeat(first, n_new) + within) % self.n_slots
+        return cells
+
     def cut(self, named: Bools, windows: list[Windows]) -> None:
         """End the running episodes of the lanes that ``named``, ``(n_lanes,)``, says."""
         ended = np.zeros(self.n_lanes, np.bool_)
         if end_runs(named, self.flags, self.counts, self.running, ended):
             for each in windows:
                 each.turn(np.flatnonzero(ended), False, self.counts, self.runs, self.flags)
+
+    def cells_of(self, names: Int64s) -> tuple[Int64s, Bools]:
+        """Find where some transitions lie; return their cells, and which are still held.
+
+        Raises
+        ------
+        IndexError
+            If a name is none that ever was.
+        """
+        counts, lanes = np.divmod(names, self.n_lanes)
+        unknown = (names < 0) | (counts >= self.counts[lanes])
+        if unknown.any():
+            raise IndexError(f"transition {names[unknown][0]} was never added")
+        cells: Int64s = lanes * self.n_slots + counts % self.n_slots
+        return cells, counts >= self.oldest[lanes]
+
+    def newest(self, n: int) -> Int64s:
+        """Return the names of the ``n`` newest transitions that are held, or of all, in order."""
+        first = np.maximum(self.oldest, self.counts - n)
+        times = [np.arange(*span) for span in zip(first, self.counts, strict=True)]
+        names = np.concatenate([t * self.n_lanes + lane for lane, t in enumerate(times)])
+        names.sort()
+        return names[len(names) - min(n, len(names)) :]
+
+    def rewrite(self, cells: Int64s, rewards: Floats) -> None:
+        """Have other rewards in some cells."""
+        self.rewritten.add(cells)
+        self.rewards[cells] = rewards
 
     def names(self, cells: Int64s) -> Int64s:
         """Return the names of what some cells hold."""
@@ -181,9 +264,11 @@ class Transitions:
         """Copy what cannot be worked out from the rest."""
         return {
             "counts": self.counts.copy(),
+            "first": self.first.copy(),
             "flags": self.flags.copy(),
             "rewards": self.rewards.copy(),
             "actions": self.actions.copy(),
+            "fields": self.fields.snapshot(),
         }
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -196,6 +281,9 @@ class Transitions:
         """
         n_cells = len(self.rewards)
         counts = array_of(snapshot, "counts", np.int64, (self.n_lanes,), 0, MOST // self.n_lanes)
+        first = array_of(snapshot, "first", np.int64, (self.n_lanes,), 0)
+        if (first > counts).any():
+            raise CorruptFrameError(f"stored first is {first}, past the counts {counts}")
         flags = array_of(
             snapshot, "flags", np.uint8, self.flags.shape, 0,
             TERMINATED | TRUNCATED | CUT | FIRST,
@@ -204,11 +292,12 @@ class Transitions:
         if not np.isfinite(rewards).all():
             raise CorruptFrameError("stored rewards are not all finite")
         actions = array_of(snapshot, "actions", self._action_dtype, (n_cells, *self._action_shape))
-        self.counts, self.flags, self.rewards = counts, flags, rewards
+        self.counts, self.flags, self.rewards, self.first = counts, flags, rewards, first
         self.action_bytes = actions.reshape(n_cells, prod(self._action_shape)).view(np.uint8)
+        self.fields.restore(part_of(snapshot, "fields"))
         self._check_flags()
         for lane in range(self.n_lanes):
-            n = min(int(counts[lane]), self.n_slots)
+            n = int(counts[lane] - self.oldest[lane])
             slots = (counts[lane] - 1 - np.arange(n)) % self.n_slots
             ends = flags[lane, slots] & END != 0  # from the newest one back
             self.running[lane] = n > 0 and not ends[0]
@@ -218,11 +307,10 @@ class Transitions:
         """Refuse episodes that do not begin where others end."""
         ends, firsts = self.flags & END != 0, self.flags & FIRST != 0
         begins = np.roll(ends, 1, axis=1)
-        begins[self.counts <= self.n_slots, 0] = True
-        # Nothing is known of the step before the oldest one of a ring that has turned.
-        turned = np.flatnonzero(self.counts > self.n_slots)
-        oldest = self.counts[turned] % self.n_slots
-        begins[turned, oldest] = firsts[turned, oldest]
+        # Nothing is known of the step before the oldest one that is held, but of the very first.
+        oldest = self.oldest % self.n_slots
+        is_first = firsts[self.all_lanes, oldest] | (self.oldest == 0)
+        begins[self.all_lanes, oldest] = is_first
         is_both = (self.flags & CUT != 0) & (self.flags & (TERMINATED | TRUNCATED) != 0)
         wrong = self.is_held & ((begins != firsts) | is_both)
         if wrong.any():
@@ -235,14 +323,18 @@ class Transitions:
     @property
     def is_held(self) -> Bools:
         """Which slots hold a transition, ``(n_lanes, n_slots)``."""
-        held: Bools = np.arange(self.n_slots) < self.counts[:, None]
+        newest = self.counts[:, None] - 1
+        times = newest - (newest - np.arange(self.n_slots)) % self.n_slots
+        held: Bools = times >= self.oldest[:, None]
         return held
 
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        parts = (self.rewards, self.flags, self.action_bytes, self.counts, self.runs, self.running)
-        return sum(part.nbytes for part in parts)
+        parts = (self.rewards, self.flags, self.action_bytes, self.counts, self.runs, self.running,
+                 self.first)  # fmt: skip
+        beside = self.fields.nbytes + self.rewritten.nbytes
+        return beside + sum(part.nbytes for part in parts)
 
 
 @kernel
@@ -273,6 +365,24 @@ def record(lanes: Any, action: Any, reward: Any, terminated: Any, truncated: Any
         counts[lane] += 1
         runs[lane] = min(runs[lane] + 1, n_slots)
         running[lane] = not (terminated[lane] or truncated[lane])
+
+
+@kernel
+def count_rows(lanes: Any, n_new: Any, was_cut: Any, counts: Any, runs: Any, running: Any,
+               flags: Any) -> Any:  # fmt: skip
+    """Let the rows of some lanes that were written count, as `record` and `end_runs` do."""
+    n_slots = flags.shape[1]
+    for i in range(len(lanes)):
+        lane = lanes[i]
+        if was_cut[i]:
+            running[lane] = False
+        for _ in range(n_new[i]):
+            flag = flags[lane, counts[lane] % n_slots]
+            if flag & FIRST:
+                runs[lane] = 0
+            counts[lane] += 1
+            runs[lane] = min(runs[lane] + 1, n_slots)
+            running[lane] = not flag & END
 
 
 @kernel

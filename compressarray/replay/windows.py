@@ -96,11 +96,38 @@ class Windows:
             self.tree.leaves, self.tree.sums, self.tree.top,
         )  # fmt: skip
 
-    def rebuild(self, counts: Int64s, flags: npt.NDArray[np.uint8]) -> None:
+    def catch_up(
+        self,
+        lanes: Int64s,
+        n_new: Int64s,
+        was_cut: npt.NDArray[np.bool_],
+        counts: Int64s,
+        runs: Int64s,
+        flags: npt.NDArray[np.uint8],
+    ) -> None:
+        """Do what `turn` does, for several transitions of some lanes whose flags are there.
+
+        Parameters
+        ----------
+        lanes, n_new : ndarray, (n,) int64
+            Which, and how many transitions each of them has got, fewer than it keeps.
+        was_cut : ndarray, (n,) bool
+            Whether the episode of the newest one before those was cut meanwhile.
+        counts, runs : ndarray, (n_lanes,) int64
+            As they were before.
+        flags : ndarray, (n_lanes, n_slots) uint8
+            As they are now.
+        """
+        catch_up(
+            lanes, n_new, was_cut, counts, runs, flags, self.length, self.full, self.words,
+            self.counts, self.tree.leaves, self.tree.sums, self.tree.top,
+        )  # fmt: skip
+
+    def rebuild(self, oldest: Int64s, counts: Int64s, flags: npt.NDArray[np.uint8]) -> None:
         """Fill an empty set from all transitions that are held; takes a pass over the flags."""
         rebuild(
-            counts, flags, self.length, self.full, self.words, self.counts, self.tree.leaves,
-            self.tree.sums, self.tree.top,
+            oldest, counts, flags, self.length, self.full, self.words, self.counts,
+            self.tree.leaves, self.tree.sums, self.tree.top,
         )  # fmt: skip
 
     @property
@@ -182,13 +209,34 @@ def turn(lanes: Any, is_new: Any, lane_counts: Any, runs: Any, flags: Any, lengt
 
 
 @kernel
-def rebuild(lane_counts: Any, flags: Any, length: Any, full: Any, words: Any, counts: Any,
-            leaves: Any, sums: Any, priority: Any) -> Any:  # fmt: skip
+def catch_up(lanes: Any, n_new: Any, was_cut: Any, lane_counts: Any, runs: Any, flags: Any,
+             length: Any, full: Any, words: Any, counts: Any, leaves: Any, sums: Any,
+             priority: Any) -> Any:  # fmt: skip
+    """See `Windows.catch_up`."""
+    n_slots = flags.shape[1]
+    for i in range(len(lanes)):
+        lane = lanes[i]
+        count, run = lane_counts[lane], runs[lane]
+        if was_cut[i]:
+            admit(
+                lane, count - 1, run, flags, length, full, words, counts, leaves, sums, priority
+            )  # fmt: skip
+        for t in range(count, count + n_new[i]):
+            put(lane * n_slots + t % n_slots, False, 0.0, words, counts, leaves, sums)
+            if flags[lane, t % n_slots] & FIRST:
+                run = 0
+            run = min(run + 1, n_slots)
+            admit(lane, t, run, flags, length, full, words, counts, leaves, sums, priority)
+
+
+@kernel
+def rebuild(oldest: Any, lane_counts: Any, flags: Any, length: Any, full: Any, words: Any,
+            counts: Any, leaves: Any, sums: Any, priority: Any) -> Any:  # fmt: skip
     """See `Windows.rebuild`."""
     n_lanes, n_slots = flags.shape
     for lane in range(n_lanes):
         run = 0
-        for t in range(max(0, lane_counts[lane] - n_slots), lane_counts[lane]):
+        for t in range(oldest[lane], lane_counts[lane]):
             run += 1
             admit(lane, t, run, flags, length, full, words, counts, leaves, sums, priority)
             if flags[lane, t % n_slots] & END:

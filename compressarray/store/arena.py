@@ -28,7 +28,7 @@ from compressarray.kernels.attaching import Int64Row, UInt8Row, UInt16Row, UInt3
 from compressarray.kernels.compiling import inlined, kernel, plain
 from compressarray.kernels.memory import base_of, copy_bytes, move_bytes, same_bytes
 from compressarray.kernels.sorting import order_of
-from compressarray.snapshots import Pieces, Snapshot, array_of
+from compressarray.snapshots import Mapped, Pieces, Snapshot, array_of, part_of
 from compressarray.store.base import address_of
 
 PAGE_BYTES = mmap.PAGESIZE
@@ -46,6 +46,9 @@ MAX_REFERENCES = 65535
 # Kernels read words and may look, though never use, this far behind a chunk.
 GUARD_BYTES = 64
 PIECE_BYTES = 1 << 20  # that are copied at once, of a snapshot
+# Chunks of a snapshot begin at multiples of this, to be used where they lie in a file.
+ALIGNMENT_SHIFT = 3
+ALIGNMENT = 1 << ALIGNMENT_SHIFT
 
 # Fields of Arena.meta.
 (
@@ -203,6 +206,7 @@ class Arena:
         meta[N_SEGMENTS] = n_segments
         meta[GRANULE_SHIFT] = granule_shift
         meta[N_ENTRIES] = 1  # entry 0 means "no chunk"
+        self._mapped: Mapped | None = None
         self.state = ArenaState(
             meta,
             memory,
@@ -303,20 +307,21 @@ class Arena:
         numbers = np.zeros(n, np.uint32)
         numbers[live] = np.arange(1, len(live) + 1)
         sizes = self.state.size[live]
-        chunks = Pieces(int(sizes.sum(dtype=np.int64)), self._pieces(live, sizes))
+        self.verify(live)
+        chunks = Pieces(int(_room_of(sizes).sum()), self._pieces(live, _room_of(sizes)))
         return {**index, "data": numbers[index["data"]], "sizes": sizes, "bytes": chunks}, numbers
 
     def _pieces(
-        self, entries: npt.NDArray[np.int64], sizes: npt.NDArray[np.uint32]
+        self, entries: npt.NDArray[np.int64], rooms: npt.NDArray[np.int64]
     ) -> Iterator[npt.NDArray[np.uint8]]:
         """Copy chunks, one behind the other, a mebibyte or a chunk at a time."""
-        ends = np.cumsum(sizes, dtype=np.int64)
+        ends = np.cumsum(rooms)
         first = 0
         while first < len(entries):
             begun = int(ends[first - 1]) if first else 0
             end = max(first + 1, int(np.searchsorted(ends, begun + PIECE_BYTES, "right")))
-            piece = np.empty(int(ends[end - 1]) - begun, np.uint8)
-            gather_chunks(self.state, entries[first:end], piece)
+            piece = np.zeros(int(ends[end - 1]) - begun, np.uint8)
+            gather_chunks(self.state, entries[first:end], ALIGNMENT, piece)
             yield piece
             first = end
 
@@ -325,19 +330,71 @@ class Arena:
         sizes = array_of(snapshot, "sizes", np.uint32, (None,))
         n = len(sizes)
         references = table.restore(snapshot, n)
-        n_bytes = int(sizes.sum(dtype=np.int64))
+        n_bytes = int(_room_of(sizes).sum())
+        given = part_of(snapshot, "bytes")
+        if isinstance(given, Mapped):
+            snapshot = {"bytes": given.data}
         chunks = array_of(snapshot, "bytes", np.uint8, (n_bytes,), copy=False)
         if n and not 1 <= references[1:].min() <= references[1:].max() <= MAX_REFERENCES:
             raise CorruptFrameError("a stored chunk is named by nothing, or too often")
-        if n >= len(self.state.offset) or not restore(
+        if n < len(self.state.offset) and isinstance(given, Mapped):
+            self._map(given, sizes, references)
+        elif n >= len(self.state.offset) or not restore(
             self.state, sizes, references, address_of(chunks)
         ):
             raise CorruptFrameError(f"{n} stored chunks do not fit into their array")
+
+    def _map(
+        self, given: Mapped, sizes: npt.NDArray[np.uint32], references: npt.NDArray[np.int64]
+    ) -> None:
+        """Have chunks where they lie in a file; nothing may be written from now on."""
+        n, state = len(sizes), self.state
+        ends = np.cumsum(_room_of(sizes))
+        if n and ends[-1] >> ALIGNMENT_SHIFT >= 1 << 32:
+            raise MemoryError("a mapped file may hold up to 32 GiB of one array; load it instead")
+        self._mapped = given
+        self._is_verified = np.zeros(n + 1, np.bool_)
+        state.meta[GRANULE_SHIFT] = ALIGNMENT_SHIFT
+        state.meta[N_ENTRIES] = n + 1
+        state.offset[1 : n + 1] = (ends - _room_of(sizes)) >> ALIGNMENT_SHIFT
+        state.size[1 : n + 1] = sizes
+        state.references[: n + 1] = references
+        self._region = None
+        self.state = state._replace(memory=given.data)
+
+    @property
+    def is_mapped(self) -> bool:
+        """Whether the chunks lie in a file, and nothing may be written."""
+        return self._mapped is not None
+
+    def verify(self, entries: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
+        """Compare mapped chunks with their checksums; return those that were not looked at yet.
+
+        ``entries`` are sorted; whoever has checked what is returned says so with `mark_verified`.
+        """
+        if self._mapped is None:
+            return np.zeros(0, np.int64)
+        new: npt.NDArray[np.int64] = entries[~self._is_verified[entries]].astype(np.int64)
+        new = new[new > 0]
+        starts = self.state.offset[new].astype(np.int64) << ALIGNMENT_SHIFT
+        for start, size in zip(starts.tolist(), self.state.size[new].tolist(), strict=True):
+            self._mapped.verify(start, start + size)
+        return new
+
+    def mark_verified(self, entries: npt.NDArray[np.int64]) -> None:
+        """Take it that chunks hold what they should."""
+        self._is_verified[entries] = True
 
     def view(self, entry: int) -> npt.NDArray[np.uint8]:
         """The bytes of one chunk, a view that the next write may move."""
         start = int(plain(chunk_start)(self.state, entry))
         return self.state.memory[start : start + int(self.state.size[entry])]
+
+
+def _room_of(sizes: npt.NDArray[np.uint32]) -> npt.NDArray[np.int64]:
+    """Bytes that chunks of some sizes take in a snapshot."""
+    rooms: npt.NDArray[np.int64] = (sizes.astype(np.int64) + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
+    return rooms
 
 
 def put_chunks(
@@ -363,7 +420,7 @@ def put_chunks(
     held = held[1:].astype(np.int64)
     sizes = state.size[held]
     data = np.empty(int(sizes.sum(dtype=np.int64)), np.uint8)
-    gather_chunks(state, held, data)
+    gather_chunks(state, held, 1, data)
     message.put_ints(chunks)
     message.put_ints(sizes)
     message.put_bytes(data)
@@ -667,13 +724,13 @@ def clean(state: Any) -> None:
 
 
 @kernel
-def gather_chunks(state: Any, entries: Any, out: Any) -> None:
-    """Copy chunks to ``out``, one behind the other."""
+def gather_chunks(state: Any, entries: Any, alignment: Any, out: Any) -> None:
+    """Copy chunks to ``out``, one behind the other, each from a multiple of ``alignment`` on."""
     target = base_of(out)
     for entry in entries:
         size = np.int64(state.size[entry])
         copy_bytes(target, base_of(state.memory) + chunk_start(state, entry), size)
-        target += size
+        target += (size + alignment - 1) // alignment * alignment
 
 
 @kernel
@@ -687,6 +744,6 @@ def restore(state: Any, sizes: Any, references: Any, source: Any) -> Any:
             return False
         state.references[entry] = np.uint16(references[entry])
         copy_bytes(base_of(state.memory) + chunk_start(state, entry), source, size)
-        source += size
+        source += (size + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
     meta[N_ENTRIES] = len(sizes) + 1
     return True

@@ -186,6 +186,11 @@ class Store(ABC):
         self._pins = other._pins
 
     @property
+    @abstractmethod
+    def is_mapped(self) -> bool:
+        """Whether the frames lie in a file, and nothing may be written."""
+
+    @property
     def n_pins(self) -> int:
         """Number of pinned stacks."""
         return len(self._pins) // self._stack

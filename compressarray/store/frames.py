@@ -69,7 +69,15 @@ class FrameStore(Store):
         self._fill: UInt8s = fill.copy()
         self._n_encoded = 0
 
+    @property
+    def is_mapped(self) -> bool:
+        """Whether the frames lie in a file, and nothing may be written."""
+        return self._arena.is_mapped
+
     def _read(self, cells: Int64s, out: UInt8s) -> None:
+        if self._arena.is_mapped:
+            entries = np.unique(self._cells.data[cells[cells >= 0]])
+            self._arena.mark_verified(self._arena.verify(entries))
         if self._codec is None:
             seen = np.zeros(1 << (2 * len(cells)).bit_length(), np.uint32)
             n = read_raw(

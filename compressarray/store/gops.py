@@ -22,7 +22,14 @@ from compressarray.store import gop_journal as journal
 from compressarray.store import gop_layout as layout
 from compressarray.store import gop_reading as reading
 from compressarray.store import gop_writing as writing
-from compressarray.store.arena import N_ENTRIES, PAGE_SHIFT, Arena, Table, take_chunks
+from compressarray.store.arena import (
+    N_ENTRIES,
+    PAGE_SHIFT,
+    Arena,
+    Table,
+    gather_chunks,
+    take_chunks,
+)
 from compressarray.store.base import Int64s, Store, UInt8s, address_of
 from compressarray.store.changes import NOT_KEPT, ring_of_changes
 from compressarray.store.gop_checking import check_chunks, check_open, check_streams
@@ -226,12 +233,34 @@ class GopStore(Store):
 
     # -- reading -----------------------------------------------------------------------------
 
+    @property
+    def is_mapped(self) -> bool:
+        """Whether the groups lie in a file, and nothing may be written."""
+        return self._arena.is_mapped
+
     def _read(self, cells: Int64s, out: UInt8s) -> None:
+        if self._arena.is_mapped:
+            self._verify(cells[cells >= 0])
         read = reading.read_cells if len(out) < 2 * reading.PART_BYTES else reading.read_large
         n_frames, n_gops = read(self._at.view, cells, self._pins, out)
         with self._count_lock:
             self._frames_decoded += n_frames
             self._gops_decoded += n_gops
+
+    def _verify(self, cells: Int64s) -> None:
+        """Check the groups that cells lie in, if they are in a file and nobody has yet."""
+        rows, k = np.divmod(cells, self._stack)
+        rows, lanes = np.divmod(rows, self._n_lanes)
+        groups = np.unique((rows + k) // self._gop * self._n_lanes + lanes)
+        new = self._arena.verify(np.unique(self._gops.data[groups]))
+        if not len(new):
+            return
+        arena = self._arena.state
+        sizes = arena.size[new].astype(np.int64)
+        data = np.zeros(int(sizes.sum()) + GUARD_BYTES, np.uint8)
+        gather_chunks(arena, new, 1, data)
+        check_chunks(self._state, data, sizes, self._n_words)
+        self._arena.mark_verified(new)
 
     def _stream(self, entry: int) -> UInt8s:
         """A chunk's closed stream, unpacked; a view or a copy, with room to look behind it."""
@@ -946,7 +975,11 @@ class GopStore(Store):
             )
         )
         head_row = self._restore_open(snapshot)
-        check_streams(self._state, self._arena.state, self._n_words, records_too=not is_ours)
+        if self._arena.is_mapped:  # whose groups are checked when they are read
+            slots = np.flatnonzero(self._state.open_gop != layout.CLOSED)
+            check_open(self._state, slots, self._n_words)
+        else:
+            check_streams(self._state, self._arena.state, self._n_words, records_too=not is_ours)
         self._restore_heads(head_row)
 
     def _restore_open(self, snapshot: Snapshot) -> Int64s:
@@ -1002,6 +1035,8 @@ class GopStore(Store):
         k = np.arange(self._stack)
         cells = (rows * self._n_lanes + lanes[:, None]) * self._stack + k
         frames = np.empty((*cells.shape, self._frame_bytes), np.uint8)
+        if self._arena.is_mapped:
+            self._verify(cells.ravel())
         reading.read_cells(self._at.view, cells.ravel(), self._pins, frames.reshape(-1))
         diagonals = (rows + k) % self._stack
         self._state.head[lanes[:, None], diagonals, : self._frame_bytes] = frames

@@ -1,0 +1,183 @@
+"""How transitions are drawn from a buffer."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import numpy as np
+import numpy.typing as npt
+
+from compressarray.replay.batches import Batch
+from compressarray.replay.checks import (
+    checked_int,
+    checked_number,
+)
+from compressarray.replay.drawing import Batches, Drawn
+from compressarray.replay.outputs import deliver_all
+from compressarray.replay.parts import BufferParts
+from compressarray.replay.priorities import SumTree
+from compressarray.replay.windows import Windows
+
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float32]
+Int64s = npt.NDArray[np.int64]
+
+B = TypeVar("B")
+
+
+class Sampling(BufferParts):
+    """The methods of a buffer that draw from it."""
+
+    def sample(
+        self,
+        batch_size: int,
+        replace: bool = True,
+        *,
+        beta: float | None = None,
+        out: Batch | None = None,
+    ) -> Batch:
+        """Draw transitions, uniformly or in proportion to their priorities.
+
+        Parameters
+        ----------
+        batch_size : int
+        replace : bool, default True
+            False: no transition twice.
+        beta : float, optional
+            Exponent of the weights instead of ``self.beta``.
+        out : Batch, optional
+            One that this method returned for the same `batch_size`: its observations' memory is
+            used again wherever it fits, and what it holds is lost. For large batches that is
+            faster: of two that take turns, a cache may hold neither.
+
+        Returns
+        -------
+        Batch
+            Yours to keep. Once it is gone, views and all, later ones take its memory.
+
+        Raises
+        ------
+        ValueError
+            If nothing can be drawn yet, less than asked for without replacement, or all
+            priorities are zero.
+        """
+        return self._draw(batch_size, replace, beta, out).result()
+
+    def batches(
+        self,
+        batch_size: int,
+        *,
+        lookahead: int = 1,
+        thread: bool = True,
+        replace: bool = True,
+        beta: float | None = None,
+    ) -> Batches[Batch]:
+        """Iterate over batches that are drawn ahead of their delivery, without end.
+
+        Parameters
+        ----------
+        batch_size, replace, beta
+            As for `sample`.
+        lookahead : int, default 1
+            Batches that are drawn before they are asked for: newer transitions, and priorities
+            that are updated meanwhile, do not count for them. Transitions that were drawn are
+            delivered as they were, even if the ring has moved on.
+        thread : bool, default True
+            Decode in a thread what was drawn. The batches are the same without.
+
+        Notes
+        -----
+        Where nothing can be drawn any more, what was drawn before is delivered, and the error comes
+        after it. What was drawn before `clear` is gone.
+        """
+        checked_int("batch_size", batch_size, 1)
+        ahead = checked_int("lookahead", lookahead, 0)
+        if beta is not None:
+            checked_number("beta", beta, 0)
+        return Batches(lambda: self._draw(batch_size, replace, beta, None), ahead, thread)
+
+    def _draw(
+        self, batch_size: int, replace: bool, beta: float | None, out: Batch | None
+    ) -> Drawn[Batch]:
+        with self._lock:
+            self._writer.settle()
+            self._know_process()
+            size = checked_int("batch_size", batch_size, 1)
+            exponent = self.beta if beta is None else checked_number("beta", beta, 0)
+            kept = None
+            if out is not None:
+                if not isinstance(out, Batch):
+                    raise TypeError(
+                        f"out is a {type(out).__name__}; it must be a Batch that sample() returned"
+                    )
+                if len(out.index) != size:
+                    raise ValueError(
+                        f"out holds {len(out.index)} transitions and batch_size={size}: its "
+                        "memory fits batches of its own size"
+                    )
+                kept = self._observations.memories(out.obs, self._output)
+            cells, weight = self._choose(size, replace, exponent)
+            powers = np.array([self.gamma**k for k in range(self.n_step + 1)])
+            returns = self._transitions.returns(cells, powers)
+            if weight is not None:
+                returns.signals[3] = weight
+            action = self._actions.given_back(returns.action)
+            fields = self._transitions.fields.read(cells)
+            readers = self._observations.step_readers(cells, returns.last, self.n_step)
+
+            def decode() -> Batch:
+                obs, next_obs = self._observations.read(readers, self._output, kept)
+                reward, terminated, discount, weights = self._output.deliver_rows(returns.signals)
+                return Batch(
+                    obs=obs,
+                    action=self._output.deliver_small(action),
+                    reward=reward,
+                    next_obs=next_obs,
+                    terminated=terminated,
+                    discount=discount,
+                    index=returns.names,
+                    weight=weights,
+                    fields=deliver_all(self._output, fields),
+                )
+
+            return self._note(Drawn(returns.names, decode))
+
+    def _choose(self, size: int, replace: bool, beta: float) -> tuple[Int64s, Floats | None]:
+        windows = self._windows
+        if not len(windows):
+            raise ValueError(
+                f"nothing can be drawn: the buffer holds {len(self)} transitions, and none has "
+                f"all of its n_step={self.n_step} steps yet"
+            )
+        if not self.prioritized:
+            return self._choose_uniformly(windows, size, replace), None
+        self._refuse_more(len(windows), size, replace)
+        return self._choose_by_priority(self._tree, size, replace, beta)
+
+    def _choose_by_priority(
+        self, tree: SumTree, size: int, replace: bool, beta: float
+    ) -> tuple[Int64s, Floats]:
+        cells, probabilities = tree.draw(self._rng.random(size), replace)
+        if not len(cells):
+            raise ValueError("all priorities are zero; use epsilon > 0")
+        if len(cells) < size:
+            raise ValueError(
+                f"batch_size={size} transitions without replacement, and only {len(cells)} have a "
+                "priority above zero; use epsilon > 0"
+            )
+        # (n * p) ** -beta over the largest of them, without what overflows on the way
+        weight = (probabilities.min() / probabilities) ** beta
+        return cells, weight.astype(np.float32)
+
+    def _choose_uniformly(self, windows: Windows, size: int, replace: bool) -> Int64s:
+        self._refuse_more(len(windows), size, replace)
+        if replace:
+            return windows.select(self._integers.below(len(windows), size))
+        return windows.select(self._rng.choice(len(windows), size, replace=False))
+
+    def _refuse_more(self, n: int, size: int, replace: bool) -> None:
+        if not replace and size > n:
+            raise ValueError(
+                f"batch_size={size} is more than the {n} that can be drawn without "
+                "replacement; draw fewer, or with replace=True"
+            )

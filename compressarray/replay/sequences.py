@@ -1,0 +1,284 @@
+"""How runs of steps are drawn from a buffer."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from compressarray.replay.batches import SequenceBatch
+from compressarray.replay.checks import checked_int, checked_number
+from compressarray.replay.drawing import Batches, Drawn
+from compressarray.replay.outputs import deliver_all
+from compressarray.replay.priorities import SumTree
+from compressarray.replay.sampling import Sampling
+from compressarray.replay.windows import END, FIRST, Windows
+
+Bools = npt.NDArray[np.bool_]
+Floats = npt.NDArray[np.float32]
+Int64s = npt.NDArray[np.int64]
+
+# Kinds of sequences whose starts are kept track of at once, three to six bits a transition each,
+# and nine bytes more where they have priorities.
+_MOST_KINDS = 3
+
+
+class Kind(NamedTuple):
+    """What sequences are of one kind, so that the same transitions may start them."""
+
+    length: int
+    is_padded: bool
+    is_prioritized: bool
+
+
+class Asked(NamedTuple):
+    """What a user asks for, checked."""
+
+    size: int
+    kind: Kind
+    burn_in: int
+    crosses: bool
+    replace: bool
+    beta: float
+
+
+class Sequences(Sampling):
+    """The methods of a buffer that draw runs of steps from it."""
+
+    def sample_sequences(
+        self,
+        batch_size: int,
+        length: int,
+        replace: bool = True,
+        *,
+        burn_in: int = 0,
+        pad: bool = False,
+        cross_episodes: bool = False,
+        prioritized: bool = False,
+        beta: float | None = None,
+    ) -> SequenceBatch:
+        """Draw runs of ``length`` steps.
+
+        Parameters
+        ----------
+        batch_size, length : int
+        replace : bool, default True
+            False: no run twice.
+        burn_in : int, default 0
+            Steps before each run, of the same episode, that a recurrent network warms up with: the
+            batch then has ``burn_in + length`` steps. Where the episode begins later, or its older
+            steps have left the buffer, runs are padded in front.
+        pad : bool, default False
+            Draw also runs that the end of their episode cuts short, and pad them behind.
+        cross_episodes : bool, default False
+            Draw runs of steps that a lane had one after the other, whatever episodes they are of;
+            ``is_first`` tells where one begins. Not together with `pad` or `prioritized`.
+        prioritized : bool, default False
+            In a prioritized buffer: draw in proportion to the priorities of the transitions that
+            runs (burn-in apart) start with; ``batch.index[:, burn_in]`` names them for
+            `update_priorities`.
+        beta : float, optional
+            Exponent of the weights instead of ``self.beta``.
+
+        Returns
+        -------
+        SequenceBatch
+            ``mask`` is 0 where a run is padded.
+
+        Notes
+        -----
+        Without `cross_episodes`, the first call with another length, `pad` or `prioritized` takes a
+        pass over all transitions.
+
+        Raises
+        ------
+        ValueError
+            As `sample`, or if `length` is more than a lane keeps.
+        """
+        asked = self._asked(
+            batch_size, length, burn_in, pad, cross_episodes, prioritized, replace, beta
+        )
+        return self._draw_sequences(asked).result()
+
+    def sequences(
+        self,
+        batch_size: int,
+        length: int,
+        *,
+        lookahead: int = 1,
+        thread: bool = True,
+        replace: bool = True,
+        burn_in: int = 0,
+        pad: bool = False,
+        cross_episodes: bool = False,
+        prioritized: bool = False,
+        beta: float | None = None,
+    ) -> Batches[SequenceBatch]:
+        """Iterate over sequences that are drawn ahead of their delivery; see `batches`.
+
+        Parameters
+        ----------
+        batch_size, length, replace, burn_in, pad, cross_episodes, prioritized, beta
+            As for `sample_sequences`.
+        lookahead, thread
+            As for `batches`.
+        """
+        asked = self._asked(
+            batch_size, length, burn_in, pad, cross_episodes, prioritized, replace, beta
+        )
+        ahead = checked_int("lookahead", lookahead, 0)
+        return Batches(lambda: self._draw_sequences(asked), ahead, thread)
+
+    def _asked(
+        self,
+        batch_size: int,
+        length: int,
+        burn_in: int,
+        pad: bool,
+        crosses: bool,
+        prioritized: bool,
+        replace: bool,
+        beta: float | None,
+    ) -> Asked:
+        n_steps, most = checked_int("length", length, 1), self._transitions.n_slots
+        if n_steps > most:
+            raise ValueError(
+                f"length={n_steps} is more than the {most} transitions that a lane keeps"
+            )
+        if crosses and (pad or prioritized):
+            raise ValueError(
+                f"cross_episodes=True, pad={pad} and prioritized={prioritized}: runs that cross "
+                "episodes are of full length and drawn uniformly; leave the others out"
+            )
+        if prioritized and not self.prioritized:
+            raise ValueError("this buffer has no priorities; build it with prioritized=True")
+        return Asked(
+            checked_int("batch_size", batch_size, 1),
+            Kind(n_steps, bool(pad), bool(prioritized)),
+            checked_int("burn_in", burn_in, 0),
+            bool(crosses),
+            bool(replace),
+            self.beta if beta is None else checked_number("beta", beta, 0),
+        )
+
+    def _draw_sequences(self, asked: Asked) -> Drawn[SequenceBatch]:
+        with self._lock:
+            self._writer.settle()
+            self._know_process()
+            starts, weight = self._choose_starts(asked)
+            transitions = self._transitions
+            cells, mask = self._runs(starts, asked)
+            steps = transitions.steps(cells)
+            action = self._actions.given_back(transitions.actions[cells])
+            names = np.where(mask, transitions.names(cells), -1)
+            fields = transitions.fields.read(cells)
+            readers = self._observations.sequence_readers(
+                cells, goes_on=bool(mask.all()) and not asked.crosses
+            )
+            oldest_first = transitions.names(cells[:, 0])
+
+            def decode() -> SequenceBatch:
+                obs, next_obs = self._observations.read(readers, self._output)
+                deliver = self._output.deliver_small
+                shown = mask.astype(np.float32)
+                return SequenceBatch(
+                    obs=obs,
+                    action=deliver(action),
+                    reward=deliver(steps.reward * shown),
+                    next_obs=next_obs,
+                    terminated=deliver(steps.terminated * shown),
+                    truncated=deliver(steps.truncated * shown),
+                    is_first=deliver(steps.is_first * shown),
+                    index=names,
+                    mask=deliver(shown),
+                    weight=deliver(weight),
+                    fields=deliver_all(self._output, fields),
+                )
+
+            return self._note(Drawn(oldest_first, decode))
+
+    def _choose_starts(self, asked: Asked) -> tuple[Int64s, Floats]:
+        """Return the cells that runs start with, ``(B,)``, and their weights."""
+        uniform = np.ones(asked.size, np.float32)
+        if asked.crosses:
+            return self._choose_anywhere(asked), uniform
+        windows = self._sequences_of(asked.kind)
+        if not len(windows):
+            raise self._no_sequence(asked.kind.length)
+        if asked.kind.is_prioritized:
+            self._refuse_more(len(windows), asked.size, asked.replace)
+            return self._choose_by_priority(windows.tree, asked.size, asked.replace, asked.beta)
+        return self._choose_uniformly(windows, asked.size, asked.replace), uniform
+
+    def _choose_anywhere(self, asked: Asked) -> Int64s:
+        """Choose among all runs that a lane holds."""
+        transitions, length = self._transitions, asked.kind.length
+        oldest = transitions.oldest
+        n_starts = np.maximum(transitions.counts - oldest - length + 1, 0)
+        ends = np.cumsum(n_starts)
+        total = int(ends[-1])
+        if not total:
+            raise self._no_sequence(length)
+        self._refuse_more(total, asked.size, asked.replace)
+        ranks = (
+            self._integers.below(total, asked.size)
+            if asked.replace
+            else self._rng.choice(total, asked.size, replace=False)
+        )
+        lanes = np.searchsorted(ends, ranks, "right")
+        times = oldest[lanes] + ranks - (ends - n_starts)[lanes]
+        cells: Int64s = lanes * transitions.n_slots + times % transitions.n_slots
+        return cells
+
+    def _no_sequence(self, length: int) -> ValueError:
+        return ValueError(
+            f"no sequence of length={length} can be drawn: the buffer holds {len(self)} "
+            f"transitions, in {self._transitions.n_episodes} episodes"
+        )
+
+    def _runs(self, starts: Int64s, asked: Asked) -> tuple[Int64s, Bools]:
+        """Return the cells of runs, ``(B, burn_in + length)``, and where they are no padding."""
+        transitions, length, burn_in = self._transitions, asked.kind.length, asked.burn_in
+        n_slots, flags = transitions.n_slots, transitions.flags.reshape(-1)
+        cells = transitions.runs_of(starts, length)
+        mask = np.ones(cells.shape, np.bool_)
+        if asked.kind.is_padded:
+            ended = np.logical_or.accumulate(flags[cells] & END != 0, axis=1)
+            mask[:, 1:] = ~ended[:, :-1]
+            last = mask.sum(axis=1) - 1
+            steps = np.minimum(np.arange(length), last[:, None])
+            cells = np.take_along_axis(cells, steps, axis=1)
+        if not burn_in:
+            return cells, mask
+        lanes, slots = np.divmod(starts, n_slots)
+        times = transitions.names(starts) // transitions.n_lanes
+        room = times - transitions.oldest[lanes]  # steps before the start that are held
+        before = np.empty((len(starts), burn_in), np.int64)
+        is_held = np.empty(before.shape, np.bool_)
+        goes_on = np.ones(len(starts), np.bool_)
+        at = slots
+        for back in range(1, burn_in + 1):
+            goes_on = goes_on & (back <= room)
+            if not asked.crosses:
+                goes_on &= flags[lanes * n_slots + at] & FIRST == 0
+            at = np.where(goes_on, (slots - back) % n_slots, at)
+            before[:, -back], is_held[:, -back] = lanes * n_slots + at, goes_on
+        return np.hstack([before, cells]), np.hstack([is_held, mask])
+
+    def _sequences_of(self, kind: Kind) -> Windows:
+        windows = self._sequences.pop(kind, None)
+        if windows is None:
+            tree = SumTree(self.capacity) if kind.is_prioritized else None
+            windows = Windows(self.capacity, kind.length, not kind.is_padded, tree)
+            held = self._transitions
+            windows.rebuild(held.oldest, held.counts, held.flags)
+            if tree is not None:
+                starts = windows.select(np.arange(len(windows)))
+                known = self._windows.holds(starts)
+                leaves = np.where(known, self._tree.leaves[starts], self._tree.top)
+                tree.set_to(starts, leaves, self._tree.top)
+        self._sequences[kind] = windows  # the last one is the one used last
+        if len(self._sequences) > _MOST_KINDS:
+            del self._sequences[next(iter(self._sequences))]
+        return windows
