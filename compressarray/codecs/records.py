@@ -12,7 +12,7 @@ from compressarray.codecs.words import encode_words, pixel_bytes_to_encode
 from compressarray.kernels.compiling import inlined, kernel
 from compressarray.kernels.memory import (
     copy_bytes,
-    count_changed_words,
+    guess_changed_words,
     load64,
     same_bytes,
     store64,
@@ -21,12 +21,12 @@ from compressarray.kernels.memory import (
 # Copies are looked for where changed words take more than a 16th of a frame, and first where more
 # than half of them changed. Atari's frames mostly take a 60th. Where looking is in vain, frames are
 # let pass, twice as many the next time: in DeepMind Control's worlds it mostly is. Keyframes, which
-# are coded against the background, say nothing about the others.
+# are coded against the background, say nothing about the others, and are counted by themselves.
 MIN_COPIED_BYTES = 512
 _WORTH_A_LOOK, _MANY = 4, 1  # shifts
 _MAX_PAUSE = 15
 _GAIN, _PACKED_GAIN = 2, 3  # the part that copies have to save, a shift
-PATIENCE_WORDS = 2
+PATIENCE_WORDS = 4  # how many to let pass and how many it were, and the same of keyframes
 _FRAME_ROOM = 24  # behind a frame in scratch
 
 
@@ -51,10 +51,12 @@ def encode(new: Any, state: Any, background: Any, n_bytes: Any, row_bytes: Any,
     n_words = (n_bytes + 7) >> 3
     tokens, values = coding, coding + n_words
     n_changed = np.int64(0)
-    wait = np.int64(load64(patience))
     if n_bytes >= MIN_COPIED_BYTES:
-        n_changed = count_changed_words(new, state, n_bytes)
+        n_changed = guess_changed_words(new, state, n_bytes)
     worth = n_changed > n_words >> (_WORTH_A_LOOK + 2)
+    if worth and same_bytes(state, background, n_bytes):
+        patience += 16
+    wait = np.int64(load64(patience))
     if not worth or wait > 0:
         end, price = encode_words(
             new, state, background, n_bytes, row_bytes, encode_table, tokens, values, out
@@ -67,7 +69,6 @@ def encode(new: Any, state: Any, background: Any, n_bytes: Any, row_bytes: Any,
     aside = old + n_bytes + _FRAME_ROOM
     scratch = aside + n_bytes + 2 * _FRAME_ROOM
     begin = put_varint(aside, n_words + 2)
-    of_background = same_bytes(state, background, n_bytes)
     copy_bytes(old, state, n_bytes)  # which becomes the new frame
     after, cost = begin, n_bytes
     many = n_changed > n_words >> _MANY
@@ -96,8 +97,7 @@ def encode(new: Any, state: Any, background: Any, n_bytes: Any, row_bytes: Any,
         copy_bytes(out, aside, after - aside)
         store64(patience + 8, np.uint64(0))
         return out + (after - aside)
-    if not of_background:
-        pause = min(2 * np.int64(load64(patience + 8)) + 1, _MAX_PAUSE)
-        store64(patience, np.uint64(pause))
-        store64(patience + 8, np.uint64(pause))
+    pause = min(2 * np.int64(load64(patience + 8)) + 1, _MAX_PAUSE)
+    store64(patience, np.uint64(pause))
+    store64(patience + 8, np.uint64(pause))
     return end

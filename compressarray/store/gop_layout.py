@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 
 from compressarray.codecs.entropy import unpack_record
-from compressarray.codecs.records import encode
+from compressarray.codecs.records import PATIENCE_WORDS, encode
 from compressarray.codecs.sparse import apply_sparse, encode_sparse, skip_sparse
 from compressarray.codecs.words import (
     CODEBOOK_WORDS,
@@ -60,7 +60,7 @@ STALE = -2  # in GopState.head_row: the head frames are of no row
 DELTA, SPARSE = 0, 1
 PACKED = 2  # delta records that went through an entropy coder
 
-# Fields of GopState.meta.
+# Fields of GopState.meta: all of one number but the last.
 (
     N_ROWS,
     N_LANES,
@@ -85,10 +85,9 @@ PACKED = 2  # delta records that went through an entropy coder
     N_LISTED,  # entries that went to the ring of changes, ever
     N_BEGUN,  # open streams, ever
     N_BACKGROUNDS,  # that were taken, ever
-    PATIENCE,  # how many frames to code before copies are looked for again
-    PAUSE,  # and how many it were the last time
-    N_META,
-) = range(26)
+    PATIENCE,  # of `records.encode`, the first number
+) = range(24)
+N_META = PATIENCE + PATIENCE_WORDS
 
 
 class GopState(NamedTuple):
