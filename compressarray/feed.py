@@ -16,6 +16,7 @@ Whole messages hold the file that `save` writes, those of changes the items of
 
 from __future__ import annotations
 
+import os
 import secrets
 import struct
 import zlib
@@ -60,6 +61,10 @@ class ChangeFeed:
         if isinstance(source, DiffFrameArray):
             source._refuse_view("change feed")
         self._source: Any = source
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
         self._id = secrets.token_bytes(8)
         # The number of the last message, and what whoever got it has: replaced together. A message
         # that an interrupt lost is missed by its number.
@@ -72,6 +77,8 @@ class ChangeFeed:
         """
         source = self._source
         with source._held():
+            if self._pid != os.getpid():  # a forked child's array goes its own way
+                self._begin()
             number, mark = self._told
             message = Message()
             if mark is not None and source._put_changes(message, mark):

@@ -88,7 +88,8 @@ def add(held: ReplayBuffer, first: int, end: int) -> ReplayBuffer:
                 "image": np.stack([final(t, 0), final(t, 1)]),
                 "speed": np.full((2, 2), -t, np.float32),
             }
-        held.add(obs, [t % 5, 1], [t / 4, -t], [ends(t, 0), False], [False, False], after, info)
+        held.add(obs, [t % 5, 1], [t / 4, -t], [ends(t, 0), False], [False, False], after, info,
+                 fields={"step": [t, t]})  # fmt: skip
         if t > 10:
             held.update_priorities(np.array([2 * t - 10]), np.array([t / 7]))
     return held
@@ -98,7 +99,16 @@ def buffer(n: int) -> ReplayBuffer:
     """The first ``n`` steps."""
     space = Dict({"image": Box(0, 255, FRAME, np.uint8), "speed": Box(-9, 9, (2,), np.float32)})
     held = ReplayBuffer(
-        160, space, Discrete(5), 2, stack_size=3, n_step=2, gamma=0.5, prioritized=True, seed=4
+        160,
+        space,
+        Discrete(5),
+        2,
+        stack_size=3,
+        n_step=2,
+        gamma=0.5,
+        prioritized=True,
+        seed=4,
+        fields={"step": Box(0, 2**62, (), np.int64)},
     )
     return add(held, 0, n)
 

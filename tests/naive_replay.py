@@ -76,13 +76,14 @@ class NaiveReplay:
         next_obs: Any,
         final_obs: Any = None,
         was_reset: Any = None,
+        lanes: Any = None,
     ) -> None:
-        """Add one step of each lane.
+        """Add one step of each lane, or of some; arguments have a row for each lane in any case.
 
         ``final_obs[lane]`` is looked at where an environment was reset in the step that ended its
         episode. ``was_reset`` says where an end is followed by a reset; None: everywhere.
         """
-        for lane in range(self.n_envs):
+        for lane in range(self.n_envs) if lanes is None else lanes:
             ended = bool(terminated[lane] or truncated[lane])
             told = None if was_reset is None else bool(was_reset[lane])
             phase, shown, before = self.phase[lane], self.shown[lane], _row(obs, lane)
@@ -213,6 +214,52 @@ class NaiveReplay:
                     "index": np.array([k * self.n_envs + lane for k in window]),
                 }
         return found
+
+    def runs(
+        self, length: int, *, burn_in: int = 0, pad: bool = False, cross_episodes: bool = False
+    ) -> dict[int, list[int | None]]:
+        """Every run that may be drawn, by the name of its first step; None where it is padded."""
+        found: dict[int, list[int | None]] = {}
+        for lane in range(self.n_envs):
+            for t in self.held(lane):
+                end = min(t + length, len(self.steps[lane]))
+                steps = range(t, end) if cross_episodes else self.window(lane, t, length)
+                if len(steps) < length and not (pad and steps[-1] in self.ends[lane]):
+                    continue
+                before: list[int | None] = []
+                for k in range(t - 1, t - burn_in - 1, -1):
+                    is_held = k in self.held(lane) and None not in before
+                    before.append(
+                        k if is_held and (cross_episodes or k not in self.ends[lane]) else None
+                    )
+                times = [*before[::-1], *steps, *[None] * (length - len(steps))]
+                found[t * self.n_envs + lane] = [
+                    None if k is None else k * self.n_envs + lane for k in times
+                ]
+        return found
+
+    def step_of(self, name: int) -> dict[str, Any]:
+        """A single step by its name."""
+        t, lane = divmod(name, self.n_envs)
+        step = self.steps[lane][t]
+        return {
+            "obs": step.obs,
+            "action": step.action,
+            "reward": np.float32(step.reward),
+            "next_obs": step.next_obs,
+            "terminated": np.float32(step.terminated),
+            "truncated": np.float32(step.truncated),
+            "is_first": np.float32(t == 0 or t - 1 in self.ends[lane]),
+        }
+
+    def set_reward(self, name: int, reward: float) -> None:
+        t, lane = divmod(name, self.n_envs)
+        self.steps[lane][t] = self.steps[lane][t]._replace(reward=float(np.float32(reward)))
+
+    def names(self) -> list[int]:
+        """Everything that is held, in order."""
+        lanes = range(self.n_envs)
+        return sorted(t * self.n_envs + lane for lane in lanes for t in self.held(lane))
 
     def n_episodes(self) -> int:
         """Episodes of which a step is held."""

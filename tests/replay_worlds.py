@@ -18,6 +18,8 @@ FEEDS = ("stacks", "newest", "indices", "dict", "dict of newest")
 MODES = ("same_step", "next_step", "disabled")
 PADDINGS = ("reset", "zero", "junk")
 FIRST_PIN = 2**63 - 2
+# What each step is added with, where there are fields: its name, and the same in another dtype.
+FIELDS = {"name": Box(0, 2**62, (), np.int64), "pair": Box(-np.inf, np.inf, (2,), np.float32)}
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Setting:
     has_lives: bool = False  # ends without a reset, of which `was_reset` tells
 
     frame: tuple[int, ...] = FRAME
+    has_fields: bool = False
 
     @property
     def black(self) -> np.ndarray:
@@ -151,6 +154,7 @@ class World:
             prioritized=s.prioritized,
             codec=s.codec,
             seed=s.seed,
+            fields=FIELDS if s.has_fields else None,
             **{**arguments, **changes},
         )
 
@@ -203,18 +207,23 @@ class World:
         return self.observe() if self.frames is None else self.indices.copy()
 
     def step(
-        self, p_terminate: float = 0.1, p_truncate: float = 0.1, p_glitch: float = 0.0
+        self,
+        p_terminate: float = 0.1,
+        p_truncate: float = 0.1,
+        p_glitch: float = 0.0,
+        lanes: Any = None,
     ) -> None:
-        """Step all lanes, and add the step to the buffer and the oracle."""
+        """Step all lanes, or some, and add the step to the buffer and the oracle."""
         n, rng, mode = self.setting.n_envs, self.rng, self.setting.mode
         glitch = p_glitch if self.setting.feed != "indices" else 0
         obs, given_obs = self.observe(), self.given()
         terminated, truncated, lost = np.zeros((3, n), bool)
-        was_reset = self.was_reset if mode == "disabled" else np.zeros(n, bool)
-        self.was_reset = np.zeros(n, bool)
+        was_reset = self.was_reset.copy() if mode == "disabled" else np.zeros(n, bool)
+        self.was_reset[slice(None) if lanes is None else lanes] = False
         final: list[Any] = [None] * n
         given_final = np.full(n, None, object)
-        for k, lane in enumerate(self.lanes):
+        for k in range(n) if lanes is None else lanes:
+            lane = self.lanes[k]
             if self.resetting[k]:
                 self.begin(k)
                 was_reset[k] = True
@@ -245,16 +254,28 @@ class World:
                 for key in ("image", "vector")
             }
         told = {"was_reset": was_reset} if self.setting.has_lives else {}
+        beside: dict[str, Any] = {}
+        if self.setting.has_fields:
+            names = np.array([len(self.oracle.steps[k]) * n + k for k in range(n)])
+            beside["fields"] = {"name": names, "pair": np.stack([names, -names], 1)}
+        arguments = (given_obs, action, reward, terminated, truncated, given_next, info)
+        if lanes is not None:
+            beside["lanes"] = lanes
+            arguments = tuple(rows_of(each, lanes) for each in arguments)
+            told = rows_of(told, lanes)
+            beside |= rows_of({k: v for k, v in beside.items() if k == "fields"}, lanes)
         with warnings.catch_warnings():
             # Frames are drawn from so few that a reset's may be the last one again.
             warnings.filterwarnings("ignore", "lane . ended, and its next obs is what it ended")
-            self.buffer.add(
-                given_obs, action, reward, terminated, truncated, given_next, info, **told
-            )
-        for lane in self.unnoticed:  # indices tell, even where the pixels are the same
+            self.buffer.add(*arguments, **told, **beside)
+        stepped = set(range(n) if lanes is None else lanes)
+        for lane in self.unnoticed & stepped:  # indices tell, even where the pixels are the same
             self.oracle.cut(lane)
-        self.unnoticed.clear()
-        self.oracle.add(obs, action, reward, terminated, truncated, next_obs, final, **told)
+        self.unnoticed -= stepped
+        told = {"was_reset": was_reset} if self.setting.has_lives else {}
+        self.oracle.add(
+            obs, action, reward, terminated, truncated, next_obs, final, **told, lanes=lanes
+        )
         if mode == "disabled":
             self.reset_from_outside(np.flatnonzero(ended))
 
@@ -301,8 +322,16 @@ def assert_row(batch: Batch | SequenceBatch, row: int, expected: dict[str, Any])
             assert got.tobytes() == want.tobytes(), f"{name} of row {row}:\n{got}\nnot\n{want}"
 
 
+def rows_of(values: Any, lanes: Any) -> Any:
+    """Some lanes' rows of what `add` is given."""
+    if isinstance(values, dict):
+        return {key: rows_of(each, lanes) for key, each in values.items()}
+    return values[lanes]
+
+
 def assert_batch(batch: Batch, expected: dict[int, dict[str, Any]]) -> None:
     """Assert that every row is one of the oracle's."""
+    assert_fields(batch.fields, batch.index)
     for row, name in enumerate(batch.index.tolist()):
         assert name in expected, f"transition {name} may not be drawn"
         assert_row(batch, row, expected[name])
@@ -317,6 +346,66 @@ def assert_same_content(buffer: ReplayBuffer, oracle: NaiveReplay) -> None:
         batch = buffer.sample(len(expected), replace=False)
         assert sorted(batch.index.tolist()) == sorted(expected)
         assert_batch(batch, expected)
+
+
+def assert_fields(fields: dict[str, Any], names: Any, shown: Any = None) -> None:
+    """Assert that fields are those of some transitions, where there are any and they are shown."""
+    if fields:
+        shown = np.ones(np.shape(names), bool) if shown is None else np.asarray(shown) != 0
+        want = np.asarray(names)[shown]
+        assert (np.asarray(fields["name"])[shown] == want).all()
+        pair = np.stack([want, -want], -1).astype(np.float32)
+        assert (np.asarray(fields["pair"])[shown] == pair).all()
+
+
+def assert_same_steps(buffer: ReplayBuffer, oracle: NaiveReplay) -> None:
+    """Assert that what is held, by name and in order, is what the oracle says."""
+    names = oracle.names()
+    assert buffer.newest(len(names) + 3).tolist() == names
+    assert buffer.newest(2).tolist() == names[-2:]
+    steps = buffer.get(names)
+    assert_fields(steps.fields, names)
+    for row, name in enumerate(names):
+        assert_row(steps, row, oracle.step_of(name))
+    for name, step in zip(names, buffer, strict=True):
+        assert step.index == name
+        want = oracle.step_of(name)["obs"]
+        for key in want if isinstance(want, dict) else (slice(None),):
+            assert np.array_equal(step.obs[key], want[key])
+
+
+def assert_same_runs(buffer: ReplayBuffer, oracle: NaiveReplay, length: int, **how: Any) -> None:
+    """Assert that the runs that may be drawn are the oracle's, all of them."""
+    expected = oracle.runs(length, **how)
+    if not expected:
+        return
+    batch = buffer.sample_sequences(len(expected), length, replace=False, **how)
+    burn_in = how.get("burn_in", 0)
+    starts = batch.index[:, burn_in].tolist()
+    assert sorted(starts) == sorted(expected)
+    assert_fields(batch.fields, batch.index, batch.mask)
+    assert (batch.weight == 1).all()
+    for row, start in enumerate(starts):
+        for t, name in enumerate(expected[start]):
+            assert batch.mask[row, t] == (name is not None)
+            assert batch.index[row, t] == (-1 if name is None else name)
+            if name is None:
+                assert batch.reward[row, t] == batch.terminated[row, t] == 0
+                continue
+            one = batch._replace(
+                **{
+                    key: _first(getattr(batch, key), row, t)
+                    for key in ("obs", "action", "reward", "next_obs", "terminated", "truncated",
+                                "is_first")
+                }
+            )  # fmt: skip
+            assert_row(one, 0, oracle.step_of(name))
+
+
+def _first(values: Any, row: int, t: int) -> Any:
+    if isinstance(values, dict):
+        return {key: _first(each, row, t) for key, each in values.items()}
+    return np.asarray(values)[row : row + 1, t]
 
 
 def assert_same_sequences(buffer: ReplayBuffer, oracle: NaiveReplay, length: int) -> None:

@@ -302,3 +302,26 @@ def test_altered_messages_are_refused_or_give_frames(codec: str) -> None:
     code = f"from tests.test_feed import fuzz; fuzz({codec!r}, 0, {examples(250)})"
     environment = {**os.environ, "PYTHONFAULTHANDLER": "1"}
     subprocess.run([sys.executable, "-c", code], check=True, env=environment, timeout=600)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork here")
+@pytest.mark.filterwarnings("ignore:.*use of fork.*:DeprecationWarning")
+def test_a_forked_child_has_a_feed_of_its_own() -> None:
+    array, feed, replica = filled("delta")
+    array.append(content(1, 5))
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if not pid:
+        array.append(content(1, 6))
+        os.write(writer, feed.read())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader, "rb") as pipe:
+        message = pipe.read()
+    os.waitpid(pid, 0)
+    assert is_whole(message)
+    other = Replica()
+    other.apply(message)
+    replica.apply(feed.read())
+    assert_in_step(replica, array)
+    assert other.array.lane_counts[0] == array.lane_counts[0] + 1

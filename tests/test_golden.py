@@ -57,6 +57,7 @@ def assert_holds(buffer: ReplayBuffer, n: int) -> None:
         assert batch.reward[row] == np.float32(sum(rewards))
         assert batch.terminated[row] == golden.ends(last, lane)
         assert batch.discount[row] == 0.5 ** (last - t + 1)
+        assert batch.fields["step"][row] == t
         assert batch.action[row] == (t % 5, 1)[lane]
         before = [images[max(k, begun), lane] for k in range(t - 2, t + 1)]
         assert_same(np.array(batch.obs["image"][row]), np.stack(before))

@@ -844,7 +844,9 @@ def test_actions_of_every_space(space: Any, stored: str) -> None:
         (Discrete(4), [0, 1, 2], ValueError, r"shape \(3,\); 2 lanes"),
         (MultiDiscrete([2, 9]), [[1, 8], [2, 0]], ValueError, "action 2 of lane 1"),
         (MultiBinary(2), [[0, 1], [0, 2]], ValueError, "action 2 of lane 1"),
-        (Box(-1, 1, (1,), np.float32), [[0.0], [0.1]], TypeError, "action.astype"),
+        (Box(-1, 1, (1,), np.float32), [["0"], ["1"]], TypeError, "action.astype"),
+        (Box(-1, 1, (1,), np.float32), [[2**24 + 1], [0]], TypeError, "action.astype"),
+        (Box(-1, 1, (1,), np.float32), [[0.0], [1.1]], ValueError, "of lane 1 is outside"),
         (
             Box(-1, 1, (1,), np.float32),
             np.array([[0], [np.nan]], np.float32),

@@ -40,9 +40,13 @@ from tests.replay_worlds import (
     World,
     assert_batch,
     assert_same_content,
+    assert_same_runs,
     assert_same_sequences,
+    assert_same_steps,
 )
 
+REFUSED = ("reward", "action", "obs", "next_obs", "terminated", "lanes", "fields")
+RUNS = ("full", "pad", "cross")
 PROBABILITIES = st.sampled_from((0.0, 0.1, 0.5, 1.0))
 
 
@@ -70,6 +74,7 @@ def worlds(
         resets=200,
         frame=draw(st.sampled_from(frames)),
         has_lives=draw(st.booleans()),
+        has_fields=draw(st.booleans()),
     )
 
 
@@ -116,6 +121,13 @@ class ReplayMachine(RuleBasedStateMachine):
         for _ in range(n):
             self.world.step(p_terminate, p_truncate, p_glitch)
 
+    @rule(data=st.data(), p_end=PROBABILITIES)
+    def add_to_some_lanes(self, data: st.DataObject, p_end: float) -> None:
+        n_envs = self.world.setting.n_envs
+        for _ in range(3):
+            lanes = data.draw(st.sets(st.integers(0, n_envs - 1), min_size=1))
+            self.world.step(p_end, 0.1, lanes=sorted(lanes))
+
     @rule(n=st.integers(1, 3))
     def add_more_than_the_ring_holds(self, n: int) -> None:
         for _ in range(min(n * self.world.setting.n_slots, 50) + 1):
@@ -127,7 +139,11 @@ class ReplayMachine(RuleBasedStateMachine):
         reset = self.world.cut if is_announced else self.world.reset_from_outside
         reset(sorted(lanes))
 
-    @rule(what=st.sampled_from(("reward", "action", "obs", "next_obs", "terminated", "lanes")))
+    @rule(
+        what=st.sampled_from(
+            ("reward", "action", "obs", "next_obs", "terminated", "lanes", "fields")
+        )
+    )
     def add_what_must_be_refused(self, what: str) -> None:
         world = self.world
         n = world.setting.n_envs
@@ -146,6 +162,8 @@ class ReplayMachine(RuleBasedStateMachine):
             arguments[what] = np.zeros((n, 3, 1), np.uint8)
         elif what == "terminated":
             arguments[what] = np.zeros(n)
+        elif what == "fields":
+            arguments[what] = {"name": np.zeros(n, np.int64)}
         else:
             arguments = {
                 key: {name: value[:0] for name, value in each.items()}
@@ -182,6 +200,52 @@ class ReplayMachine(RuleBasedStateMachine):
                 world.buffer.sample_sequences(1, length)
         else:
             assert_same_sequences(world.buffer, world.oracle, length)
+
+    @rule(
+        length=st.integers(1, 7),
+        burn_in=st.integers(0, 3),
+        how=st.sampled_from(("", "pad", "cross")),
+    )
+    def sample_runs(self, length: int, burn_in: int, how: str) -> None:
+        world = self.world
+        if length <= world.setting.n_slots:
+            options = {"pad": how == "pad", "cross_episodes": how == "cross", "burn_in": burn_in}
+            assert_same_runs(world.buffer, world.oracle, length, **options)
+
+    @precondition(lambda self: self.world.setting.prioritized and self.samplable)
+    @rule(length=st.integers(1, 4), pad=st.booleans())
+    def sample_runs_by_priority(self, length: int, pad: bool) -> None:
+        world = self.world
+        if length > world.setting.n_slots:
+            return
+        starts = world.oracle.runs(length, pad=pad)
+        if not starts:
+            return
+        batch = world.buffer.sample_sequences(
+            len(starts), length, replace=False, pad=pad, prioritized=True, beta=1.0
+        )
+        assert sorted(batch.index[:, 0].tolist()) == sorted(starts)
+        samplable = self.samplable
+        if set(starts) <= set(samplable) and world.setting.n_step == 1:
+            self.draws_by_priority()
+            drawn = np.array([self.priorities[name] for name in batch.index[:, 0].tolist()])
+            np.testing.assert_allclose(batch.weight, drawn.min() / drawn, rtol=1e-5)
+
+    @precondition(lambda self: len(self.world.oracle))
+    @rule(data=st.data())
+    def set_rewards(self, data: st.DataObject) -> None:
+        names = data.draw(st.lists(st.sampled_from(self.world.oracle.names()), max_size=4))
+        rewards = data.draw(st.lists(st.floats(-9, 9), min_size=len(names), max_size=len(names)))
+        self.world.buffer.set_rewards(names, rewards)
+        for name, reward in zip(names, rewards, strict=True):
+            self.world.oracle.set_reward(name, reward)
+        self.promised.clear()
+        self.stop_drawing_ahead()
+
+    @precondition(lambda self: len(self.world.oracle))
+    @rule()
+    def read_by_name(self) -> None:
+        assert_same_steps(self.world.buffer, self.world.oracle)
 
     @rule(replace=st.booleans())
     def sample_more_than_there_is(self, replace: bool) -> None:

@@ -114,11 +114,16 @@ class Actions:
         return stored
 
     def _checked_floats(self, values: AnyArray) -> AnyArray:
-        if not np.can_cast(values.dtype, self.dtype, "safe"):
+        # Floats are rounded to the space's, as Stable-Baselines3 does; whole numbers must be there.
+        rounded = values.astype(self.dtype, "C") if values.dtype.kind in "fiu" else values
+        if values.dtype.kind not in "fiu" or (
+            values.dtype.kind != "f" and not (rounded == values).all()
+        ):
             raise TypeError(
-                f"action has dtype {values.dtype}, which {self.dtype}, the action space's, may not "
-                f"hold exactly; convert it first, with action.astype(np.{self.dtype})"
+                f"action has dtype {values.dtype}, which {self.dtype}, the action space's, does "
+                f"not hold; convert it first, with action.astype(np.{self.dtype})"
             )
+        values = rounded
         assert self._box is not None
         low, high = self._box
         inside = (values >= low) & (values <= high)
@@ -134,8 +139,7 @@ class Actions:
                 f"action {values[place]} of lane {lane} is outside the action space, {low} to "
                 f"{high}; clip it, and give the environment what was clipped"
             )
-        exact: AnyArray = values.astype(self.dtype, "C")
-        return exact
+        return values
 
     def refuse_foreign(self, stored: AnyArray) -> None:
         """Raise `CorruptFrameError` where stored actions from elsewhere are not of the space."""

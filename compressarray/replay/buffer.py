@@ -13,6 +13,7 @@ from compressarray.array import DiffFrameArray
 from compressarray.replay.adding import Adding
 from compressarray.replay.checks import (
     checked_generator,
+    checked_mode,
 )
 from compressarray.replay.footprint import expected_part, memory_bytes
 from compressarray.replay.keeping import Keeping
@@ -43,8 +44,9 @@ class ReplayBuffer(Adding, Naming, Sequences, Keeping):
         two axes, and a Box with one, are stored plain.
     action_space : Discrete, Box, MultiDiscrete or MultiBinary
         Of one environment.
-    n_envs : int
-        Lanes: environments that are stepped together.
+    n_envs : int or None
+        Lanes: environments that are stepped together. None: one environment that is no vector, and
+        `add` takes what its `step` gives, without a leading axis.
     frames : DiffFrameArray, optional
         ``env.frames`` of an `IndexedFrameStack`; then observations are frame indices. It belongs
         to this buffer alone, which lets go of frames that no transition needs any more.
@@ -69,7 +71,8 @@ class ReplayBuffer(Adding, Naming, Sequences, Keeping):
     full_windows : bool, default False
         Draw only what has `n_step` steps (DrQ-v2's rule).
     autoreset_mode : {"same_step", "next_step", "disabled"} or gymnasium.vector.AutoresetMode
-        What the vector environment does where an episode ends; see `add`.
+        What the vector environment does where an episode ends; see `add`. "same_step" if nothing is
+        said, and "disabled" with ``n_envs=None``.
     prioritized : bool
         Draw in proportion to priorities.
     alpha, beta, epsilon : float
@@ -137,7 +140,7 @@ class ReplayBuffer(Adding, Naming, Sequences, Keeping):
         capacity: int,
         observation_space: Any,
         action_space: Any,
-        n_envs: int = 1,
+        n_envs: int | None = 1,
         *,
         frames: DiffFrameArray | None = None,
         stack_size: int | None = None,
@@ -149,7 +152,7 @@ class ReplayBuffer(Adding, Naming, Sequences, Keeping):
         n_step: int = 1,
         gamma: float = 0.99,
         full_windows: bool = False,
-        autoreset_mode: Any = "same_step",
+        autoreset_mode: Any = None,
         prioritized: bool = False,
         alpha: float = _ALPHA,
         beta: float = _BETA,
@@ -160,11 +163,20 @@ class ReplayBuffer(Adding, Naming, Sequences, Keeping):
     ) -> None:
         self._output = make_output(device)
         self._rng = checked_generator(seed)
+        is_single = n_envs is None
+        if autoreset_mode is None:
+            autoreset_mode = "disabled" if is_single else "same_step"
+        elif is_single and checked_mode(autoreset_mode) != "disabled":
+            raise ValueError(
+                f"autoreset_mode={autoreset_mode!r} is of vector environments; with n_envs=None "
+                "you reset the environment yourself: leave it out"
+            )
         settings = Settings(
             capacity=capacity,
             observation_space=observation_space,
             action_space=action_space,
-            n_envs=n_envs,
+            n_envs=1 if n_envs is None else n_envs,
+            is_single=is_single,
             n_step=n_step,
             gamma=gamma,
             full_windows=full_windows,

@@ -114,12 +114,18 @@ def checked_bools(name: str, flags: Any, n: int) -> Bools:
 
 
 def checked_lanes(lanes: Any, n: int) -> npt.NDArray[np.int64]:
-    """Return numbers of lanes; None stands for all."""
+    """Return numbers of lanes, given by number or as a mask; None stands for all."""
     numbers = np.arange(n) if lanes is None else np.asarray(lanes)
+    if numbers.dtype == np.bool_ and numbers.shape == (n,):
+        numbers = np.flatnonzero(numbers)
     if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
-        raise TypeError(f"lanes={lanes!r} must be one sequence of whole numbers")
+        raise TypeError(
+            f"lanes={lanes!r} must be one sequence of whole numbers, or a mask of {n} bools"
+        )
     if numbers.size and not 0 <= numbers.min() <= numbers.max() < n:
         raise IndexError(f"lanes={lanes!r} must be from 0 to {n - 1}")
+    if len(np.unique(numbers)) != len(numbers):
+        raise ValueError(f"lanes={lanes!r} names a lane twice")
     return numbers.astype(np.int64)
 
 

@@ -322,6 +322,7 @@ class Keeping(BufferParts):
                     "alpha": self.alpha,
                     "beta": self.beta,
                     "epsilon": self.epsilon,
+                    "is_single": self._is_single,
                     **self._given,
                 },
                 "rng": self._rng,

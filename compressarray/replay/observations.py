@@ -110,10 +110,10 @@ class Observations:
 
     # -- adding ------------------------------------------------------------------------------
 
-    def checked(self, observations: Any, what: str) -> list[AnyArray]:
-        """Return the entries of one observation for each lane, or raise for what does not fit."""
+    def checked(self, observations: Any, what: str, n: int) -> list[AnyArray]:
+        """Return the entries of ``n`` observations, or raise for what does not fit."""
         return [
-            entry.layout.checked(_entry(observations, entry.layout, what), self._n_lanes, what)
+            entry.layout.checked(_entry(observations, entry.layout, what), n, what)
             for entry in self.entries
         ]
 

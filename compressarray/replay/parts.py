@@ -66,6 +66,7 @@ class Settings:
     frame_channels: Any
     padding_type: Any
     fields: Any
+    is_single: Any
 
 
 class BufferParts:
@@ -114,6 +115,7 @@ class BufferParts:
         self._resets = Resets(self.n_envs, self.autoreset_mode)
         self._has_warned_of_no_reset = False
         Fields(settings.fields, 1)  # refuses what is none
+        self._is_single = bool(settings.is_single)
         # What a pickle has to say of the spaces; all else can be read off the buffer.
         self._given = {
             "observation_space": settings.observation_space,

@@ -133,7 +133,12 @@ class Resets:
         return Told(self._told, began, was_reset is None)
 
     def follow(
-        self, told: Told, terminated: Bools, truncated: Bools, repeats: Callable[[Int64s], Bools]
+        self,
+        told: Told,
+        terminated: Bools,
+        truncated: Bools,
+        repeats: Callable[[Int64s], Bools],
+        among: Int64s | None = None,
     ) -> Course:
         """Find out what a step is to each lane; nothing is written.
 
@@ -143,6 +148,8 @@ class Resets:
         terminated, truncated : ndarray, (n_lanes,) bool
         repeats : callable
             Says of some lanes, by number, whether their observation is what the last step led to.
+        among : ndarray of int64, optional
+            The lanes that have stepped; the others stand as they stood.
 
         Raises
         ------
@@ -168,6 +175,13 @@ class Resets:
                 "whether ALE's game is over or has lost a life and goes on (life_loss_info=True), "
                 "where final_obs is garbage. Pass was_reset"
             )
+        if among is not None:
+            others = np.ones(len(self.phase), np.bool_)
+            others[among] = False
+            rows[:4, others] = False
+            self._next[others] = self.phase[others]
+            n_live, n_replaced = int(rows[0].sum()), int(rows[3].sum())
+            n_anew = int(np.count_nonzero(self._next != RUNS))
         return Course(rows[0], rows[1], rows[2], rows[3], n_live, n_replaced, n_anew)
 
     def commit(self, course: Course, told: Told) -> None:

@@ -55,10 +55,20 @@ class AddStep:
     told : Told
     breaks : bool
         Whether an episode that nobody ended is cut off.
+    was_last : bool
+        Whether ends are followed by a reset before the next step is added, whatever the mode.
     """
 
     __slots__ = (
-        "_after", "_breaks", "_course", "_observations", "_parts", "_rows", "_told", "_transitions",
+        "_after",
+        "_breaks",
+        "_course",
+        "_observations",
+        "_parts",
+        "_rows",
+        "_told",
+        "_transitions",
+        "_was_last",
     )  # fmt: skip
 
     def __init__(
@@ -69,6 +79,7 @@ class AddStep:
         course: Course,
         told: Told,
         breaks: bool,
+        was_last: bool,
     ) -> None:
         self._parts = parts
         self._after: list[AnyArray] | None = after
@@ -76,6 +87,7 @@ class AddStep:
         self._course = course
         self._told = told
         self._breaks = breaks
+        self._was_last = was_last
         self._transitions = parts.transitions.standing
         self._observations = parts.observations.standing
 
@@ -97,6 +109,8 @@ class AddStep:
             lanes = np.flatnonzero(live)
         transitions.add(lanes, *self._rows, windows)
         resets.commit(self._course, self._told)
+        if self._was_last:
+            resets.begin(live & self._course.ended)
 
     def roll_back(self) -> None:
         """Let the lanes stand where they stood."""
