@@ -81,7 +81,7 @@ test: $(READY) gl ## run the tests
 
 # Without pdep and pext, which numba is told by the name of a plain processor.
 test-portable: $(READY) ## run the tests of the codecs for a processor without BMI2
-	NUMBA_CPU_NAME=generic NUMBA_CPU_FEATURES= $(PYTEST) tests/test_words.py tests/test_fuzz.py tests/test_array_machine.py tests/test_large_frames.py $(PARALLEL) $(PYTEST_ARGS)
+	NUMBA_CPU_NAME=generic NUMBA_CPU_FEATURES= $(PYTEST) tests/test_words.py tests/test_copies.py tests/test_fuzz.py tests/test_array_machine.py tests/test_large_frames.py $(PARALLEL) $(PYTEST_ARGS)
 
 test-long: $(READY) gl ## run the property tests with a hundred times the examples
 	HYPOTHESIS_PROFILE=long $(PYTEST) $(PARALLEL) -m hypothesis $(PYTEST_ARGS)

@@ -350,7 +350,7 @@ def _insert(s: Any, address: Any, table: Any, links: Any, bits: Any) -> None:
     store32(slot, np.uint32(s + 1))
 
 
-@inlined
+@kernel
 def _find_span(p: Any, back: Any, new: Any, old: Any, n_bytes: Any, table: Any, links: Any,
                bits: Any) -> Any:  # fmt: skip
     """The best span for ``p``: bits that it saves, its length, how far back, and its source."""
