@@ -36,7 +36,7 @@ GL = $(BIN)/python -c 'from importlib.util import find_spec as f; from wrappers 
 .NOTPARALLEL:
 .PHONY: help run run-qrdqn run-dmc gl test test-portable test-long test-lowest lint format format-check type \
 	check bench bench-peers bench-codecs bench-ppo bench-replay bench-million bench-dmc bench-memory \
-	bench-first-use bench-files bench-files-here \
+	bench-first-use bench-files bench-files-here bench-worlds bench-worlds-here \
 	sweep paper medqn clean
 
 help: ## list the targets
@@ -131,6 +131,13 @@ bench-memory: $(READY) ## growth of resident memory beside nbytes_stored
 bench-first-use: $(READY) ## seconds and memory of first use, with an empty and a filled kernel cache
 	$(BIN)/python -m benchmarks.bench_first_use $(BENCH_ARGS)
 
+# In an environment of its own, like `bench`: the worlds are large, and nothing else needs them.
+bench-worlds: ## worlds that scroll, turn, flicker or are noisy, beside zstd and video (ten minutes)
+	@$(MAKE) --no-print-directory bench-worlds-here VENV=.venv-worlds EXTRAS=worlds
+
+bench-worlds-here: $(READY)
+	$(BIN)/python -m benchmarks.bench_worlds $(BENCH_ARGS)
+
 # In the environment of `bench`: beside other libraries' files.
 bench-files: ## files and checkpoints of a million transitions, beside other libraries'
 	@$(MAKE) --no-print-directory bench-files-here VENV=.venv-bench EXTRAS=bench
@@ -150,5 +157,5 @@ medqn: $(READY) ## MeDQN's figure, and the memory of its replay buffers (small r
 	$(BIN)/python -m experiments medqn $(EXPERIMENT_ARGS)
 
 clean: ## remove the virtual environments and caches, and keep runs/
-	rm -rf .venv .venv-bench .venv-lowest build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-bench .venv-lowest .venv-worlds build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

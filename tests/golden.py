@@ -44,6 +44,26 @@ def array(codec: str) -> DiffFrameArray:
     return held
 
 
+def moving_frames() -> np.ndarray:
+    """A texture that scrolls, and then noise, ``(300, 32, 30)``."""
+    rng = np.random.default_rng(2)
+    texture = rng.integers(0, 256, (32, 150), np.uint8)
+    smooth = np.linspace(20, 200, 32 * 30).reshape(32, 30)
+    made = [texture[:, t : t + 30] for t in range(60)]
+    made += [smooth + rng.integers(-2, 3, (32, 30)) for _ in range(240)]
+    return np.array(made).astype(np.uint8)
+
+
+def moving_array(codec: str) -> DiffFrameArray:
+    """As many of them as it takes to have codes."""
+    frames = moving_frames()[: 300 if codec == "delta-huffman" else 80]
+    held = DiffFrameArray(frames.shape, codec=codec, gop_length=8)
+    held.append(frames[:250])
+    held.append(frames[250:])
+    assert ("packer" in held.stats()["nbytes_by_part"]) == (codec == "delta-huffman")
+    return held
+
+
 def ends(t: int, lane: int) -> bool:
     """Whether an episode ends with step ``t``."""
     return lane == 0 and t % 17 == 16
@@ -99,6 +119,8 @@ def main() -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for codec in CODECS:
         array(codec).save(folder / f"array-{codec}")
+    for codec in ("delta", "delta-huffman"):
+        moving_array(codec).save(folder / f"moving-{codec}")
     held = buffer(60)
     held.save(folder / "buffer")
     log = folder / "checkpoints"

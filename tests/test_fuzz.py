@@ -21,7 +21,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compressarray import CorruptFrameError, DiffFrameArray
-from compressarray.codecs import checking, sparse, words
+from compressarray.codecs import checking, reasons, sparse, words
 from compressarray.store import gops
 from tests.effort import examples
 from tests.naive import assert_same
@@ -116,6 +116,7 @@ def test_spoilt_delta_records(
         decoded = []
         for guard in (0x00, 0xA7):
             held, behind = amid(old, guard), amid(padded, guard)
+            before = np.zeros(n_bytes + 32, np.uint8)
             coded, known = amid(record, guard), amid(dictionary, guard)
             decode, codebook = tables(tokens, known, near, pixel_bytes)
             start, table = coded.ctypes.data, decode.ctypes.data
@@ -123,14 +124,14 @@ def test_spoilt_delta_records(
                 start, start + len(record), n_bytes, row_bytes, table, n_words
             )
             if end < 0:
-                assert end in checking.REASONS
-                assert attempt, f"what the encoder wrote is refused: {checking.REASONS[end]}"
+                assert end in reasons.REASONS
+                assert attempt, f"what the encoder wrote is refused: {reasons.REASONS[end]}"
                 break
             assert start < end <= start + len(record)
             assert end == words.skip_record(start, n_bytes, table)
             assert end == words.apply_record(
                 start, held.ctypes.data, behind.ctypes.data, n_bytes, row_bytes,
-                codebook.ctypes.data,
+                codebook.ctypes.data, before.ctypes.data,
             )  # fmt: skip
             assert (guards(held) == guard).all()
             decoded.append(held)

@@ -31,6 +31,15 @@ def test_arrays(folder: Path, codec: str, mmap_mode: None) -> None:
     assert (np.asarray(array.gather(2**63 - 2)) == 7).all()
 
 
+@pytest.mark.parametrize("mmap_mode", [None, "r"])
+@pytest.mark.parametrize("codec", ["delta", "delta-huffman"])
+@pytest.mark.parametrize("folder", VERSIONS, ids=lambda path: path.name)
+def test_moving_worlds(folder: Path, codec: str, mmap_mode: None) -> None:
+    array = DiffFrameArray.load(folder / f"moving-{codec}", mmap_mode)
+    assert len(array) >= 80
+    assert_same(array[:], golden.moving_frames()[: len(array)])
+
+
 def assert_holds(buffer: ReplayBuffer, n: int) -> None:
     """Compare all that may be drawn with what `golden.add` gave."""
     images = golden.frames(1)

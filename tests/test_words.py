@@ -54,6 +54,7 @@ class Coder:
             [self.decode_table.ctypes.data, self.dictionary.ctypes.data, 0], np.int64
         )
         n_words = -(-n_bytes // 8)
+        self.old = np.zeros(n_bytes + 32, np.uint8)
         self.scratch = np.zeros(17 * n_words + GUARD, np.uint8)
         self.n_words = n_words
 
@@ -61,7 +62,7 @@ class Coder:
         out = np.full(self.room + GUARD, 0x5A, np.uint8)
         state, new, background = padded(old), padded(new), padded(background)
         coding = self.scratch.ctypes.data
-        end = words.encode_record(
+        end, _ = words.encode_words(
             new.ctypes.data, state.ctypes.data, background.ctypes.data, self.n_bytes,
             self.row_bytes, self.encode_table.ctypes.data, coding, coding + self.n_words,
             out.ctypes.data,
@@ -76,7 +77,7 @@ class Coder:
         state, background = padded(old), padded(background)
         end = words.apply_record(
             record.ctypes.data, state.ctypes.data, background.ctypes.data, self.n_bytes,
-            self.row_bytes, self.codebook.ctypes.data,
+            self.row_bytes, self.codebook.ctypes.data, self.old.ctypes.data,
         )  # fmt: skip
         assert end == record.ctypes.data + len(record) - 8, "all of the record was used"
         assert np.all(state[self.n_bytes :] == 0xA5)

@@ -11,7 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from compressarray.codecs.entropy import MAX_SKIP_BYTES
+from compressarray.codecs.copies import check_copies
+from compressarray.codecs.numbers import checked_varint
+from compressarray.codecs.reasons import (
+    NO_COUNT,
+    NO_KIND,
+    NO_SOURCE,
+    NO_TOKEN,
+    NO_WORD,
+    OUTSIDE,
+    SHORT,
+    TOO_LONG,
+)
 from compressarray.codecs.sparse import (
     HEADER_BYTES,
     RAW_TAG,
@@ -33,42 +44,17 @@ from compressarray.codecs.words import (
     OLD_RESIDUAL,
     RESIDUAL,
     count_values,
-    get_varint,
+    is_copies,
     pixel_bytes_of,
     record_bytes,
 )
-from compressarray.kernels.compiling import inlined, kernel
+from compressarray.kernels.compiling import kernel
 from compressarray.kernels.memory import load8, load16, load32, load64
 
-# What is answered in place of an address.
-SHORT, TOO_LONG, NO_COUNT, NO_TOKEN, NO_KIND, OUTSIDE, NO_SOURCE, NO_WORD = range(-8, 0)
-REASONS = {
-    SHORT: "a record goes on behind the end of its stream",
-    TOO_LONG: "a record is longer than its frame",
-    NO_COUNT: "a record has more tokens than its frame has words",
-    NO_TOKEN: "a record names a token that its table does not have",
-    NO_KIND: "a record holds a kind of change that does not exist",
-    OUTSIDE: "a record changes what lies outside of its frame",
-    NO_SOURCE: "a record copies from outside of its frame",
-    NO_WORD: "a record names a word that the dictionary does not have",
-}
 # Bytes that one word's share of a packed record takes at most, and of a plain record once
 # unpacked: an escape's parts and eight values, each behind an escape of its code.
 PACKED_BYTES_A_WORD, PLAIN_BYTES_A_WORD = 40, 16
 UNPACKING_ROOM = 128  # and besides
-
-
-@inlined
-def _checked_varint(address: Any, end: Any) -> Any:
-    """Read a number as `get_varint` does, or -1 where none ends soon enough."""
-    most = min(end - address, MAX_SKIP_BYTES)
-    length = 0
-    while length < most and np.int64(load8(address + length)) >= 0x80:
-        length += 1
-    value = np.int64(-1)
-    if length < most:
-        value, address = get_varint(address)
-    return value, address
 
 
 @kernel
@@ -86,9 +72,11 @@ def check_record(record: Any, end: Any, n_bytes: Any, row_bytes: Any, decode_tab
         Words in the dictionary.
     """
     n_words = (n_bytes + 7) >> 3
-    n_tokens, tokens = _checked_varint(record, end)
+    n_tokens, tokens = checked_varint(record, end)
     if n_tokens < 0:
         return SHORT
+    if is_copies(n_tokens, n_bytes):
+        return check_copies(tokens, end, n_bytes, pixel_bytes_of(decode_table))
     if n_tokens > n_words:
         if n_tokens > n_words + 1:
             return NO_COUNT
@@ -107,7 +95,7 @@ def check_record(record: Any, end: Any, n_bytes: Any, row_bytes: Any, decode_tab
             kind, mask = np.int64(load8(v)), np.int64(load8(v + 1))
             if kind > OLD_RESIDUAL:
                 return NO_KIND
-            skip, v = _checked_varint(v + 2, end)
+            skip, v = checked_varint(v + 2, end)
             if skip < 0:
                 return SHORT
             step = skip + 1

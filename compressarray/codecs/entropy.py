@@ -16,6 +16,17 @@ from typing import Any
 
 import numpy as np
 
+from compressarray.codecs.copies import (
+    HERE,
+    MORE_LITERALS,
+    MORE_SPAN,
+    MOVED,
+    N_NUMBERS,
+    SPAN_SHIFT,
+    place_bytes,
+    source_of,
+)
+from compressarray.codecs.numbers import MAX_NUMBER_BYTES, get_varint, put_varint
 from compressarray.codecs.words import (
     ENTRY_BYTES,
     ESCAPE,
@@ -24,8 +35,7 @@ from compressarray.codecs.words import (
     RESIDUAL,
     RESIDUALS,
     count_values,
-    get_varint,
-    put_varint,
+    is_copies,
 )
 from compressarray.kernels.compiling import inlined, kernel
 from compressarray.kernels.memory import (
@@ -47,15 +57,21 @@ ENCODE_ENTRIES = 257
 # A model for decoding, in bytes: the number of the code for a token behind each token, for the
 # first value of each token, for a value behind each value; for a record's first token, its number
 # of tokens, and an escaped token's parts; for the first residual of each kind, and one behind each
-# residual; the first number of residuals' codes; decoding tables. An entry is the symbol (8 bits),
-# the bits of its code (4), whether it is the escape (4), and the number of the code for what comes
-# behind it (16).
+# residual; for what records of copies have; the first number of residuals' codes; decoding tables.
+# An entry is the symbol (8 bits), the bits of its code (4), whether it is the escape (4), and the
+# number of the code for what comes behind it (16).
 TOKEN_MAP, FIRST_MAP, NEXT_MAP = 0, 256, 512
 START_CODE, COUNT_CODE, KIND_CODE, MASK_CODE, SKIP_CODE, FIRST_RESIDUAL_MAP = range(768, 774)
 RESIDUAL_MAP = FIRST_RESIDUAL_MAP + len(RESIDUALS)
-N_CONTEXTS = RESIDUAL_MAP + 256
+# Of records of copies: a token behind each token; numbers; extras, which are how many literals, how
+# long a span, and the bytes of a place, in the frame before or here.
+COPY_MAP = RESIDUAL_MAP + 256
+NUMBER_CODE, LITERALS_CODE, SPAN_CODE = range(COPY_MAP + 256, COPY_MAP + 259)
+MOVED_CODE = COPY_MAP + 259
+HERE_CODE = MOVED_CODE + 4
+N_CONTEXTS = HERE_CODE + 4
 RESIDUAL_CODES_AT = N_CONTEXTS
-TABLES_AT = 1088
+TABLES_AT = 1344
 _TABLE_SHIFT = CODE_BITS + 2
 TABLE_BYTES = 1 << _TABLE_SHIFT
 _AT_ONCE = 57 // CODE_BITS  # symbols
@@ -64,9 +80,9 @@ _CODE_MASK = np.uint64((1 << CODE_BITS) - 1)
 # In the scratch of a record's values: which code the value there has.
 _NEXT, _KNOWN = 255, 254  # the one for the value before; none, its byte is there
 _KNOWN_WORD = np.uint64(0xFEFEFEFEFEFEFEFE)
-MAX_SKIP_BYTES = 5
 MAX_CODES = 250
-LONG_COUNT = 255  # tokens or more: their number follows in 24 bits
+LONG_COUNT = 255  # for tokens that have no symbol: their number follows in 24 bits
+COPIED = 254  # for a record of copies; so many tokens and more are long
 
 
 @kernel
@@ -144,6 +160,72 @@ def _first_context(token: Any, kind: Any) -> Any:
     return FIRST_RESIDUAL_MAP + kind - RESIDUAL if kind >= RESIDUAL else FIRST_MAP + token
 
 
+@inlined
+def _count_symbol(n_tokens: Any, n_bytes: Any) -> Any:
+    """The symbol for a record's number of tokens."""
+    if is_copies(n_tokens, n_bytes):
+        return COPIED
+    return n_tokens if n_tokens < COPIED else LONG_COUNT
+
+
+@inlined
+def _place_code(token: Any) -> Any:
+    """The context of the first byte of a place, or 0 where a token's span needs none."""
+    source = source_of(token)
+    return HERE_CODE if source == HERE else MOVED_CODE if source == MOVED else 0
+
+
+@inlined
+def _put_number(out: Any, pos: Any, model: Any, encode: Any, context: Any, address: Any) -> Any:
+    """Pack the bytes of a LEB128 number at an address; return the address after it, too."""
+    code = np.int64(load8(model + context))
+    more = True
+    while more:
+        byte = np.int64(load8(address))
+        pos = _put_symbol(out, pos, encode, code, byte)
+        address += 1
+        more = byte >= 0x80
+    return address, pos
+
+
+@kernel
+def _pack_copies(record: Any, n_bytes: Any, model: Any, encode: Any, out: Any,
+                 pos: Any) -> Any:  # fmt: skip
+    """Do what `pack_record` does for a record of copies, behind its mark."""
+    numbers = record
+    for _ in range(N_NUMBERS):
+        record, pos = _put_number(out, pos, model, encode, NUMBER_CODE, record)
+    n_tokens, numbers = get_varint(numbers)
+    _, numbers = get_varint(numbers)
+    n_literals, numbers = get_varint(numbers)
+    predictor, _ = get_varint(numbers)
+    extras = record + n_tokens
+    before = np.int64(0)
+    for i in range(n_tokens):
+        token = np.int64(load8(record + i))
+        pos = _put_symbol(out, pos, encode, np.int64(load8(model + COPY_MAP + before)), token)
+        before = token
+    for i in range(n_tokens):
+        token = np.int64(load8(record + i))
+        if token & MORE_LITERALS == MORE_LITERALS:
+            extras, pos = _put_number(out, pos, model, encode, LITERALS_CODE, extras)
+        if token >> SPAN_SHIFT == MORE_SPAN:
+            extras, pos = _put_number(out, pos, model, encode, SPAN_CODE, extras)
+        context = _place_code(token)
+        if context > 0:
+            for j in range(place_bytes(n_bytes)):
+                code = np.int64(load8(model + context + j))
+                pos = _put_symbol(out, pos, encode, code, np.int64(load8(extras)))
+                extras += 1
+    following = RESIDUAL_MAP if predictor > 0 else NEXT_MAP
+    before = np.int64(0)
+    for i in range(n_literals):
+        code = np.int64(load8(model + following + before))
+        before = np.int64(load8(extras + i))
+        pos = _put_symbol(out, pos, encode, code, before)
+    return extras + n_literals, pos
+
+
 @kernel
 def pack_record(record: Any, n_bytes: Any, decode_table: Any, model: Any, encode: Any, out: Any,
                 pos: Any) -> Any:  # fmt: skip
@@ -165,8 +247,11 @@ def pack_record(record: Any, n_bytes: Any, decode_table: Any, model: Any, encode
     n_words = (n_bytes + 7) >> 3
     n_tokens, record = get_varint(record)
     count_code = np.int64(load8(model + COUNT_CODE))
-    pos = _put_symbol(out, pos, encode, count_code, min(n_tokens, LONG_COUNT))
-    if n_tokens >= LONG_COUNT:
+    symbol = _count_symbol(n_tokens, n_bytes)
+    pos = _put_symbol(out, pos, encode, count_code, symbol)
+    if symbol == COPIED:
+        return _pack_copies(record, n_bytes, model, encode, out, pos)
+    if symbol == LONG_COUNT:
         pos = _put_bits(out, pos, n_tokens, 24)
     if n_tokens > n_words:
         pos = (pos + 7) & ~7
@@ -247,6 +332,74 @@ def _take_symbol(packed: Any, pos: Any, model: Any, context: Any) -> Any:
     return symbol, pos
 
 
+@inlined
+def _take_number(packed: Any, pos: Any, model: Any, context: Any, out: Any, end: Any) -> Any:
+    """Unpack the bytes of a LEB128 number; return its value, the address after it, and the bit.
+
+    Not beyond ``end``, whatever there is.
+    """
+    value = np.int64(0)
+    n = 0
+    byte = np.int64(0x80)
+    while byte >= 0x80 and n < MAX_NUMBER_BYTES and out < end:
+        byte, pos = _take_symbol(packed, pos, model, context)
+        store8(out, np.uint8(byte))
+        out += 1
+        value |= (byte & 0x7F) << (7 * n)
+        n += 1
+    return value, out, pos
+
+
+@kernel
+def _unpack_copies(packed: Any, pos: Any, n_bytes: Any, model: Any, out: Any) -> Any:
+    """Do what `unpack_record` does for a record of copies, behind its mark."""
+    room = out + N_NUMBERS * MAX_NUMBER_BYTES
+    n_tokens, out, pos = _take_number(packed, pos, model, NUMBER_CODE, out, room)
+    n_extras, out, pos = _take_number(packed, pos, model, NUMBER_CODE, out, room)
+    n_literals, out, pos = _take_number(packed, pos, model, NUMBER_CODE, out, room)
+    predictor, out, pos = _take_number(packed, pos, model, NUMBER_CODE, out, room)
+    if n_tokens + n_extras + n_literals > n_bytes:
+        return pos  # no record, as who checks it will say
+    extras = out + n_tokens
+    literals = extras + n_extras
+    before = np.int64(0)
+    for i in range(n_tokens):
+        before, pos = _take_symbol(packed, pos, model, COPY_MAP + before)
+        store8(out + i, np.uint8(before))
+    for i in range(n_tokens):
+        token = np.int64(load8(out + i))
+        if token & MORE_LITERALS == MORE_LITERALS:
+            _, extras, pos = _take_number(packed, pos, model, LITERALS_CODE, extras, literals)
+        if token >> SPAN_SHIFT == MORE_SPAN:
+            _, extras, pos = _take_number(packed, pos, model, SPAN_CODE, extras, literals)
+        context = _place_code(token)
+        if context > 0:
+            for j in range(min(place_bytes(n_bytes), literals - extras)):
+                byte, pos = _take_symbol(packed, pos, model, context + j)
+                store8(extras, np.uint8(byte))
+                extras += 1
+    following = RESIDUAL_MAP if predictor > 0 else NEXT_MAP
+    tables = model + TABLES_AT
+    table = tables + (np.int64(load8(model + following)) << _TABLE_SHIFT)
+    for start in range(0, n_literals, _AT_ONCE):
+        window = _bits_at(packed, pos)
+        for i in range(start, min(start + _AT_ONCE, n_literals)):
+            entry = np.int64(load32(table + _entry_at(window)))
+            bits = (entry >> 8) & 0xF
+            value = entry & 0xFF
+            table = tables + ((entry >> 16) << _TABLE_SHIFT)
+            window >>= np.uint64(bits)
+            pos += bits
+            if entry & _IS_ESCAPE:
+                window = _bits_at(packed, pos)
+                value = np.int64(window & np.uint64(0xFF))
+                table = tables + (np.int64(load8(model + following + value)) << _TABLE_SHIFT)
+                pos += 8
+                window = _bits_at(packed, pos)
+            store8(literals + i, np.uint8(value))
+    return pos
+
+
 @kernel
 def unpack_record(packed: Any, pos: Any, n_bytes: Any, decode_table: Any, model: Any, out: Any,
                   codes: Any) -> Any:  # fmt: skip
@@ -264,9 +417,14 @@ def unpack_record(packed: Any, pos: Any, n_bytes: Any, decode_table: Any, model:
     n_words = (n_bytes + 7) >> 3
     tables = model + TABLES_AT
     n_tokens, pos = _take_symbol(packed, pos, model, COUNT_CODE)
-    if n_tokens >= LONG_COUNT:
+    if n_tokens == COPIED:
+        out = put_varint(out, n_words + 2)
+        return _unpack_copies(packed, pos, n_bytes, model, out)
+    if n_tokens == LONG_COUNT:
         n_tokens = np.int64(_bits_at(packed, pos) & np.uint64(0xFFFFFF))
         pos += 24
+        if is_copies(n_tokens, n_bytes):
+            n_tokens += 1  # has a symbol of its own: no record
     out = put_varint(out, n_tokens)
     if n_tokens > n_words:
         pos = (pos + 7) & ~7
@@ -303,7 +461,7 @@ def unpack_record(packed: Any, pos: Any, n_bytes: Any, decode_table: Any, model:
                 n_values += 2
                 byte = np.int64(0x80)
                 n_bytes_of_skip = 0
-                while byte >= 0x80 and n_bytes_of_skip < MAX_SKIP_BYTES:
+                while byte >= 0x80 and n_bytes_of_skip < MAX_NUMBER_BYTES:
                     byte, pos = _take_symbol(packed, pos, model, SKIP_CODE)
                     store8(values + n_values, np.uint8(byte))
                     n_values += 1
@@ -342,6 +500,50 @@ def unpack_record(packed: Any, pos: Any, n_bytes: Any, decode_table: Any, model:
 # -- counting --------------------------------------------------------------------------------
 
 
+@inlined
+def _count_number(address: Any, counts: Any, context: Any) -> Any:
+    more = True
+    while more:
+        byte = np.int64(load8(address))
+        counts[context, byte] += 1
+        address += 1
+        more = byte >= 0x80
+    return address
+
+
+@kernel
+def _count_copies(record: Any, n_bytes: Any, counts: Any) -> Any:
+    numbers = record
+    for _ in range(N_NUMBERS):
+        record = _count_number(record, counts, NUMBER_CODE)
+    n_tokens, numbers = get_varint(numbers)
+    _, numbers = get_varint(numbers)
+    n_literals, numbers = get_varint(numbers)
+    predictor, _ = get_varint(numbers)
+    extras = record + n_tokens
+    before = np.int64(0)
+    for i in range(n_tokens):
+        token = np.int64(load8(record + i))
+        counts[COPY_MAP + before, token] += 1
+        before = token
+        if token & MORE_LITERALS == MORE_LITERALS:
+            extras = _count_number(extras, counts, LITERALS_CODE)
+        if token >> SPAN_SHIFT == MORE_SPAN:
+            extras = _count_number(extras, counts, SPAN_CODE)
+        context = _place_code(token)
+        if context > 0:
+            for j in range(place_bytes(n_bytes)):
+                counts[context + j, np.int64(load8(extras))] += 1
+                extras += 1
+    following = RESIDUAL_MAP if predictor > 0 else NEXT_MAP
+    before = np.int64(0)
+    for i in range(n_literals):
+        value = np.int64(load8(extras + i))
+        counts[following + before, value] += 1
+        before = value
+    return extras + n_literals
+
+
 @kernel
 def count_symbols(record: Any, n_records: Any, n_bytes: Any, decode_table: Any, counts: Any) -> Any:
     """Count the symbols of plain records by context; return the address after them.
@@ -351,12 +553,16 @@ def count_symbols(record: Any, n_records: Any, n_bytes: Any, decode_table: Any, 
     counts : ndarray, (`N_CONTEXTS`, 256) int32
         Added to: by the token before, by the value's token, by the value before, first tokens,
         numbers of tokens, escaped tokens' kinds, masks and skips, residuals by their kind, by the
-        residual before.
+        residual before, and what records of copies have.
     """
     n_words = (n_bytes + 7) >> 3
     for _ in range(n_records):
         n_tokens, record = get_varint(record)
-        counts[COUNT_CODE, min(n_tokens, LONG_COUNT)] += 1
+        symbol = _count_symbol(n_tokens, n_bytes)
+        counts[COUNT_CODE, symbol] += 1
+        if symbol == COPIED:
+            record = _count_copies(record, n_bytes, counts)
+            continue
         if n_tokens > n_words:
             record += n_bytes
             continue

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from compressarray.codecs.entropy import (
     CODE_BITS,
+    COPY_MAP,
     COUNT_CODE,
     ENCODE_ENTRIES,
     ESCAPED,
@@ -42,9 +43,14 @@ _ESCAPED_BITS = 8
 # Contexts by what they are for: codes for the one are never used for the other.
 _TOKENS = np.r_[TOKEN_MAP : TOKEN_MAP + 256, START_CODE]
 _VALUES = np.r_[
-    FIRST_MAP : FIRST_MAP + 256, NEXT_MAP : NEXT_MAP + 256, KIND_CODE, MASK_CODE, SKIP_CODE
+    FIRST_MAP : FIRST_MAP + 256,
+    NEXT_MAP : NEXT_MAP + 256,
+    KIND_CODE,
+    MASK_CODE,
+    SKIP_CODE,
+    COPY_MAP:N_CONTEXTS,
 ]
-_RESIDUALS = np.r_[FIRST_RESIDUAL_MAP:N_CONTEXTS]
+_RESIDUALS = np.r_[FIRST_RESIDUAL_MAP:COPY_MAP]
 _COUNT = np.r_[COUNT_CODE : COUNT_CODE + 1]
 
 

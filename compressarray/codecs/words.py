@@ -10,7 +10,8 @@ when those of a neighbour are taken away, small numbers that a code of few bits 
 Tokens apart from values is what makes decoding fast: where the next token lies does not depend
 on the one before, so a processor works on several at once.
 
-``n_tokens`` one above the words of a frame marks a raw record: the frame's bytes follow.
+``n_tokens`` one above the words of a frame marks a raw record: the frame's bytes follow. Two
+above them mark a record of copies (`copies.py`).
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from compressarray.codecs.copies import apply_copies, copies_end
+from compressarray.codecs.numbers import get_varint, put_varint
 from compressarray.kernels.compiling import inlined, kernel
 from compressarray.kernels.memory import (
     STACK_WORDS,
@@ -229,29 +232,9 @@ def codebook_number(encode_table: Any) -> Any:
 
 
 @inlined
-def get_varint(address: Any) -> Any:
-    """Read a LEB128 number; return it and the address after it."""
-    value = np.int64(0)
-    shift = 0
-    more = True
-    while more:
-        byte = np.int64(load8(address))
-        address += 1
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        more = byte >= 0x80
-    return value, address
-
-
-@inlined
-def put_varint(address: Any, value: Any) -> Any:
-    """Write a LEB128 number; return the address after it."""
-    while value >= 0x80:
-        store8(address, np.uint8((value & 0x7F) | 0x80))
-        address += 1
-        value >>= 7
-    store8(address, np.uint8(value))
-    return address + 1
+def pixel_bytes_to_encode(encode_table: Any) -> Any:
+    """Distance to the pixel to the left, in an encoder's table at an address."""
+    return np.int64(load64(encode_table + _PIXEL_AT))
 
 
 @inlined
@@ -428,7 +411,7 @@ def _list_changes(new: Any, state: Any, n_bytes: Any, out: Any) -> Any:
 
 
 @kernel
-def encode_record(
+def encode_words(
     new: Any,
     state: Any,
     background: Any,
@@ -457,14 +440,15 @@ def encode_record(
 
     Returns
     -------
-    int
-        The address after the record.
+    tuple
+        The address after the record, and about what it costs: bytes, less what packing saves on
+        residuals.
     """
     n_words = (n_bytes + 7) >> 3
     whole = n_bytes >> 3
     tail = n_bytes & 7
     n_changes = _list_changes(new, state, n_bytes, out)
-    pixel_bytes = np.int64(load64(encode_table + _PIXEL_AT))
+    pixel_bytes = pixel_bytes_to_encode(encode_table)
     n_tokens = 0
     n_bits_saved = np.int64(0)  # by packing residuals, about
     v = values
@@ -544,11 +528,11 @@ def encode_record(
     if n_packed >= n_bytes or n_tokens + n_values >= record_bytes(n_bytes, pixel_bytes > 0):
         out = put_varint(out, n_words + 1)
         copy_bytes(out, new, n_bytes)
-        return out + n_bytes
+        return out + n_bytes, n_bytes
     out = put_varint(out, n_tokens)
     copy_bytes(out, tokens, n_tokens)
     copy_bytes(out + n_tokens, values, n_values)
-    return out + n_tokens + n_values
+    return out + n_tokens + n_values, n_packed
 
 
 @inlined
@@ -615,12 +599,18 @@ def _add_residual(residual: Any, kind: Any, p: Any, row_bytes: Any, pixel_bytes:
     return word
 
 
+@inlined
+def is_copies(n_tokens: Any, n_bytes: Any) -> Any:
+    """Whether a record that says so many tokens is one of copies."""
+    return n_tokens == ((n_bytes + 7) >> 3) + 2
+
+
 @kernel
 def skip_record(record: Any, n_bytes: Any, decode_table: Any) -> Any:
     """The address after a record."""
     n_tokens, record = get_varint(record)
     if n_tokens > (n_bytes + 7) >> 3:
-        return record + n_bytes
+        return copies_end(record) if is_copies(n_tokens, n_bytes) else record + n_bytes
     v = record + n_tokens
     for i in range(n_tokens):
         token = np.int64(load8(record + i))
@@ -661,17 +651,22 @@ def apply_record(
     n_bytes: Any,
     row_bytes: Any,
     codebook: Any,
+    old: Any,
 ) -> Any:
     """Turn the frame at ``state`` into the next one; return the address after the record.
 
-    ``codebook`` is the address of `CODEBOOK_WORDS` addresses.
+    ``codebook`` is the address of `CODEBOOK_WORDS` addresses, ``old`` that of scratch for a frame
+    and 32 bytes.
 
     May read, but not use, up to 8 bytes after the record: streams lie in memory with that much
-    room behind them. Trusts its input: only for what `encode_record` wrote.
+    room behind them. Trusts its input: only for what `encode_words` wrote.
     """
     n_words = (n_bytes + 7) >> 3
     n_tokens, record = get_varint(record)
     if n_tokens > n_words:
+        if is_copies(n_tokens, n_bytes):
+            pixel_bytes = pixel_bytes_of(table_of(codebook))
+            return apply_copies(record, state, old, n_bytes, row_bytes, pixel_bytes)
         copy_bytes(state, record, n_bytes)
         return record + n_bytes
     sources = stack_words()

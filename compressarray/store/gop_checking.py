@@ -11,16 +11,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from compressarray.codecs import checking
 from compressarray.codecs.checking import (
     PACKED_BYTES_A_WORD,
     PLAIN_BYTES_A_WORD,
-    SHORT,
     UNPACKING_ROOM,
     check_record,
     check_sparse,
 )
 from compressarray.codecs.entropy import unpack_record
+from compressarray.codecs.reasons import REASONS as REASONS_OF_RECORDS
+from compressarray.codecs.reasons import SHORT
 from compressarray.codecs.words import model_of, table_of
 from compressarray.errors import CorruptFrameError
 from compressarray.kernels.attaching import describe
@@ -69,7 +69,7 @@ FINE = 0
     NOT_OPEN,
     NO_NUMBER,
 ) = range(-17, -8)
-REASONS = checking.REASONS | {
+REASONS = REASONS_OF_RECORDS | {
     NO_HEADER: "it has no room for its header",
     NO_FLAGS: "it has flags that do not exist",
     NO_BACKGROUND: "it names a background that does not exist",

@@ -25,12 +25,12 @@ import numpy as np
 import numpy.typing as npt
 
 from compressarray.codecs.entropy import unpack_record
+from compressarray.codecs.records import PATIENCE_WORDS, encode
 from compressarray.codecs.sparse import apply_sparse, encode_sparse, skip_sparse
 from compressarray.codecs.words import (
     CODEBOOK_WORDS,
     apply_record,
     codebook_number,
-    encode_record,
     model_of,
     table_of,
 )
@@ -60,7 +60,7 @@ STALE = -2  # in GopState.head_row: the head frames are of no row
 DELTA, SPARSE = 0, 1
 PACKED = 2  # delta records that went through an entropy coder
 
-# Fields of GopState.meta.
+# Fields of GopState.meta: all of one number but the last.
 (
     N_ROWS,
     N_LANES,
@@ -85,8 +85,9 @@ PACKED = 2  # delta records that went through an entropy coder
     N_LISTED,  # entries that went to the ring of changes, ever
     N_BEGUN,  # open streams, ever
     N_BACKGROUNDS,  # that were taken, ever
-    N_META,
+    PATIENCE,  # of `records.encode`, the first number
 ) = range(24)
+N_META = PATIENCE + PATIENCE_WORDS
 
 
 class GopState(NamedTuple):
@@ -192,25 +193,18 @@ def encode_frame(state: Any, frame: Any, previous: Any, background: Any, first: 
                  coding: Any) -> Any:  # fmt: skip
     """Write one record, of either kind; ``previous`` becomes ``frame`` in delta records.
 
-    ``coding`` is the address of scratch for tokens and values: 17 bytes a word, and a guard.
+    ``coding`` is the address of `records.coding_bytes` of scratch.
     """
     meta = state.meta
     n_bytes, row_bytes = meta[FRAME_BYTES], meta[ROW_BYTES]
     meta[N_ENCODED] += 1
     if meta[RECORD_KIND] == SPARSE:
         return encode_sparse(frame, first, n_bytes, row_bytes, out)
-    n_words = (n_bytes + 7) >> 3
-    return encode_record(
-        frame,
-        previous,
-        background,
-        n_bytes,
-        row_bytes,
-        base_of(state.encode_table),
-        coding,
-        coding + n_words,
-        out,
-    )
+    patience = base_of(meta) + 8 * PATIENCE
+    return encode(
+        frame, previous, background, n_bytes, row_bytes, base_of(state.encode_table), coding,
+        patience, out,
+    )  # fmt: skip
 
 
 @kernel
@@ -219,49 +213,51 @@ def walk(record_kind: Any, record: Any, n: Any, frame: Any, background: Any, fir
     """Walk ``n`` records on, at least one; leave the last one's frame at ``frame``.
 
     Delta records change the frame that is there; sparse ones look at ``first``, their group's
-    first record. Packed ones begin at a bit's address, eight times a byte's, and need
-    `unpacking_bytes` of scratch, by address.
+    first record. Packed ones begin at a bit's address, eight times a byte's. All need
+    `walking_bytes` of scratch, by address.
     """
     if record_kind == PACKED:
         tables, model = table_of(codebook), model_of(codebook)
         for _ in range(n):
-            record = unpack_record(
-                0, record, n_bytes, tables, model, scratch, scratch + record_room(n_bytes)
-            )
-            apply_record(scratch, frame, background, n_bytes, row_bytes, codebook)
+            plain_record = scratch + walking_bytes(n_bytes, False)
+            codes = plain_record + record_room(n_bytes)
+            record = unpack_record(0, record, n_bytes, tables, model, plain_record, codes)
+            apply_record(plain_record, frame, background, n_bytes, row_bytes, codebook, scratch)
         return record
     if record_kind == SPARSE:
         for _ in range(n - 1):
             record = skip_sparse(record, n_bytes, row_bytes)
         return apply_sparse(record, first, frame, n_bytes, row_bytes)
     for _ in range(n):
-        record = apply_record(record, frame, background, n_bytes, row_bytes, codebook)
+        record = apply_record(record, frame, background, n_bytes, row_bytes, codebook, scratch)
     return record
 
 
 @inlined
-def unpacking_bytes(n_bytes: Any) -> Any:
-    """Bytes of scratch to unpack a record of a frame: the record, and the codes of its values."""
-    return 2 * record_room(n_bytes)
+def walking_bytes(n_bytes: Any, packed: Any) -> Any:
+    """Bytes of scratch to walk: a frame; to unpack, a record and the codes of its values, too."""
+    return n_bytes + 32 + (2 * record_room(n_bytes) if packed else 0)
 
 
 @kernel
 def unroll(state: Any, records: Any, n_frames: Any, key: Any, turn: Any, background: Any,
            codebook: Any, frames: Any, step: Any) -> Any:  # fmt: skip
-    """Decode all frames of a stream to ``frames + number * step``.
+    """Decode all frames of a stream, unpacked, to ``frames + number * step``.
 
     ``key`` is the number of the frame that the stream begins with, ``turn`` where the records
     of earlier ones begin. Returns the address after the records of the later ones.
     """
     meta = state.meta
     kind, n_bytes, row_bytes = meta[RECORD_KIND], meta[FRAME_BYTES], meta[ROW_BYTES]
+    scratch = np.empty(walking_bytes(n_bytes, False), np.uint8)
+    old = base_of(scratch)
     record = records
     before = background
     for i in range(key, n_frames):
         frame = frames + i * step
         copy_bytes(frame, before, n_bytes)
         record = walk(
-            kind, record, 1, frame, background, records, n_bytes, row_bytes, codebook, 0
+            kind, record, 1, frame, background, records, n_bytes, row_bytes, codebook, old
         )  # fmt: skip
         before = frame
     later = record
@@ -270,8 +266,9 @@ def unroll(state: Any, records: Any, n_frames: Any, key: Any, turn: Any, backgro
         frame = frames + i * step
         copy_bytes(frame, frame + step, n_bytes)
         record = walk(
-            kind, record, 1, frame, background, records, n_bytes, row_bytes, codebook, 0
+            kind, record, 1, frame, background, records, n_bytes, row_bytes, codebook, old
         )  # fmt: skip
+    scratch[0] = 0  # used until here: numba may free what only its address is used of
     return later
 
 

@@ -29,8 +29,8 @@ from compressarray.store.gop_layout import (
     codebook_at,
     keyframe,
     read_header,
-    unpacking_bytes,
     walk,
+    walking_bytes,
 )
 from compressarray.store.gop_view import arena_at, state_at
 from compressarray.store.workers import n_threads, run
@@ -157,13 +157,13 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins: Any,
     out : ndarray, (n * frame bytes,) uint8
         Overwritten: frame ``i`` follows frame ``i - 1``.
     scratch : ndarray, uint8
-        `unpacking_bytes`, where records may be packed.
+        `walking_bytes`.
     counts : ndarray, (2,) int64
         Frames and groups that were decoded are added.
     """
     state, arena = state_at(view), arena_at(view)
     meta = state.meta
-    stack, unpacking = meta[STACK], base_of(scratch)
+    stack, walking = meta[STACK], base_of(scratch)
     n_bytes, row_bytes = meta[FRAME_BYTES], meta[ROW_BYTES]
     memory, chunk_offset = base_of(arena.memory), base_of(arena.offset)
     granule_shift = arena.meta[GRANULE_SHIFT]
@@ -237,7 +237,7 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins: Any,
             if number > at:
                 record = walk(
                     kind, record, number - at, target, background, records, n_bytes, row_bytes,
-                    codebook, unpacking,
+                    codebook, walking,
                 )  # fmt: skip
                 counts[0] += number - at
                 at = number
@@ -264,7 +264,7 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins: Any,
                     copy_bytes(target, background, n_bytes)
                     walk(
                         kind, records, 1, target, background, records, n_bytes, row_bytes,
-                        codebook, unpacking,
+                        codebook, walking,
                     )  # fmt: skip
                     counts[0] += 1
                 at = key
@@ -272,7 +272,7 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins: Any,
             if number < at:
                 record = walk(
                     kind, record, at - number, target, background, records, n_bytes, row_bytes,
-                    codebook, unpacking,
+                    codebook, walking,
                 )  # fmt: skip
                 counts[0] += at - number
                 at = number
@@ -286,7 +286,7 @@ def _decode_part(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins
     """Decode with scratch and counts of its own; return frames and groups decoded."""
     meta = state_at(view).meta
     counts = np.zeros(2, np.int64)
-    scratch = np.empty(unpacking_bytes(meta[FRAME_BYTES]) if meta[PACKS] else 0, np.uint8)
+    scratch = np.empty(walking_bytes(meta[FRAME_BYTES], meta[PACKS] != 0), np.uint8)
     decode(view, cells, chunk, where, order, pins, out, scratch, counts)
     return counts[0], counts[1]
 

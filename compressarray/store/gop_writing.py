@@ -10,16 +10,15 @@ from typing import Any
 
 import numpy as np
 
+from compressarray.codecs.records import coding_bytes
 from compressarray.kernels.compiling import kernel
 from compressarray.kernels.memory import (
     array_at,
     base_of,
-    changed_bytes,
     copy_bytes,
-    count_bits,
+    count_changed_words,
     load8,
     load16,
-    load64,
     same_bytes,
     store8,
     store16,
@@ -73,31 +72,15 @@ from compressarray.store.gop_layout import (
     record_room,
     unroll,
     walk,
+    walking_bytes,
 )
 from compressarray.store.gop_view import arena_at, state_at
-
-_LOWEST_BITS = np.uint64(0x0101010101010101)
 
 # What append_rows answers when the store has to act first.
 DONE, WRITTEN_AND_FULL, REBUILD, REOPEN, SEAL, GROW, GROW_LOG, NO_MEMORY = range(8)
 
 
 # -- backgrounds -----------------------------------------------------------------------------
-
-
-@kernel
-def _count_changed_words(first: Any, second: Any, n_bytes: Any) -> Any:
-    n = np.int64(0)
-    blocked = n_bytes & ~63
-    for i in range(0, blocked, 64):
-        masks = changed_bytes(first + i, second + i)
-        # the lowest bit of each eight: whether there is one among them
-        for shift in (4, 2, 1):
-            masks |= masks >> np.uint64(shift)
-        n += count_bits(masks & _LOWEST_BITS)
-    for i in range(blocked, n_bytes - 7, 8):
-        n += load64(first + i) != load64(second + i)
-    return n
 
 
 @kernel
@@ -114,8 +97,8 @@ def _vote(state: Any, frame: Any) -> None:
     if votes.shape[1] == 0:
         return
     if meta[VOTES]:
-        spent = _count_changed_words(frame, background_at(state, meta[BACKGROUND]), n_bytes)
-        would = _count_changed_words(frame, base_of(votes), n_bytes)
+        spent = count_changed_words(frame, background_at(state, meta[BACKGROUND]), n_bytes)
+        would = count_changed_words(frame, base_of(votes), n_bytes)
         # A changed word of a keyframe costs about six bytes: a token and most of its values.
         meta[CREDIT] = max(0, meta[CREDIT] + 6 * (spent - would))
     meta[VOTES] += 1
@@ -169,10 +152,12 @@ def _restore_head(state: Any, lane: Any, place: Any, head: Any) -> None:
     if n_frames > 0 and meta[RECORD_KIND] == DELTA:
         stream = open_stream_at(state, lane, place)
         codebook = codebook_at(state, state.open_flags[lane, place])
+        scratch = np.empty(walking_bytes(meta[FRAME_BYTES], False), np.uint8)
         walk(
             DELTA, stream, n_frames, head, background, stream, meta[FRAME_BYTES], meta[ROW_BYTES],
-            codebook, 0,
+            codebook, base_of(scratch),
         )  # fmt: skip
+        scratch[0] = 0  # used until here: numba may free what only its address is used of
 
 
 @kernel
@@ -187,7 +172,7 @@ def _append_frame(state: Any, lane: Any, place: Any, diagonal: Any, frame: Any,
     n_frames = state.open_frames[lane, place]
     background = background_at(state, state.open_background[lane, place])
     room = state.open_bytes.shape[1] - size
-    spare = coding + 17 * ((n_bytes + 7) >> 3) + 64
+    spare = coding + coding_bytes(n_bytes)
     roomy = room >= record_room(n_bytes)
     out = stream + size if roomy else spare
     first = stream if n_frames > 0 else 0

@@ -11,6 +11,7 @@ from compressarray.codecs.codebooks import Codebooks
 from compressarray.codecs.entropy import N_CONTEXTS
 from compressarray.codecs.learning import Changes, Learnt
 from compressarray.codecs.packing import Packer
+from compressarray.codecs.records import coding_bytes
 from compressarray.codecs.words import CODEBOOK_WORDS, encode_table_words, record_bytes
 from compressarray.errors import CorruptFrameError
 from compressarray.format.messages import Items, Message
@@ -143,9 +144,9 @@ class GopStore(Store):
         meta[layout.ROW_BYTES] = row_bytes
         meta[layout.RECORD_KIND] = layout.SPARSE if codec.name == "sparse" else layout.DELTA
         meta[layout.OPEN_PER_LANE] = per_lane = open_per_lane(stack, frame_bytes, codec)
-        # tokens, values and a record of one frame, then a closed stream
+        # what coding a frame takes, its record, then a closed stream
         record_room = plain(layout.record_room)(frame_bytes)
-        self._coding_bytes = 17 * ((frame_bytes + 7) // 8) + GUARD_BYTES + record_room
+        self._coding_bytes = plain(coding_bytes)(frame_bytes) + GUARD_BYTES + record_room
         map_bytes = 2 * gop * stack
         self._stream_bytes = (
             layout.HEADER_BYTES + 2 * map_bytes + gop * stack * record_room + GUARD_BYTES
