@@ -73,6 +73,17 @@ def whole(tree: Any) -> Any:
     return tree
 
 
+def copied(tree: Any) -> Any:
+    """The same tree, with copies of all arrays that lie in it: to keep it for later."""
+    if isinstance(tree, np.ndarray):
+        return tree.copy()
+    if isinstance(tree, dict):
+        return {key: copied(value) for key, value in tree.items()}
+    if isinstance(tree, tuple):
+        return tuple(map(copied, tree))
+    return tree
+
+
 def part_of(snapshot: Any, name: str) -> Any:
     """One part of a snapshot."""
     if not isinstance(snapshot, dict) or name not in snapshot:

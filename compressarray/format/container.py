@@ -26,6 +26,7 @@ import operator
 import os
 import secrets
 import zlib
+from collections.abc import Iterator
 from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -41,6 +42,7 @@ MAGIC = b"\x89CMPRAY\n"
 VERSION = 1
 HEAD_BYTES = ALIGNMENT = 64
 BLOCK_BYTES = 1 << 16
+COPIED_BYTES = 1 << 18  # at once, of an array whose bytes lie apart
 # Of a header: a tree of a few hundred numbers takes some kilobytes.
 MOST_HEADER_BYTES = 1 << 28
 
@@ -117,7 +119,7 @@ def write(file: BinaryIO, kind: str, tree: Any) -> None:
     data = _Data(file)
     for array, said in zip(arrays, described, strict=True):
         data.write(bytes(said["start"] - data.at))
-        for piece in array if isinstance(array, Pieces) else (_flat(array),):
+        for piece in array if isinstance(array, Pieces) else _pieces(array):
             data.write(piece)
         if data.at != said["start"] + array.nbytes:
             raise RuntimeError(f"{data.at - said['start']} bytes came of {array.nbytes}")
@@ -125,9 +127,14 @@ def write(file: BinaryIO, kind: str, tree: Any) -> None:
     data.finish()
 
 
-def _flat(array: AnyArray) -> npt.NDArray[np.uint8]:
-    flat: npt.NDArray[np.uint8] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return flat
+def _pieces(array: AnyArray) -> Iterator[npt.NDArray[np.uint8]]:
+    """The bytes of an array in C order, without a copy of all of it."""
+    if array.flags.c_contiguous or not array.ndim:
+        yield np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+        return
+    rows = max(1, len(array) * COPIED_BYTES // max(array.nbytes, 1))
+    for start in range(0, len(array), rows):
+        yield np.ascontiguousarray(array[start : start + rows]).reshape(-1).view(np.uint8)
 
 
 class _Data:

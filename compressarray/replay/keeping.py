@@ -27,7 +27,7 @@ from compressarray.replay.observations import Observations
 from compressarray.replay.outputs import NumpyOutput
 from compressarray.replay.parts import BufferParts, Settings
 from compressarray.replay.stacks import FrameIndices
-from compressarray.snapshots import Snapshot, array_of, int_of, part_of
+from compressarray.snapshots import Snapshot, array_of, copied, int_of, part_of
 from compressarray.writing import Writer
 
 Bools = npt.NDArray[np.bool_]
@@ -50,7 +50,7 @@ class Keeping(BufferParts):
     def __deepcopy__(self: K, memo: dict[int, Any]) -> K:
         twin = object.__new__(type(self))
         with self._lock:
-            twin.__setstate__(copying.deepcopy(self.__getstate__(), memo))
+            twin.__setstate__(copying.deepcopy(self._state(), memo))
         return twin
 
     # -- replicas, see `compressarray.feed` ----------------------------------------------------
@@ -69,7 +69,7 @@ class Keeping(BufferParts):
 
     def _file_tree(self) -> Snapshot:
         """What a file holds, for who holds writes off until it is written."""
-        return files.tree_of(self.__getstate__())
+        return files.tree_of(self._state())
 
     def _mark(self) -> Any:
         return self._followed.mark(), self._drawing_state()
@@ -308,6 +308,13 @@ class Keeping(BufferParts):
         return buffer
 
     def __getstate__(self) -> Snapshot:
+        with self._lock:
+            state = self._state()
+            parts = ("transitions", "priorities", "resets", "observations")
+            return {**state, **{name: copied(state[name]) for name in parts}}
+
+    def _state(self) -> Snapshot:
+        """What it takes to build this again: views, for who copies them or has the lock."""
         with self._lock:
             self._writer.settle()
             return {

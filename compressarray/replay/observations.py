@@ -349,7 +349,7 @@ class Observations:
     # -- pickling ----------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
-        """Copy what cannot be worked out from the rest; frame arrays are there themselves."""
+        """Show what cannot be worked out from the rest, as views; frame arrays as they are."""
         indexed = enumerate(self.entries)
         return {
             "breaks": self._breaks.snapshot(),

@@ -93,8 +93,8 @@ class SumTree:
         set_leaves(self.leaves, self.sums, cells, values)
 
     def snapshot(self) -> Snapshot:
-        """Copy what cannot be worked out from the rest."""
-        return {"leaves": self.leaves.copy(), "top": self.sums[:1].copy()}
+        """Show what cannot be worked out from the rest, as views."""
+        return {"leaves": self.leaves, "top": self.sums[:1]}
 
     def restore(self, snapshot: Snapshot, cells: Int64s, highest: float) -> None:
         """Become what a snapshot was taken of.

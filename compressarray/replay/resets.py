@@ -82,10 +82,10 @@ class Resets:
         self._rows: Bools = np.zeros((5, n_lanes), np.bool_)
 
     def snapshot(self) -> Snapshot:
-        """Copy what is kept from one step to the next."""
+        """Show what is kept from one step to the next."""
         return {
-            "phase": self.phase.copy(),
-            "began": self._began.copy(),
+            "phase": self.phase,
+            "began": self._began,
             "counted": int(self._counted),
         }
 

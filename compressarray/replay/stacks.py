@@ -275,10 +275,10 @@ class Stacks(ABC):
     # -- pickling ----------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
-        """Copy what cannot be worked out from the rest; the frames are not in it."""
-        lanes = {name: self.lanes[name].copy() for name in ("at", "age", "marks", "first")}
+        """Show what cannot be worked out from the rest, as views; the frames are not in it."""
+        lanes = {name: self.lanes[name] for name in ("at", "age", "marks", "first")}
         return {
-            "cells": {name: self.cells[name].copy() for name in self.cells.dtype.names or ()},
+            "cells": {name: self.cells[name] for name in self.cells.dtype.names or ()},
             "lanes": {**lanes, "known": self.lanes["known"].astype(np.uint8)},
         }
 
@@ -401,11 +401,11 @@ class _StoredStacks(Stacks):
         self.lanes["at"][lane] = self.frames.lane_counts[lane] - 1
 
     def snapshot(self) -> Snapshot:
-        """Copy also how the last successors look."""
+        """Show also how the last successors look."""
         return {
             **super().snapshot(),
-            "oldest": self.lanes["oldest"].copy(),
-            "current": self.current.copy(),
+            "oldest": self.lanes["oldest"],
+            "current": self.current,
         }
 
     def _restore(self, snapshot: Snapshot) -> None:
@@ -473,7 +473,7 @@ class GivenStacks(_StoredStacks):
             self._watch = None
 
     def snapshot(self) -> Snapshot:
-        """Copy also what was seen of how stacks go on."""
+        """Show also what was seen of how stacks go on."""
         watch = None if self._watch is None else self._watch.snapshot()
         return {**super().snapshot(), "watch": watch}
 
@@ -684,12 +684,12 @@ class FrameIndices(Stacks):
         return int(isinstance(self._padding, str) and self._padding == "any")
 
     def snapshot(self) -> Snapshot:
-        """Copy also the last successors' indices, and what is known of padding."""
+        """Show also the last successors' indices, and what is known of padding."""
         return {
             **super().snapshot(),
             "stream": self.stream,
-            "pad": self.lanes["pad"].copy(),
-            "current": self.current.copy(),
+            "pad": self.lanes["pad"],
+            "current": self.current,
             "padding_is_checked": self._padding_is_checked,
         }
 

@@ -261,13 +261,13 @@ class Transitions:
     # -- pickling ----------------------------------------------------------------------------
 
     def snapshot(self) -> Snapshot:
-        """Copy what cannot be worked out from the rest."""
+        """Show what cannot be worked out from the rest, as views."""
         return {
-            "counts": self.counts.copy(),
-            "first": self.first.copy(),
-            "flags": self.flags.copy(),
-            "rewards": self.rewards.copy(),
-            "actions": self.actions.copy(),
+            "counts": self.counts,
+            "first": self.first,
+            "flags": self.flags,
+            "rewards": self.rewards,
+            "actions": self.actions,
             "fields": self.fields.snapshot(),
         }
 

@@ -6,6 +6,8 @@ outside of the store's memory and of the scratch that is meant for it.
 
 from __future__ import annotations
 
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -56,7 +58,9 @@ from compressarray.store.gop_layout import (
     read_header,
 )
 from compressarray.store.gop_view import arena_at, state_at, view_of
+from compressarray.store.workers import n_threads, run
 
+PART_BYTES = 1 << 22  # of chunks that are worth a thread of their own
 FINE = 0
 (
     NO_HEADER,
@@ -106,11 +110,28 @@ def check_streams(
     ------
     CorruptFrameError
     """
-    used = np.zeros(len(n_words), np.bool_)
+    n_entries = int(arena.meta[N_ENTRIES])
+    n_parts = 1
+    if records_too:
+        held = int(arena.size[1:n_entries].sum(dtype=np.int64))
+        n_parts = max(1, min(held // PART_BYTES, n_threads()))
+    # Each part counts for itself: threads that add to one number lose what others have added.
+    parts = [_apart(state) for _ in range(n_parts)]
+    uses = np.zeros((n_parts, len(n_words)), np.bool_)
+    cuts = [1 + (n_entries - 1) * part // n_parts for part in range(n_parts + 1)]
+    answers = run(
+        [
+            partial(_check_chunks, view_of(part, arena), first, end, n_words, records_too, used)
+            for part, (first, end), used in zip(parts, pairwise(cuts), uses, strict=True)
+        ]
+    )
+    for entry, reason in answers:
+        if reason != FINE:
+            raise CorruptFrameError(f"stored chunk {entry} is corrupt: {REASONS[reason]}")
+    for part in parts:
+        state.background_uses[:] += part.background_uses
+    used: npt.NDArray[np.bool_] = np.logical_or.reduce(uses)
     view = view_of(state, arena)
-    entry, reason = _check_chunks(view, n_words, records_too, used)
-    if reason != FINE:
-        raise CorruptFrameError(f"stored chunk {entry} is corrupt: {REASONS[reason]}")
     for lane, place in np.argwhere(state.open_gop != CLOSED).tolist():
         reason = _check_open(view, lane, place, n_words, records_too)
         if reason != FINE:
@@ -190,15 +211,15 @@ def _scratch_to_unpack(state: Any, longest: Any) -> Any:
 
 
 @kernel
-def _check_chunks(view: Any, n_words: Any, records_too: Any, used: Any) -> Any:
-    """Check chunk after chunk; return the last entry looked at, and what there is against it."""
+def _check_chunks(view: Any, first: Any, last: Any, n_words: Any, records_too: Any,
+                  used: Any) -> Any:  # fmt: skip
+    """Check chunks; return the last one that was looked at, and what there is against it."""
     state, arena = state_at(view), arena_at(view)
-    n_entries = arena.meta[N_ENTRIES]
     longest = np.int64(0)
-    for entry in range(1, n_entries):
+    for entry in range(first, last):
         longest = max(longest, np.int64(arena.size[entry]))
     scratch = _scratch_to_unpack(state, longest)
-    for entry in range(1, n_entries):
+    for entry in range(first, last):
         chunk = base_of(arena.memory) + chunk_start(arena, entry)
         size = np.int64(arena.size[entry])
         reason = _check_chunk(state, chunk, size, n_words, records_too, used, scratch, longest)

@@ -1,0 +1,54 @@
+"""How an observation splits into frames of two axes."""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+AnyArray = npt.NDArray[Any]
+Shape = tuple[int, ...]
+
+
+class Planes(NamedTuple):
+    """An observation's shape, and the shape of its frames.
+
+    `VecFrameStack` puts frames side by side on the channels' axis, so each channel is a frame of
+    its own: one that was seen before is found again wherever the stack has moved it.
+    """
+
+    shape: Shape
+    n_frames: int
+    frame_shape: tuple[int, int]
+    channels_last: bool
+
+    @classmethod
+    def of(cls, shape: Shape) -> Planes | None:
+        """Return how observations of a shape split, or None where there is no image to split."""
+        if len(shape) < 2 or not prod(shape):
+            return None
+        if len(shape) == 2:
+            return cls(shape, 1, (shape[0], shape[1]), False)
+        if len(shape) == 3 and shape[2] < shape[0]:  # (H, W, C), as Stable-Baselines3 decides
+            return cls(shape, shape[2], (shape[0], shape[1]), True)
+        return cls(shape, shape[0], (shape[1], prod(shape[2:])), False)
+
+    @property
+    def entry_shape(self) -> Shape:
+        """``(n_frames, height, width)``."""
+        return (self.n_frames, *self.frame_shape)
+
+    def split(self, observations: AnyArray) -> AnyArray:
+        """Return ``(..., *shape)`` as ``(..., count, height, width)``; a view where possible."""
+        if self.channels_last:
+            observations = np.moveaxis(observations, -1, -3)
+        lead = observations.shape[: observations.ndim - len(self.shape)]
+        return observations.reshape(*lead, *self.entry_shape)
+
+    def join(self, planes: AnyArray) -> AnyArray:
+        """Undo `split`; always C-contiguous, as an ndarray's own rows are."""
+        if self.channels_last:
+            return np.ascontiguousarray(np.moveaxis(planes, -3, -1))
+        return planes.reshape(*planes.shape[:-3], *self.shape)

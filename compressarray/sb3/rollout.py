@@ -1,0 +1,127 @@
+"""Rollout buffers of Stable-Baselines3 whose observations are compressed."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch as th
+from gymnasium import spaces
+from stable_baselines3.common.buffers import BaseBuffer, DictRolloutBuffer, RolloutBuffer
+
+from compressarray.array import DiffFrameArray
+from compressarray.sb3.codecs import check_foreign, choose_codec
+from compressarray.sb3.columns import RolloutObservations
+from compressarray.sb3.planes import Planes
+
+
+class CompressedRolloutBuffer(RolloutBuffer):
+    """Stable-Baselines3's `RolloutBuffer`, its images compressed.
+
+    Parameters
+    ----------
+    buffer_size, observation_space, action_space, device, gae_lambda, gamma, n_envs
+        As the parent's.
+    codec : str or object, default "delta"
+        What `compressarray.DiffFrameArray` takes.
+    compression_method, compression_kwargs : optional
+        sb3-extra-buffers' arguments; see `compressarray.sb3.codecs.choose_codec`.
+    dtypes, decompression_kwargs, normalize_images
+        sb3-extra-buffers' arguments, which change nothing.
+    """
+
+    def __init__(
+        self,
+        buffer_size: int,
+        observation_space: spaces.Space[Any],
+        action_space: spaces.Space[Any],
+        device: th.device | str = "auto",
+        gae_lambda: float = 1,
+        gamma: float = 0.99,
+        n_envs: int = 1,
+        *,
+        codec: Any = "delta",
+        compression_method: str | None = None,
+        compression_kwargs: dict[str, Any] | None = None,
+        decompression_kwargs: dict[str, Any] | None = None,
+        dtypes: dict[str, Any] | None = None,
+        normalize_images: bool = False,
+    ) -> None:
+        del decompression_kwargs, normalize_images
+        # Not the parent's own, whose reset allocates every observation, dense.
+        BaseBuffer.__init__(
+            self, buffer_size, observation_space, action_space, device, n_envs=n_envs
+        )
+        check_foreign(dtypes, "raw")
+        self.codec = choose_codec(codec, compression_method, compression_kwargs)
+        self.gae_lambda, self.gamma = gae_lambda, gamma
+        self._arrays: dict[str, DiffFrameArray] = {}
+        self.reset()
+        if not self._arrays:
+            warnings.warn(
+                f"{type(self).__name__} compresses images, and {observation_space} has none: "
+                "everything works, and nothing is gained over Stable-Baselines3's own buffer",
+                stacklevel=2,
+            )
+
+    def reset(self) -> None:
+        """Forget the rollout. What was learnt of its frames stays, so the next is as small."""
+        self._reset_observations()
+        cells = (self.buffer_size, self.n_envs)
+        self.actions = np.zeros((*cells, self.action_dim), self.action_space.dtype)
+        for name in ("rewards", "returns", "episode_starts", "values", "log_probs", "advantages"):
+            setattr(self, name, np.zeros(cells, np.float32))
+        self.generator_ready = False
+        BaseBuffer.reset(self)
+
+    def _reset_observations(self) -> None:
+        if isinstance(self.observation_space, spaces.Dict):
+            raise TypeError(
+                f"{type(self).__name__} takes no Dict observation space; "
+                "use CompressedDictRolloutBuffer"
+            )
+        self.observations = self._empty("", self.obs_shape, self.observation_space)
+
+    def _empty(self, key: str, shape: tuple[int, ...], space: spaces.Space[Any]) -> Any:
+        """Return observations of zeros, for `add` to fill."""
+        planes = Planes.of(shape)
+        lead = (self.buffer_size, self.n_envs)
+        if planes is None:
+            return np.zeros((*lead, *shape), space.dtype)
+        if key in self._arrays:
+            self._arrays[key].clear()
+        else:
+            self._arrays[key] = DiffFrameArray(
+                (*lead, *planes.entry_shape), np.dtype(space.dtype), codec=self.codec
+            )
+        return RolloutObservations(self._arrays[key], planes)
+
+    @property
+    def nbytes_stored(self) -> int:
+        """Bytes held, everything counted."""
+        held: Any = self.observations
+        columns = held.values() if isinstance(held, dict) else [held]
+        vectors = sum(each.nbytes for each in columns if isinstance(each, np.ndarray))
+        names = ("actions", "rewards", "returns", "episode_starts", "values", "log_probs")
+        small = [self.__dict__[name] for name in (*names, "advantages")]
+        frames = sum(array.nbytes_stored for array in self._arrays.values())
+        return int(frames + vectors + sum(each.nbytes for each in small))
+
+
+class CompressedDictRolloutBuffer(CompressedRolloutBuffer, DictRolloutBuffer):
+    """Stable-Baselines3's `DictRolloutBuffer`, its images compressed; vectors stay as they are.
+
+    Parameters are those of `CompressedRolloutBuffer`.
+    """
+
+    def _reset_observations(self) -> None:
+        if not isinstance(self.observation_space, spaces.Dict):
+            raise TypeError(
+                f"{type(self).__name__} takes a Dict observation space, not "
+                f"{self.observation_space}; use CompressedRolloutBuffer"
+            )
+        shapes: Any = self.obs_shape
+        self.observations = {
+            key: self._empty(key, shapes[key], self.observation_space[key]) for key in shapes
+        }
