@@ -81,7 +81,7 @@ class _Part:
 def _assigned(value: Any, shape: tuple[int, ...], dtype: Any) -> AnyArray:
     """Return what a row of this shape holds once a value was assigned to it, as numpy does that."""
     row = np.empty(shape, dtype)
-    row[...] = value
+    row[...] = np.array(value)
     return row
 
 
