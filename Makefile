@@ -36,7 +36,7 @@ GL = $(BIN)/python -c 'from importlib.util import find_spec as f; from wrappers 
 .NOTPARALLEL:
 .PHONY: help run run-qrdqn run-dmc gl test test-portable test-long test-lowest lint format format-check type \
 	check bench bench-peers bench-codecs bench-ppo bench-replay bench-million bench-dmc bench-memory \
-	bench-first-use bench-files bench-files-here bench-worlds bench-worlds-here \
+	bench-first-use bench-files bench-files-here bench-worlds bench-worlds-here bench-sb3 bench-sb3-here \
 	sweep paper medqn clean
 
 help: ## list the targets
@@ -144,6 +144,13 @@ bench-files: ## files and checkpoints of a million transitions, beside other lib
 
 bench-files-here: $(READY)
 	$(BIN)/python -m benchmarks.bench_files $(BENCH_ARGS)
+
+# In the environment of `bench`: beside sb3-extra-buffers.
+bench-sb3: ## replay buffers of Stable-Baselines3: memory, files, adding, drawing (BENCH_ARGS=--quick)
+	@$(MAKE) --no-print-directory bench-sb3-here VENV=.venv-bench EXTRAS=bench
+
+bench-sb3-here: $(READY)
+	$(BIN)/python -m benchmarks.bench_sb3 $(BENCH_ARGS)
 
 sweep: $(READY) ## a small real sweep on two cores: runs, tables, a page
 	$(BIN)/python -m experiments run $(SWEEP) --jobs 2 $(EXPERIMENT_ARGS)

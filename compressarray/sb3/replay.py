@@ -51,8 +51,9 @@ class _Part:
         values = np.asarray(given)
         if self.reshapes:  # numpy cannot broadcast (n,) to (n, 1)
             values = values.reshape(self.lead_shape)
-        values = np.broadcast_to(values, self.lead_shape)
-        return values.astype(self.observations.dtype, copy=False)
+        if values.shape == self.lead_shape:
+            return values.astype(self.observations.dtype, copy=False)
+        return _assigned(values, self.lead_shape, self.observations.dtype)
 
     def put(self, slot: int, full: bool, obs: AnyArray, next_obs: AnyArray) -> None:
         """Write a row of what `checked` gave."""
@@ -75,6 +76,13 @@ class _Part:
         if self.rows is None:
             return int(self.observations.nbytes + self.next_observations.nbytes)
         return self.rows.nbytes_stored
+
+
+def _assigned(value: Any, shape: tuple[int, ...], dtype: Any) -> AnyArray:
+    """Return what a row of this shape holds once a value was assigned to it, as numpy does that."""
+    row = np.empty(shape, dtype)
+    row[...] = np.array(value)
+    return row
 
 
 class CompressedReplayBuffer(ReplayBuffer):
@@ -208,12 +216,12 @@ class CompressedReplayBuffer(ReplayBuffer):
         lanes = (self.n_envs,)
         actions = np.asarray(action).reshape(self.n_envs, self.action_dim)
         actions = actions.astype(self.actions.dtype, copy=False)
-        rewards = np.broadcast_to(np.asarray(reward, np.float32), lanes)
-        dones = np.broadcast_to(np.asarray(done, np.float32), lanes)
+        rewards = _assigned(reward, lanes, np.float32)
+        dones = _assigned(done, lanes, np.float32)
         timeouts: Any = None
         if self.handle_timeout_termination:
             cut = [info.get("TimeLimit.truncated", False) for info in infos]
-            timeouts = np.broadcast_to(np.asarray(cut, np.float32), lanes)
+            timeouts = _assigned(cut, lanes, np.float32)
         slot = self.pos
         full = self.full or slot + 1 == self.buffer_size
         for key, part in self._parts.items():

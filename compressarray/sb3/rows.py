@@ -97,10 +97,8 @@ class FrameRows:
         pixels[:, count:] = next_obs
         starts = self.frames.lane_counts
         counts = np.empty((self.n_envs, 2 * count), np.int64)
-        new = [
-            self._find(lane, fresh[lane], int(starts[lane]), counts[lane])
-            for lane in range(self.n_envs)
-        ]
+        lanes = range(self.n_envs)
+        new = [self._find(i, fresh[i], int(starts[i]), counts[i]) for i in lanes]
         self._append(pixels, new)
         stored = counts >= 0
         ends = (starts + [len(each) for each in new])[:, None]

@@ -14,7 +14,12 @@ import torch as th
 from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
 from stable_baselines3.common.callbacks import CheckpointCallback
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
-from stable_baselines3.common.vec_env import DummyVecEnv, VecFrameStack, VecNormalize
+from stable_baselines3.common.vec_env import (
+    DummyVecEnv,
+    VecFrameStack,
+    VecNormalize,
+    VecTransposeImage,
+)
 
 from compressarray.sb3 import (
     CompressedDictReplayBuffer,
@@ -57,7 +62,9 @@ def env(n_envs: int = 1, normalize: bool = False, **arguments: Any) -> Any:
     made.seed(3)
     if not arguments.get("as_dict"):
         made = VecFrameStack(made, 4)
-    return VecNormalize(made, norm_obs=False) if normalize else made
+    if normalize:  # beneath it, since the host stores what was there before normalizing
+        made = VecNormalize(VecTransposeImage(made), norm_obs=False)
+    return made
 
 
 def weights_of(model: Any) -> dict[str, Any]:
