@@ -40,7 +40,7 @@ GL = $(BIN)/python -c 'from importlib.util import find_spec as f; from wrappers 
 	sweep paper medqn clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' Makefile
 
 # The stamp is older than what it was made from when that has changed: then install again.
 $(READY): pyproject.toml $(CONSTRAINTS)
