@@ -83,7 +83,10 @@ def fill(buffer: Any, frames: Any, n_steps: int, n_envs: int) -> float:
 
 
 def measure(args: Args) -> dict[str, float]:
+    import torch as th
     from stable_baselines3.common.save_util import load_from_pkl, save_to_pkl
+
+    th.set_num_threads(1)  # its threads' waiting for a busy core would be most of a draw
 
     frames = game_frames(args.game, min(args.slots * args.n_envs, 12288))
     small = make_buffer(args.system, 200 * args.n_envs, args.n_envs)
