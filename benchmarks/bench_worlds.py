@@ -1,7 +1,7 @@
 """Worlds that scroll, turn, flicker or are noisy: our codecs beside zstd and lossless video.
 
-Of each world that is installed (`benchmarks/worlds.py`; CarRacing, ViZDoom, MiniGrid, Crafter and
-two generated ones) so many frames are stored by each:
+Of each world that is installed (`benchmarks/worlds.py`; CarRacing, ViZDoom, MiniWorld, MiniGrid,
+Crafter and two generated ones) so many frames are stored by each:
 
 - ours, `delta` and `delta-huffman`, in an array of them all: everything that is held counts;
 - zstd, level 3 for each frame by itself, and level 19 for 64 frames at a time;
@@ -13,8 +13,8 @@ the least of many, in the time of one thread. All pixels are compared.
 
     python -m benchmarks.bench_worlds [--worlds crafter] [--frames 3000] [--quick] [--help]
 
-Writes `benchmarks/results/worlds.json` and `worlds.md` (`worlds-quick.*` with `--quick`), and a
-picture of a frame of each to `benchmarks/.cache`.
+Writes `benchmarks/results/worlds.json`, `worlds.md`, and `worlds.png` with a frame of each
+(`worlds-quick.*` with `--quick`).
 """
 
 from __future__ import annotations
@@ -27,6 +27,10 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+import matplotlib as mpl
+
+mpl.use("Agg")
+import matplotlib.pyplot as plt
 import numba
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +38,6 @@ import tyro
 from tqdm import tqdm
 
 from benchmarks.common import RESULTS, machine, make_command
-from benchmarks.frames import CACHE
 from benchmarks.worlds import WORLDS, missing, world_frames
 from compressarray import DiffFrameArray
 
@@ -157,15 +160,19 @@ def table(worlds: dict[str, dict[str, dict[str, float | None]]], absent: list[st
     return "\n".join(lines)
 
 
-def save_picture(name: str, frames: Frames) -> None:
-    """Save the frame in the middle, to be looked at."""
-    if find_spec("PIL") is None:
-        return
-    from PIL import Image
-
-    picture = Image.fromarray(frames[len(frames) // 2])
-    larger = (4 * picture.width, 4 * picture.height)
-    picture.resize(larger, Image.Resampling.NEAREST).save(CACHE / f"world-{name}.png")
+def save_pictures(worlds: dict[str, Frames], path: Path) -> None:
+    """Save the frame in the middle of each world, side by side."""
+    columns = 4
+    rows = -(-len(worlds) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(3 * columns, 3 * rows), squeeze=False)
+    for axis in axes.flat:
+        axis.axis("off")
+    for axis, (name, frames) in zip(axes.flat, worlds.items(), strict=False):
+        axis.imshow(frames[len(frames) // 2], cmap="gray", vmin=0, vmax=255)
+        axis.set_title(WORLDS[name].title.replace(", ", "\n", 1), fontsize=9)
+    figure.tight_layout()
+    figure.savefig(path, dpi=90)
+    plt.close(figure)
 
 
 def main(args: Args) -> None:
@@ -173,13 +180,14 @@ def main(args: Args) -> None:
     n_frames = QUICK_FRAMES if args.quick else args.frames
     repeats = QUICK_REPEATS if args.quick else args.repeats
     worlds: dict[str, dict[str, dict[str, float | None]]] = {}
+    pictures: dict[str, Frames] = {}
     absent = []
     for name in tqdm(args.worlds, unit="world"):
         if missing(name):
             absent.append(f"{WORLDS[name].title} ({', '.join(missing(name))})")
             continue
         frames = world_frames(name, n_frames)
-        save_picture(name, frames)
+        pictures[name] = frames
         worlds[name] = measure(frames, repeats)
     text = table(worlds, absent)
     text += (
@@ -191,6 +199,7 @@ def main(args: Args) -> None:
     RESULTS.mkdir(exist_ok=True)
     stem = "worlds-quick" if args.quick else "worlds"
     (RESULTS / f"{stem}.md").write_text(text)
+    save_pictures(pictures, RESULTS / f"{stem}.png")
     record = {"machine": machine(), "frames": n_frames, "worlds": worlds}
     (RESULTS / f"{stem}.json").write_text(json.dumps(record, indent=1) + "\n")
 

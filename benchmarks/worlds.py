@@ -84,6 +84,15 @@ def _car_racing(seed: int) -> Iterator[Frame]:
     return _steps(gym.make("CarRacing-v3"), seed, lambda observation: observation)
 
 
+def _miniworld(seed: int) -> Iterator[Frame]:
+    import pyglet
+
+    pyglet.options["headless"] = True  # before miniworld opens a window
+    import miniworld  # noqa: F401 - registers its worlds
+
+    return _steps(gym.make("MiniWorld-MazeS3-v0"), seed, lambda observation: observation)
+
+
 def _minigrid(seed: int) -> Iterator[Frame]:
     from minigrid.wrappers import RGBImgPartialObsWrapper
 
@@ -186,6 +195,7 @@ WORLDS = {
         ("vizdoom", "PIL"),
         partial(_doom_small, height=84, width=84, gray=True),
     ),
+    "miniworld": World("MiniWorld maze, 80x60 RGB", ("miniworld",), _miniworld),
     "minigrid": World("MiniGrid FourRooms, 56x56 RGB", ("minigrid",), _minigrid),
     "crafter": World("Crafter, 64x64 RGB", ("crafter",), _crafter),
     "panned": World("a panned texture, 84x84 RGB", (), partial(_panned, noise=0.0)),
