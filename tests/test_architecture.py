@@ -79,7 +79,11 @@ MAY_IMPORT = {
         "compressarray.format",
         "compressarray.replay",
     },
-    "compressarray.sb3": {"compressarray.array", "compressarray.replay"},  # a leaf
+    "compressarray.sb3": {
+        "compressarray.array",
+        "compressarray.replay",
+        "compressarray.writing",
+    },  # a leaf
     "compressarray": {
         "compressarray.array",
         "compressarray.errors",
@@ -100,6 +104,7 @@ OPTIONAL = {
     "dm_control": {"wrappers"},
     "shimmy": {"wrappers"},
     "isal": {"compressarray.sb3"},
+    "sb3_contrib": {"compressarray.sb3.contrib"},
     "stable_baselines3": {"compressarray.sb3"},
     "torch": {"cleanrl_scripts", "compressarray.replay.outputs", "compressarray.sb3"},
 }
@@ -184,6 +189,7 @@ def test_imports_point_one_way(path):
         ("compressarray.replay.buffer", "gymnasium"),
         ("compressarray.replay.buffer", "compressarray.sb3"),
         ("compressarray.replay.buffer", "stable_baselines3"),
+        ("compressarray.sb3.rollout", "sb3_contrib"),
         ("wrappers.frame_stack", "torch.nn"),
         ("wrappers.frame_stack", "compressarray.store"),
         ("cleanrl_scripts.ppo_atari", "cleanrl_scripts.other"),

@@ -6,6 +6,7 @@ import warnings
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, DictRolloutBuffer, RolloutBuffer
@@ -14,6 +15,12 @@ from compressarray.array import DiffFrameArray
 from compressarray.sb3.codecs import check_foreign, choose_codec
 from compressarray.sb3.columns import RolloutObservations
 from compressarray.sb3.planes import Planes
+from compressarray.sb3.steps import Settled, Undo
+from compressarray.writing import Writer
+
+AnyArray = npt.NDArray[Any]
+# What there is of each step beside observations.
+COLUMNS = ("actions", "rewards", "episode_starts", "values", "log_probs")
 
 
 class CompressedRolloutBuffer(RolloutBuffer):
@@ -30,6 +37,9 @@ class CompressedRolloutBuffer(RolloutBuffer):
     dtypes, decompression_kwargs, normalize_images
         sb3-extra-buffers' arguments, which change nothing.
     """
+
+    pos: Any = Settled()
+    full: Any = Settled()
 
     def __init__(
         self,
@@ -49,6 +59,7 @@ class CompressedRolloutBuffer(RolloutBuffer):
         normalize_images: bool = False,
     ) -> None:
         del decompression_kwargs, normalize_images
+        self._writer = Writer(rank=0)
         # Not the parent's own, whose reset allocates every observation, dense.
         BaseBuffer.__init__(
             self, buffer_size, observation_space, action_space, device, n_envs=n_envs
@@ -65,8 +76,23 @@ class CompressedRolloutBuffer(RolloutBuffer):
                 stacklevel=2,
             )
 
+    def __getstate__(self) -> dict[str, Any]:
+        with self._writer.lock:
+            self._writer.settle()
+            state = vars(self).copy()
+            del state["_writer"]  # which holds locks
+            return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._writer = Writer(rank=0)
+        vars(self).update(state)
+        for array in self._arrays.values():
+            array._write_with(self._writer)
+
     def reset(self) -> None:
         """Forget the rollout. What was learnt of its frames stays, so the next is as small."""
+        # At once, whatever comes of the rest: what follows only makes room.
+        self.pos, self.full = 0, False
         self._reset_observations()
         cells = (self.buffer_size, self.n_envs)
         self.actions = np.zeros((*cells, self.action_dim), self.action_space.dtype)
@@ -95,18 +121,29 @@ class CompressedRolloutBuffer(RolloutBuffer):
             self._arrays[key] = DiffFrameArray(
                 (*lead, *planes.entry_shape), np.dtype(space.dtype), codec=self.codec
             )
+            self._arrays[key]._write_with(self._writer)
         return RolloutObservations(self._arrays[key], planes)
 
     @property
     def nbytes_stored(self) -> int:
         """Bytes held, everything counted."""
         held: Any = self.observations
-        columns = held.values() if isinstance(held, dict) else [held]
-        vectors = sum(each.nbytes for each in columns if isinstance(each, np.ndarray))
-        names = ("actions", "rewards", "returns", "episode_starts", "values", "log_probs")
-        small = [self.__dict__[name] for name in (*names, "advantages")]
-        frames = sum(array.nbytes_stored for array in self._arrays.values())
-        return int(frames + vectors + sum(each.nbytes for each in small))
+        parts = [*vars(self).values(), *(held.values() if isinstance(held, dict) else ())]
+        dense = sum(each.nbytes for each in parts if isinstance(each, np.ndarray))
+        return int(dense + sum(array.nbytes_stored for array in self._arrays.values()))
+
+    def add(self, *args: Any, **kwargs: Any) -> None:
+        """Add one step of each environment, as the parent does.
+
+        An error, an interrupt too, leaves the buffer with all of the step or none of it.
+        """
+        self._writer.run(self._add, args, kwargs)
+
+    def _add(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        undo = Undo()
+        undo.keep_attributes(self, "pos", "full")
+        self._writer.steps.append(undo)
+        super().add(*args, **kwargs)
 
 
 class CompressedDictRolloutBuffer(CompressedRolloutBuffer, DictRolloutBuffer):
