@@ -34,7 +34,8 @@ GL = $(BIN)/python -c 'from importlib.util import find_spec as f; from wrappers 
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run run-qrdqn run-dmc gl test test-portable test-long test-lowest lint format format-check type \
+.PHONY: help run run-qrdqn run-dmc gl test test-portable test-long test-lowest \
+	test-hosts test-hosts-sb3 test-hosts-sb3-here lint format format-check type \
 	check bench bench-peers bench-codecs bench-ppo bench-replay bench-million bench-dmc bench-memory \
 	bench-first-use bench-files bench-files-here bench-worlds bench-worlds-here bench-sb3 bench-sb3-here \
 	sweep paper medqn clean
@@ -88,6 +89,16 @@ test-long: $(READY) gl ## run the property tests with a hundred times the exampl
 
 test-lowest: ## run the library's tests (no scripts) on the oldest supported dependencies
 	$(MAKE) test VENV=.venv-lowest EXTRAS=test CONSTRAINTS=constraints-lowest.txt
+
+# In environments of their own: the hosts are large, and nothing else needs them. Their warnings are
+# not ours to mend.
+test-hosts: test-hosts-sb3 ## run our buffers in other libraries' own programs (minutes)
+
+test-hosts-sb3: ## the same in SBX and RL Zoo
+	@$(MAKE) --no-print-directory test-hosts-sb3-here VENV=.venv-hosts-sb3 EXTRAS=hosts-sb3 CONSTRAINTS=constraints-hosts-sb3.txt
+
+test-hosts-sb3-here: $(READY)
+	$(PYTEST) -W default tests/hosts/test_sbx.py tests/hosts/test_rl_zoo.py $(PYTEST_ARGS)
 
 lint: $(READY) ## look for mistakes
 	$(BIN)/ruff check .
@@ -164,5 +175,5 @@ medqn: $(READY) ## MeDQN's figure, and the memory of its replay buffers (small r
 	$(BIN)/python -m experiments medqn $(EXPERIMENT_ARGS)
 
 clean: ## remove the virtual environments and caches, and keep runs/
-	rm -rf .venv .venv-bench .venv-lowest .venv-worlds build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-bench .venv-hosts-sb3 .venv-lowest .venv-worlds build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
