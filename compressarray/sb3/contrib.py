@@ -73,7 +73,7 @@ class CompressedMaskableDictRolloutBuffer(
     _beside = ("action_masks",)
 
 
-class CompressedRecurrentRolloutBuffer(
+class CompressedRecurrentRolloutBuffer(  # type: ignore[misc]
     _Beside, Takes, RecurrentRolloutBuffer, Gives, CompressedRolloutBuffer
 ):
     """sb3-contrib's `RecurrentRolloutBuffer`, its images compressed; states stay as they are.
@@ -91,7 +91,7 @@ class CompressedRecurrentRolloutBuffer(
     _beside = STATES
 
 
-class CompressedRecurrentDictRolloutBuffer(
+class CompressedRecurrentDictRolloutBuffer(  # type: ignore[misc]
     _Beside, Takes, RecurrentDictRolloutBuffer, Gives, CompressedDictRolloutBuffer
 ):
     """sb3-contrib's `RecurrentDictRolloutBuffer`, its images compressed.

@@ -20,6 +20,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from compressarray.sb3.codecs import check_foreign, choose_codec
 from compressarray.sb3.columns import StoredObservations
+from compressarray.sb3.host import check_space
 from compressarray.sb3.planes import Planes
 from compressarray.sb3.rows import CLEAR_EVERY, FrameRows
 from compressarray.sb3.steps import Settled, Undo
@@ -202,11 +203,7 @@ class CompressedReplayBuffer(ReplayBuffer):
         self.timeouts = np.zeros(cells, np.float32)
 
     def _make_observations(self) -> None:
-        if isinstance(self.observation_space, spaces.Dict):
-            raise TypeError(
-                f"{type(self).__name__} takes no Dict observation space; "
-                "use CompressedDictReplayBuffer"
-            )
+        check_space(self, self.observation_space, False, "CompressedDictReplayBuffer")
         part = _Part(
             self.buffer_size, self.n_envs, self.obs_shape, self.observation_space, self.codec
         )
@@ -333,11 +330,7 @@ class CompressedDictReplayBuffer(CompressedReplayBuffer, DictReplayBuffer):
     """
 
     def _make_observations(self) -> None:
-        if not isinstance(self.observation_space, spaces.Dict):
-            raise TypeError(
-                f"{type(self).__name__} takes a Dict observation space, not "
-                f"{self.observation_space}; use CompressedReplayBuffer"
-            )
+        check_space(self, self.observation_space, True, "CompressedReplayBuffer")
         shapes: Any = self.obs_shape
         self._parts = {
             key: _Part(

@@ -10,17 +10,18 @@ import numpy.typing as npt
 import torch as th
 from gymnasium import spaces
 from stable_baselines3.common.buffers import BaseBuffer, DictRolloutBuffer, RolloutBuffer
+from stable_baselines3.common.type_aliases import DictRolloutBufferSamples, RolloutBufferSamples
+from stable_baselines3.common.vec_env import VecNormalize
 
 from compressarray.array import DiffFrameArray
 from compressarray.sb3.codecs import check_foreign, choose_codec
 from compressarray.sb3.columns import RolloutObservations
+from compressarray.sb3.host import check_space
 from compressarray.sb3.planes import Planes
 from compressarray.sb3.steps import Settled, Undo
 from compressarray.writing import Writer
 
 AnyArray = npt.NDArray[Any]
-# What there is of each step beside observations.
-COLUMNS = ("actions", "rewards", "episode_starts", "values", "log_probs")
 
 
 class CompressedRolloutBuffer(RolloutBuffer):
@@ -102,11 +103,7 @@ class CompressedRolloutBuffer(RolloutBuffer):
         BaseBuffer.reset(self)
 
     def _reset_observations(self) -> None:
-        if isinstance(self.observation_space, spaces.Dict):
-            raise TypeError(
-                f"{type(self).__name__} takes no Dict observation space; "
-                "use CompressedDictRolloutBuffer"
-            )
+        check_space(self, self.observation_space, False, "CompressedDictRolloutBuffer")
         self.observations = self._empty("", self.obs_shape, self.observation_space)
 
     def _empty(self, key: str, shape: tuple[int, ...], space: spaces.Space[Any]) -> Any:
@@ -115,14 +112,13 @@ class CompressedRolloutBuffer(RolloutBuffer):
         lead = (self.buffer_size, self.n_envs)
         if planes is None:
             return np.zeros((*lead, *shape), space.dtype)
-        if key in self._arrays:
-            self._arrays[key].clear()
-        else:
+        is_fresh = key not in self._arrays
+        if is_fresh:
             self._arrays[key] = DiffFrameArray(
                 (*lead, *planes.entry_shape), np.dtype(space.dtype), codec=self.codec
             )
             self._arrays[key]._write_with(self._writer)
-        return RolloutObservations(self._arrays[key], planes)
+        return RolloutObservations(self._arrays[key], planes, is_fresh)
 
     @property
     def nbytes_stored(self) -> int:
@@ -143,7 +139,34 @@ class CompressedRolloutBuffer(RolloutBuffer):
         undo = Undo()
         undo.keep_attributes(self, "pos", "full")
         self._writer.steps.append(undo)
+        held: Any = self.observations
+        for column in held.values() if isinstance(held, dict) else [held]:
+            if isinstance(column, RolloutObservations) and self.pos < len(column.blank):
+                undo.keep(slice(self.pos, self.pos + 1), column.blank)
         super().add(*args, **kwargs)
+
+    def _get_samples(self, batch_inds: AnyArray, env: VecNormalize | None = None) -> Any:
+        del env  # the host has it here, and makes no use of it
+        return RolloutBufferSamples(
+            observations=self._observed(self.observations, batch_inds),
+            **self._small_at(batch_inds),
+        )
+
+    def _observed(self, column: Any, batch_inds: AnyArray) -> th.Tensor:
+        # Decoded or indexed into memory of its own: the host's copy of it is spared.
+        return self.to_torch(column[batch_inds], copy=False)
+
+    def _small_at(self, batch_inds: AnyArray) -> dict[str, th.Tensor]:
+        """Return what there is beside observations, as the parent does."""
+        names = {
+            "old_values": self.values,
+            "old_log_prob": self.log_probs,
+            "advantages": self.advantages,
+            "returns": self.returns,
+        }
+        actions = self.actions[batch_inds].astype(np.float32, copy=False)
+        small = {name: self.to_torch(held[batch_inds].flatten()) for name, held in names.items()}
+        return {"actions": self.to_torch(actions), **small}
 
 
 class CompressedDictRolloutBuffer(CompressedRolloutBuffer, DictRolloutBuffer):
@@ -153,12 +176,16 @@ class CompressedDictRolloutBuffer(CompressedRolloutBuffer, DictRolloutBuffer):
     """
 
     def _reset_observations(self) -> None:
-        if not isinstance(self.observation_space, spaces.Dict):
-            raise TypeError(
-                f"{type(self).__name__} takes a Dict observation space, not "
-                f"{self.observation_space}; use CompressedRolloutBuffer"
-            )
+        check_space(self, self.observation_space, True, "CompressedRolloutBuffer")
         shapes: Any = self.obs_shape
         self.observations = {
             key: self._empty(key, shapes[key], self.observation_space[key]) for key in shapes
         }
+
+    def _get_samples(self, batch_inds: AnyArray, env: VecNormalize | None = None) -> Any:
+        del env
+        held: Any = self.observations
+        return DictRolloutBufferSamples(
+            observations={key: self._observed(held[key], batch_inds) for key in held},
+            **self._small_at(batch_inds),
+        )
