@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from compressarray.array import DiffFrameArray
+from compressarray.attached import attach
 from compressarray.errors import CorruptFrameError, FrameEvictedError, StaleStreamError
 from compressarray.replay import Batch, ReplayBuffer, SequenceBatch, Transition
 
@@ -15,4 +16,5 @@ __all__ = [
     "SequenceBatch",
     "StaleStreamError",
     "Transition",
+    "attach",
 ]

@@ -26,14 +26,14 @@ import sys
 import threading
 import zlib
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from compressarray.errors import CorruptFrameError
+from compressarray.feeding import Source
 from compressarray.format import container
 from compressarray.format.messages import Message
 
@@ -45,20 +45,6 @@ VERSION = 1
 _HEAD = struct.Struct("<8sLL8sQQL16xL")
 _WHOLE, _CHANGES = range(2)
 _LEAST_LIMIT = 1 << 20  # bytes of changes that a segment may have, however little everything is
-
-
-class Source(Protocol):
-    """What can be checkpointed; see `compressarray.feed`."""
-
-    _kind: str
-
-    def _held(self) -> AbstractContextManager[Any]: ...
-
-    def _file_tree(self) -> Any: ...
-
-    def _mark(self) -> Any: ...
-
-    def _put_changes(self, message: Message, mark: Any) -> bool: ...
 
 
 class _Written(NamedTuple):

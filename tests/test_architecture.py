@@ -56,11 +56,18 @@ MAY_IMPORT = {
         "compressarray.format",
         "compressarray.indexing",
         "compressarray.ring",
+        "compressarray.sharing",
         "compressarray.snapshots",
         "compressarray.store",
         "compressarray.writing",
     },
-    "compressarray.checkpoints": {"compressarray.errors", "compressarray.format"},
+    "compressarray.feeding": {"compressarray.format"},
+    "compressarray.sharing": {"compressarray.feeding"},
+    "compressarray.checkpoints": {
+        "compressarray.errors",
+        "compressarray.feeding",
+        "compressarray.format",
+    },
     "compressarray.replay": {
         "compressarray.array",
         "compressarray.checkpoints",
@@ -69,6 +76,7 @@ MAY_IMPORT = {
         "compressarray.format",
         "compressarray.kernels",
         "compressarray.ring",
+        "compressarray.sharing",
         "compressarray.snapshots",
         "compressarray.store",
         "compressarray.writing",
@@ -76,8 +84,15 @@ MAY_IMPORT = {
     "compressarray.feed": {
         "compressarray.array",
         "compressarray.errors",
+        "compressarray.feeding",
         "compressarray.format",
         "compressarray.replay",
+    },
+    "compressarray.attached": {
+        "compressarray.array",
+        "compressarray.feed",
+        "compressarray.replay",
+        "compressarray.sharing",
     },
     "compressarray.sb3": {
         "compressarray.array",
@@ -86,6 +101,7 @@ MAY_IMPORT = {
     },  # a leaf
     "compressarray": {
         "compressarray.array",
+        "compressarray.attached",
         "compressarray.errors",
         "compressarray.replay",
     },

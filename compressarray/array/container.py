@@ -34,6 +34,7 @@ from compressarray.format import container
 from compressarray.format.messages import Items, Message
 from compressarray.indexing import Block, blocks, select
 from compressarray.ring import FIRST_PIN
+from compressarray.sharing import SharedHandle, share
 from compressarray.snapshots import Snapshot, part_of, whole
 from compressarray.store import MAX_STACK, Int64s
 from compressarray.writing import Writer
@@ -559,6 +560,9 @@ class DiffFrameArray(NDArrayFace):
 
     _kind = files.KIND
 
+    def _begin_feed(self) -> None:
+        self._refuse_view("change feed")
+
     def _held(self) -> AbstractContextManager[Any]:
         """Hold all writes off."""
         return self._frames.writer.lock
@@ -579,6 +583,23 @@ class DiffFrameArray(NDArrayFace):
 
     def _take(self, items: Items, position: Any) -> None:
         self._frames.take(items, position)
+
+    def share(self) -> SharedHandle:
+        """Let other processes of this machine read this array beside whoever writes to it.
+
+        Returns
+        -------
+        SharedHandle
+            Some hundred bytes, to be pickled and given to `compressarray.attach` there. The same
+            one each time.
+
+        Notes
+        -----
+        A thread of this process answers readers, each of which keeps a compressed copy of its own:
+        nothing that happens to a reader can hold up or harm who writes, and nothing is left behind
+        when all are killed. Until a reader attaches, it costs nothing.
+        """
+        return share(self)
 
     def _file_tree(self) -> Snapshot:
         """What a file holds, for who has the writer's lock until it is written."""

@@ -27,6 +27,7 @@ from compressarray.replay.observations import Observations
 from compressarray.replay.outputs import NumpyOutput
 from compressarray.replay.parts import BufferParts, Settings
 from compressarray.replay.stacks import FrameIndices
+from compressarray.sharing import SharedHandle, share
 from compressarray.snapshots import Snapshot, array_of, copied, int_of, part_of
 from compressarray.writing import Writer
 
@@ -57,6 +58,9 @@ class Keeping(BufferParts):
 
     _kind = files.KIND
     _position: Any  # how far this has come, as a replica
+
+    def _begin_feed(self) -> None:
+        """No buffer is a view."""
 
     @contextlib.contextmanager
     def _held(self) -> Iterator[None]:
@@ -131,6 +135,32 @@ class Keeping(BufferParts):
         if numbers:
             self.gamma, self.beta, self.epsilon = numbers
         self._has_warned_of_no_reset = has_warned
+
+    def share(self) -> SharedHandle:
+        """Let other processes of this machine draw from this buffer beside whoever adds to it.
+
+        Returns
+        -------
+        SharedHandle
+            Some hundred bytes, to be pickled and given to `compressarray.attach` there. The same
+            one each time.
+
+        Notes
+        -----
+        As for `DiffFrameArray.share`: each reader keeps a compressed copy of its own, so that
+        nothing that happens to it can hold up or harm this process.
+
+        Examples
+        --------
+        >>> from gymnasium.spaces import Box, Discrete
+        >>> from compressarray import ReplayBuffer, attach
+        >>> buffer = ReplayBuffer(1000, Box(0, 255, (4, 84, 84)), Discrete(6), seed=1)
+        >>> with attach(buffer.share(), seed=7) as reader:  # elsewhere, from a pickled handle
+        ...     reader.update()
+        ...     len(reader.buffer)
+        0
+        """
+        return share(self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Save to a file all that `load` brings back, frames that were given and seeds included.
