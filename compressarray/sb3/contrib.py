@@ -25,7 +25,11 @@ except ModuleNotFoundError as error:
     ) from error
 
 from compressarray.sb3.handing import Gives, Takes
-from compressarray.sb3.rollout import CompressedDictRolloutBuffer, CompressedRolloutBuffer
+from compressarray.sb3.rollout import (
+    CompressedDictRolloutBuffer,
+    CompressedRolloutBuffer,
+    prepared_whole,
+)
 from compressarray.sb3.steps import Undo
 
 STATES = ("hidden_states_pi", "cell_states_pi", "hidden_states_vf", "cell_states_vf")
@@ -40,6 +44,11 @@ class _Beside:
         """Add one step of each environment, as the parent does."""
         held: Any = self
         held._writer.run(self._add_all, args, kwargs)
+
+    def get(self, batch_size: int | None = None) -> Any:
+        """Yield samples of all steps, as the parent does."""
+        following: Any = super()
+        return prepared_whole(self, following.get(batch_size))
 
     def _add_all(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         held: Any = self

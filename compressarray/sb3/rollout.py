@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,27 @@ from compressarray.writing import Writer
 AnyArray = npt.NDArray[Any]
 
 
+def prepared_whole(buffer: Any, batches: Iterator[Any]) -> Iterator[Any]:
+    """Yield what the host's `get` yields; it prepares the buffer whole or not at all.
+
+    The host flattens one column after the other, in place of what there was, before its first
+    batch. With half of them flat, a buffer would be of no use any more.
+    """
+    yield buffer._writer.run(_prepare, buffer, batches)
+    yield from batches
+
+
+def _prepare(buffer: Any, batches: Iterator[Any]) -> Any:
+    """Return the first batch, as a part of the write that runs."""
+    held, undo = vars(buffer), Undo()
+    names = [name for name, each in held.items() if isinstance(each, np.ndarray)]
+    undo.keep_attributes(buffer, *{*names, "observations", "generator_ready"})
+    buffer._writer.steps.append(undo)
+    if isinstance(held["observations"], dict):  # where columns are assigned one by one
+        held["observations"] = dict(held["observations"])
+    return next(batches)
+
+
 class CompressedRolloutBuffer(RolloutBuffer):
     """Stable-Baselines3's `RolloutBuffer`, its images compressed.
 
@@ -41,6 +63,7 @@ class CompressedRolloutBuffer(RolloutBuffer):
 
     pos: Any = Settled()
     full: Any = Settled()
+    generator_ready: Any = Settled()
 
     def __init__(
         self,
@@ -144,6 +167,10 @@ class CompressedRolloutBuffer(RolloutBuffer):
             if isinstance(column, RolloutObservations) and self.pos < len(column.blank):
                 undo.keep(slice(self.pos, self.pos + 1), column.blank)
         super().add(*args, **kwargs)
+
+    def get(self, batch_size: int | None = None) -> Any:
+        """Yield samples of all steps, in an order drawn anew, as the parent does."""
+        return prepared_whole(self, super().get(batch_size))
 
     def _get_samples(self, batch_inds: AnyArray, env: VecNormalize | None = None) -> Any:
         del env  # the host has it here, and makes no use of it

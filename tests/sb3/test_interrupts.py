@@ -218,6 +218,34 @@ def test_a_draw_of_n_steps_that_is_cut_off() -> None:
         assert seen(buffer) == before
 
 
+@pytest.mark.parametrize("what", ["rollout", "rollout, dict", "masked", "recurrent"])
+def test_a_preparation_that_is_cut_off(what: str) -> None:
+    """The host flattens columns before the first batch; half of them flat would be of no use."""
+    buffer, write = WRITES[what]()
+    write(buffer)
+
+    def batches(buffer: Any, at: int | None = None) -> Any:
+        np.random.seed(1)
+        if at is not None:
+            return interrupted(at, lambda buffer: next(buffer.get(7)), buffer)
+        return [_bytes_of(each) for each in buffer.get(7)]
+
+    want = batches(copy.deepcopy(buffer))
+    n_lines = lines_of(lambda buffer: next(buffer.get(7)), copy.deepcopy(buffer))
+    for at in np.linspace(0, n_lines - 1, 4 * INTERRUPTS).astype(int).tolist():
+        twin = copy.deepcopy(buffer)
+        assert batches(twin, at)
+        assert batches(twin) == want
+
+
+def _bytes_of(samples: Any) -> Any:
+    if isinstance(samples, dict):
+        samples = tuple(samples.values())
+    if isinstance(samples, tuple):
+        return [_bytes_of(each) for each in samples]
+    return samples.numpy().tobytes()
+
+
 def test_a_fork_while_another_thread_adds() -> None:
     """The child sees whole transitions only, and can go on with its copy."""
     space = spaces.Box(0, 255, (2, 8, 8), np.uint8)
