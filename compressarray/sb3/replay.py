@@ -284,7 +284,8 @@ class CompressedReplayBuffer(ReplayBuffer):
         self, observed: dict[str, tuple[AnyArray, AnyArray]], small: dict[str, AnyArray]
     ) -> None:
         """Write a row, as a part of the write that runs."""
-        held, slot = vars(self), self.pos
+        held = vars(self)
+        slot = held["pos"]
         undo = Undo()
         undo.keep_attributes(self, "pos", "full")
         self._writer.steps.append(undo)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 
 AnyArray = npt.NDArray[Any]
@@ -21,9 +20,8 @@ class Undo:
         self._attributes: list[tuple[dict[str, Any], dict[str, Any]]] = []
 
     def keep(self, key: Any, *arrays: AnyArray) -> None:
-        """Keep what some arrays hold under a key, as copies."""
-        for array in arrays:
-            self._rows.append((array, key, np.copy(array[key])))
+        """Keep what some arrays hold under a key, of which none is a single element."""
+        self._rows += [(array, key, array[key].copy()) for array in arrays]
 
     def keep_attributes(self, owner: object, *names: str) -> None:
         """Keep what some attributes of an object are."""
