@@ -259,6 +259,18 @@ def test_assigning_to_a_rollouts_observations():
         assert not np.asarray(copy.deepcopy(ours).observations).any()
 
 
+@pytest.mark.parametrize("codec", ["delta", "raw"])
+def test_rollouts_over_rollouts_do_not_grow(codec):
+    ours = sb3.CompressedRolloutBuffer(64, PIXELS, ACTIONS[0], device="cpu", n_envs=2, codec=codec)
+    world, held, zeros = World(PIXELS, 2, 3), [], th.zeros(2)
+    for _ in range(30):
+        for _ in range(64):
+            ours.add(world.step()[0], np.zeros(2), np.zeros(2), np.zeros(2), zeros, zeros)
+        held.append(ours.nbytes_stored)
+        ours.reset()
+    assert max(held[15:]) <= 1.2 * max(held[:5])
+
+
 def filled(kind: Any, steps: int = 50, n_envs: int = 2, size: int = 60, **kwargs: Any) -> Any:
     buffer = kind(size, PIXELS, ACTIONS[0], device="cpu", n_envs=n_envs, **kwargs)
     world = World(PIXELS, n_envs, 1)
