@@ -33,7 +33,7 @@ class _Retired:
     def roll_back(self) -> None:
         """Have the places as before."""
         self._ring._retired[self._places] = self._before
-        self._ring.n_changes += 1
+        self._ring.changes += 1
 
 
 class Ring:
@@ -52,29 +52,41 @@ class Ring:
         self.both: Int64s = np.zeros((2, n_lanes), np.int64)
         self.counts: Int64s = self.both[0]
         self.oldest: Int64s = self.both[1]
-        self._saved = self.both.copy()
+        self.saved = self.both.copy()  # before the write that runs
         self._retired: npt.NDArray[np.bool_] = np.zeros(0, np.bool_)  # slot * n_lanes + lane
-        # Grows whenever an index ends, before its frame does: who reads the same number before
-        # finding places and after reading them has read what was asked for.
-        self.n_changes = 0
+        self.changes: Int64s = np.zeros(1, np.int64)  # see `n_changes`
+
+    @property
+    def n_changes(self) -> int:
+        """How often indices have ended; grows before their frames go.
+
+        Who reads the same number before finding places and after reading them has read what was
+        asked for.
+        """
+        return int(self.changes[0])
+
+    @property
+    def has_retired(self) -> bool:
+        """Whether any slot may hold what was assigned to it."""
+        return self._retired.size > 0
 
     def save(self) -> None:
         """Remember counts as they are before a write."""
-        np.copyto(self._saved, self.both)
+        np.copyto(self.saved, self.both)
 
     def finish(self) -> None:
         """Do nothing."""
 
     def roll_back(self) -> None:
         """Have the counts that were saved."""
-        np.copyto(self.both, self._saved)
-        self.n_changes += 1
+        np.copyto(self.both, self.saved)
+        self.changes += 1
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Ring:
         twin = Ring(self.n_slots, self.n_lanes)
         twin.both[:] = self.both
         twin._retired = self._retired.copy()
-        twin.n_changes = self.n_changes
+        twin.changes[:] = self.changes
         return twin
 
     def snapshot(self) -> Snapshot:
@@ -100,7 +112,7 @@ class Ring:
         ring = cls(n_slots, n_lanes)
         ring.counts[:], ring.oldest[:] = counts, oldest
         ring._retired = retired.view(np.bool_)
-        ring.n_changes = int_of(snapshot, "n_changes", 0)
+        ring.changes[:] = int_of(snapshot, "n_changes", 0)
         return ring
 
     def advance(
@@ -120,7 +132,7 @@ class Ring:
             steps.append(_Retired(self, (slots * self.n_lanes + lanes).ravel()))
         both = np.empty((2, n_rows, len(lanes)), np.int64)
         number_rows(self.counts, self.oldest, self.n_slots, self._retired, lanes, both)
-        self.n_changes += 1
+        self.changes += 1
         return both[0], both[1]
 
     def publish(self, lanes: Int64s, n_rows: int) -> None:
@@ -134,13 +146,13 @@ class Ring:
                 self._retired = np.zeros(self.n_slots * self.n_lanes, np.bool_)
             steps.append(_Retired(self, slots_and_lanes))
             self._retired[slots_and_lanes] = True
-            self.n_changes += 1
+            self.changes += 1
 
     def discard(self, before: Int64s) -> Int64s:
         """End the indices of counts below ``before``; return the counts that were kept first."""
         oldest: Int64s = self.oldest.copy()
         np.maximum(oldest, np.minimum(before, self.counts), out=self.oldest)
-        self.n_changes += 1
+        self.changes += 1
         return oldest
 
     def put(self, message: Message, known: Int64s, retired: npt.NDArray[np.bool_]) -> None:
@@ -187,7 +199,7 @@ class Ring:
             steps.append(_Retired(self, changed))
             self._retired[changed] ^= True
         self.oldest[lanes] = oldest
-        self.n_changes += 1
+        self.changes += 1
         return lanes, counts
 
     @property

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from gymnasium.spaces import Box, Discrete
 
-from compressarray import CorruptFrameError, ReplayBuffer
+from compressarray import ReplayBuffer
 from compressarray import checkpoints as module
 from compressarray.feed import ChangeFeed, Replica
 from tests.effort import examples
@@ -165,7 +165,7 @@ def test_flipped_bits_are_detected_or_change_nothing(tmp_path: Path) -> None:
         data[place] ^= bit
         try:
             buffer = restored(tmp_path, 2)
-        except (CorruptFrameError, LookupError, FileNotFoundError):
+        except (ValueError, LookupError, FileNotFoundError):  # of a newer version, it may seem
             n_detected += 1
         else:
             assert_same_content(buffer, one.oracle)

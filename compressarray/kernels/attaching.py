@@ -25,12 +25,14 @@ MAX_NDIM = 3
 class _Kind(NamedTuple):
     """What there is to know of an array beside where it lies, and how long it is."""
 
-    dtype: type[np.generic]
+    dtype: npt.DTypeLike
     ndim: int
 
 
 Int64Row = Annotated[npt.NDArray[np.int64], _Kind(np.int64, 1)]
 Int64Table = Annotated[npt.NDArray[np.int64], _Kind(np.int64, 2)]
+Int64Block = Annotated[npt.NDArray[np.int64], _Kind(np.int64, 3)]
+Int32Row = Annotated[npt.NDArray[np.int32], _Kind(np.int32, 1)]
 UInt64Row = Annotated[npt.NDArray[np.uint64], _Kind(np.uint64, 1)]
 UInt32Row = Annotated[npt.NDArray[np.uint32], _Kind(np.uint32, 1)]
 UInt16Row = Annotated[npt.NDArray[np.uint16], _Kind(np.uint16, 1)]
@@ -38,6 +40,14 @@ UInt16Block = Annotated[npt.NDArray[np.uint16], _Kind(np.uint16, 3)]
 UInt8Row = Annotated[npt.NDArray[np.uint8], _Kind(np.uint8, 1)]
 UInt8Table = Annotated[npt.NDArray[np.uint8], _Kind(np.uint8, 2)]
 UInt8Block = Annotated[npt.NDArray[np.uint8], _Kind(np.uint8, 3)]
+BoolRow = Annotated[npt.NDArray[np.bool_], _Kind(np.bool_, 1)]
+Float32Row = Annotated[npt.NDArray[np.float32], _Kind(np.float32, 1)]
+Float64Row = Annotated[npt.NDArray[np.float64], _Kind(np.float64, 1)]
+
+
+def kind_of_row(dtype: np.dtype[np.void]) -> Any:
+    """What stands in the annotation of an array of structures of one axis."""
+    return _Kind(dtype, 1)
 
 
 def describe(arrays: Sequence[npt.NDArray[Any]]) -> npt.NDArray[np.int64]:
@@ -60,10 +70,11 @@ class _AttachedType(types.Type):
     def __init__(self, kind: Any) -> None:
         hints = get_type_hints(kind, include_extras=True)
         self.fields = tuple(kind._fields)
+        kinds = [hints[name].__metadata__[0] for name in kind._fields]
         self.members = tuple(
-            types.Array(from_dtype(np.dtype(each.dtype)), each.ndim, "C")
-            for each in (hints[name].__metadata__[0] for name in kind._fields)
+            types.Array(from_dtype(np.dtype(each.dtype)), each.ndim, "C") for each in kinds
         )
+        self.item_bytes = tuple(np.dtype(each.dtype).itemsize for each in kinds)
         super().__init__(name=f"Attached({kind.__module__}.{kind.__qualname__})")
 
 
@@ -94,7 +105,7 @@ def _build_array(context: Any, builder: Any, kind: _AttachedType, rows: Any, nam
         return loaded
 
     array = context.make_array(member)(context, builder)
-    item_bytes = context.get_constant(types.intp, member.dtype.bitwidth // 8)
+    item_bytes = context.get_constant(types.intp, kind.item_bytes[index])
     lengths = [word(1 + axis) for axis in range(member.ndim)]
     strides = [item_bytes]
     for length in lengths[:0:-1]:

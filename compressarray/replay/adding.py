@@ -19,6 +19,7 @@ from compressarray.replay.checks import (
 )
 from compressarray.replay.layout import as_array
 from compressarray.replay.parts import BufferParts
+from compressarray.replay.plain_steps import plain_steps_of
 from compressarray.replay.resets import NOT_RESET, Told
 from compressarray.replay.steps import AddStep, ClearStep, CutStep, Rows
 from compressarray.replay.transitions import first_not_finite
@@ -133,9 +134,40 @@ class Adding(BufferParts):
                 kept = {name: spread(values) for name, values in kept.items()}
                 marked = None if marked is None else spread(marked)
                 said = spread.info(said)
-            rows = Rows(actions, rewards, ends, cuts, kept)
             told = self._resets.told(said, marked)
+            if among is None and self._add_plainly(
+                before, after, actions, rewards, ends, cuts, told
+            ):
+                return
+            rows = Rows(actions, rewards, ends, cuts, kept)
             self._add(before, after, rows, told, said, among)
+
+    def _add_plainly(
+        self,
+        before: list[AnyArray],
+        after: list[AnyArray],
+        actions: AnyArray,
+        rewards: AnyArray,
+        ends: Bools,
+        cuts: Bools,
+        told: Told,
+    ) -> bool:
+        """Add a step of all lanes if it is like most; say whether that is done."""
+        entry = self._observations.entries[0]
+        if not self._resets.none_is_near(told) or entry.is_watched:
+            return False
+        plain = self._plain_steps
+        if plain is None or not plain.fits(self._transitions, 1 + len(self._sequences)):
+            if not self._has_plain_steps:
+                return False
+            windows = self._all_windows
+            plain = plain_steps_of(self._observations, self._transitions, windows)
+            self._plain_steps, self._has_plain_steps = plain, plain is not None
+            if plain is None:
+                return False
+        if len(self._drawn):
+            self._settle(1)
+        return plain.add(before[0], after[0], actions, rewards, ends, cuts, self._writer)
 
     def _add(
         self,

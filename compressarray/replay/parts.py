@@ -28,6 +28,7 @@ from compressarray.replay.following import Followed
 from compressarray.replay.integers import Integers
 from compressarray.replay.observations import Claims, Observations
 from compressarray.replay.outputs import NumpyOutput, worker_seed
+from compressarray.replay.plain_steps import PlainSteps
 from compressarray.replay.priorities import SumTree
 from compressarray.replay.resets import Mode, Resets
 from compressarray.replay.steps import Parts
@@ -203,6 +204,8 @@ class BufferParts:
         self._drawn: weakref.WeakSet[Drawn[Any]] = weakref.WeakSet()
         self._is_mapped = self._observations.are_mapped
         self._position = None
+        self._plain_steps: PlainSteps | None = None  # made once there is one
+        self._has_plain_steps = True  # as far as is known
         self._log: tuple[str, CheckpointLog] | None = None
         self._restored = "", 0  # the checkpoint that this was restored from
         _CLAIMS.claim(self._observations)
@@ -231,7 +234,7 @@ class BufferParts:
                 "or load it without"
             )
 
-    def _settle(self, live: Bools | Int64s) -> None:
+    def _settle(self, live: Bools | Int64s | int) -> None:
         """Decode what was drawn and reads frames that go with the transitions added now."""
         if len(self._drawn):
             oldest = self._oldest_after(live)

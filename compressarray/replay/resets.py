@@ -132,6 +132,17 @@ class Resets:
             np.copyto(self._told, was_reset, casting="unsafe")
         return Told(self._told, began, was_reset is None)
 
+    def none_is_near(self, told: Told) -> bool:
+        """Whether no lane was reset, or awaits that: a step that ends nothing changes nothing here.
+
+        Where nobody has said so, a lane may have been reset all the same.
+        """
+        if not self.all_run:
+            return False
+        if told is self._nothing_told:
+            return not self._counted
+        return told.is_counted and self._counted and not told.resets.any()
+
     def follow(
         self,
         told: Told,

@@ -21,6 +21,10 @@ _UINT32 = 2**32 - 1
 # Indices from here on name pinned frames.
 _LOWEST_PIN = 2**62
 
+# Frames of a lane that go together: letting go takes several microseconds, a tenth of adding a
+# transition, and memory comes back by groups of as many.
+LET_GO_AT = 16
+
 Cells = npt.NDArray[np.void]  # of `cell_dtype`
 # What is known of each lane.
 Lanes = npt.NDArray[np.void]

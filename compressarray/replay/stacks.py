@@ -29,6 +29,7 @@ from compressarray.replay.stack_kernels import (
     FINE,
     GOES_BACK,
     LANE,
+    LET_GO_AT,
     NEXT_PINNED,
     NO_NEXT_STACK,
     NO_STACK,
@@ -57,10 +58,6 @@ AnyArray = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
 Int64s = npt.NDArray[np.int64]
 UInt8s = npt.NDArray[np.uint8]
-
-# Frames of a lane that go together: letting go takes several microseconds, a tenth of adding a
-# transition, and memory comes back by groups of as many.
-_LET_GO_AT = 16
 
 
 class FrameMemory(Protocol):
@@ -141,6 +138,11 @@ class Stacks(ABC):
         del obs, successor, live
         return None
 
+    @property
+    def is_watched(self) -> bool:
+        """Whether `remark` may have something to say yet."""
+        return False
+
     @abstractmethod
     def repeats(self, obs: AnyArray, lanes: Int64s) -> Bools:
         """Say of some lanes whether their observation is what their last step led to.
@@ -193,7 +195,7 @@ class Stacks(ABC):
         counts, since : ndarray, (n_lanes,) int64
             Transitions that each lane has had, and the first of them that there may be.
         """
-        if find_needed(counts, since, self.cells, self.lanes, _LET_GO_AT):
+        if find_needed(counts, since, self.cells, self.lanes, LET_GO_AT):
             self.frames.discard(self.lanes["first"])
 
     def clear(self) -> None:
@@ -340,7 +342,7 @@ class Stacks(ABC):
         return sum(array.nbytes for array in arrays)
 
 
-class _StoredStacks(Stacks):
+class StoredStacks(Stacks):
     """Stacks whose frames this memory stores by itself."""
 
     def __init__(self, layout: Layout, frames: FrameMemory, n_lanes: int, n_slots: int) -> None:
@@ -423,7 +425,7 @@ class _StoredStacks(Stacks):
         super().clear()
 
 
-class GivenStacks(_StoredStacks):
+class GivenStacks(StoredStacks):
     """Fed with stacks of whatever wrapper."""
 
     def __init__(self, layout: Layout, frames: Any, n_lanes: int, n_slots: int) -> None:
@@ -445,6 +447,11 @@ class GivenStacks(_StoredStacks):
             self.layout.as_bytes(obs), self.layout.as_bytes(successor), self.current, self._zeros,
             live, self.frames._counts, self.lanes, self.plan,
         )  # fmt: skip
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether the first stacks have been seen to go on as such, or not."""
+        return self._watch is not None
 
     def remark(self, obs: AnyArray, successor: AnyArray, live: Bools) -> str | None:
         """Say whether the first stacks do not go on as such."""
@@ -488,7 +495,7 @@ class GivenStacks(_StoredStacks):
             self._watch.restore(given)
 
 
-class NewestFrames(_StoredStacks):
+class NewestFrames(StoredStacks):
     """Fed with the newest frame of each observation; the stacks are made here.
 
     Parameters

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -346,6 +346,26 @@ class GopStore(Store):
                 done = self._rewrite_rows(lanes, rows, items, frames, done, work)
         self._last_row = int(rows[-1])
         give_back(work.scratch)
+
+    def append_with(self, kernel: Any, *arguments: object) -> int:
+        """Append a row to all lanes by a kernel that does more than that, in one go.
+
+        Parameters
+        ----------
+        kernel : callable
+            Gets `view_of`, the arguments, and three addresses as `gop_writing.append_rows`. It
+            finishes the write or has it rolled back, and returns the row, below 0 for none.
+        """
+        return self._lock.write(self._append_with, kernel, arguments)
+
+    def _append_with(self, kernel: Any, arguments: tuple[object, ...]) -> int:
+        work = self._work()
+        self._make_ready()
+        row = int(kernel(self._at.view, *arguments, work.coding, work.stream, work.held))
+        if row >= 0:
+            self._last_row = row
+        give_back(work.scratch)
+        return row
 
     def _rewrite_rows(
         self, lanes: Int64s, rows: Int64s, items: Int64s, frames: int, start: int, work: _Work
