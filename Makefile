@@ -32,9 +32,15 @@ PARALLEL = -n auto --maxprocesses 4 --dist loadfile
 # Fails where dm_control is there and no OpenGL library renders for it.
 GL = $(BIN)/python -c 'from importlib.util import find_spec as f; from wrappers import dm_control as d; f("dm_control") and d.choose_gl()'
 
+# Without the settings of those whose tests they are.
+SUBSTITUTED = PYTHONPATH=$(CURDIR)/tests/hosts $(CURDIR)/$(PYTEST) -c /dev/null --rootdir . -p no:cacheprovider \
+	-p substituted -q
+
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run run-qrdqn run-dmc gl test test-portable test-long test-lowest lint format format-check type \
+.PHONY: help run run-qrdqn run-dmc gl test test-portable test-long test-lowest \
+	test-hosts test-hosts-sb3 test-hosts-sb3-here test-hosts-sb3-own \
+	test-hosts-sb3-own-here lint format format-check type \
 	check bench bench-peers bench-codecs bench-ppo bench-replay bench-million bench-dmc bench-memory \
 	bench-first-use bench-files bench-files-here bench-worlds bench-worlds-here bench-sb3 bench-sb3-here \
 	sweep paper medqn clean
@@ -88,6 +94,26 @@ test-long: $(READY) gl ## run the property tests with a hundred times the exampl
 
 test-lowest: ## run the library's tests (no scripts) on the oldest supported dependencies
 	$(MAKE) test VENV=.venv-lowest EXTRAS=test CONSTRAINTS=constraints-lowest.txt
+
+# In environments of their own: the hosts are large, and nothing else needs them. Their warnings are
+# not ours to mend.
+test-hosts: test-hosts-sb3 ## run our buffers in other libraries' own programs (minutes)
+
+test-hosts-sb3: ## the same in SBX and RL Zoo
+	@$(MAKE) --no-print-directory test-hosts-sb3-here VENV=.venv-hosts-sb3 EXTRAS=hosts-sb3 CONSTRAINTS=constraints-hosts-sb3.txt
+
+test-hosts-sb3-here: $(READY)
+	$(PYTEST) -W default tests/hosts/test_sbx.py tests/hosts/test_rl_zoo.py $(PYTEST_ARGS)
+
+# Of checkouts of the two at the versions in constraints-hosts-sb3.txt, or near them.
+test-hosts-sb3-own: ## their own tests, with our buffers in place of theirs (SB3=<path> CONTRIB=<path>)
+	@$(MAKE) --no-print-directory test-hosts-sb3-own-here VENV=.venv-hosts-sb3 EXTRAS=hosts-sb3 CONSTRAINTS=constraints-hosts-sb3.txt
+
+test-hosts-sb3-own-here: $(READY)
+	@test -d "$(SB3)/tests" -a -d "$(CONTRIB)/tests" || { \
+		echo "error: SB3=$(SB3) and CONTRIB=$(CONTRIB) are to be checkouts of stable-baselines3 and of sb3-contrib" >&2; exit 1; }
+	cd "$(SB3)" && $(SUBSTITUTED) $(addprefix tests/test_,her.py buffers.py n_step_replay.py save_load.py dict_env.py) $(PYTEST_ARGS)
+	cd "$(CONTRIB)" && $(SUBSTITUTED) $(addprefix tests/test_,lstm.py invalid_actions.py save_load.py dict_env.py) $(PYTEST_ARGS)
 
 lint: $(READY) ## look for mistakes
 	$(BIN)/ruff check .
@@ -164,5 +190,5 @@ medqn: $(READY) ## MeDQN's figure, and the memory of its replay buffers (small r
 	$(BIN)/python -m experiments medqn $(EXPERIMENT_ARGS)
 
 clean: ## remove the virtual environments and caches, and keep runs/
-	rm -rf .venv .venv-bench .venv-lowest .venv-worlds build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-bench .venv-hosts-sb3 .venv-lowest .venv-worlds build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -94,7 +94,11 @@ MAY_IMPORT = {
         "compressarray.replay",
         "compressarray.sharing",
     },
-    "compressarray.sb3": {"compressarray.array", "compressarray.replay"},  # a leaf
+    "compressarray.sb3": {
+        "compressarray.array",
+        "compressarray.replay",
+        "compressarray.writing",
+    },  # a leaf
     "compressarray": {
         "compressarray.array",
         "compressarray.attached",
@@ -116,6 +120,7 @@ OPTIONAL = {
     "dm_control": {"wrappers"},
     "shimmy": {"wrappers"},
     "isal": {"compressarray.sb3"},
+    "sb3_contrib": {"compressarray.sb3.contrib"},
     "stable_baselines3": {"compressarray.sb3"},
     "torch": {"cleanrl_scripts", "compressarray.replay.outputs", "compressarray.sb3"},
 }
@@ -200,6 +205,7 @@ def test_imports_point_one_way(path):
         ("compressarray.replay.buffer", "gymnasium"),
         ("compressarray.replay.buffer", "compressarray.sb3"),
         ("compressarray.replay.buffer", "stable_baselines3"),
+        ("compressarray.sb3.rollout", "sb3_contrib"),
         ("wrappers.frame_stack", "torch.nn"),
         ("wrappers.frame_stack", "compressarray.store"),
         ("cleanrl_scripts.ppo_atari", "cleanrl_scripts.other"),

@@ -155,6 +155,33 @@ def test_many_writes_that_fail_in_a_row(codec: str) -> None:
     assert array.nbytes_stored <= 1.2 * held + 64 * 1024
 
 
+@pytest.mark.parametrize("codec", ["raw", "sparse", "delta", "delta-huffman"])
+def test_stacks_that_are_taken_back_name_no_frames(codec: str) -> None:
+    """Rows written in whole as a part of something larger that fails: copies are checked."""
+    rng = np.random.default_rng(0)
+    stacks = rng.integers(0, 3, (LANES, 4, 1, 1), np.uint8) * np.ones(FRAME, np.uint8)
+    history = []
+    for row in range(24):
+        stacks = np.roll(stacks, -1, 1)
+        stacks[:, -1] = rng.integers(0, 9, (LANES, *FRAME), np.uint8)
+        if row % 7 == 3:  # another game, with equal frames: not one for each row from here on
+            stacks[row % LANES] = rng.integers(0, 9, FRAME, np.uint8)
+        history.append(stacks)
+    for n_rows in range(23):
+        array = DiffFrameArray((24, LANES, 4, *FRAME), codec=CODECS[codec]())
+        for row in range(n_rows):
+            array[row] = history[row]
+        before = np.asarray(array)
+
+        def fails(array: Any = array, n_rows: int = n_rows) -> None:
+            array[n_rows] = history[n_rows]
+            raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            array._frames.writer.run(fails)
+        assert_same(np.asarray(pickle.loads(pickle.dumps(array))), before)
+
+
 @pytest.mark.parametrize("codec", ["raw", "sparse", "delta", "delta-huffman", "zstd by name"])
 def test_an_operation_that_fails_half_way_changes_nothing(codec: str) -> None:
     """NumPy raises in the middle; an ndarray would keep the rows before."""

@@ -12,7 +12,11 @@ module          knows
 `codecs`        ``codec=``, and what sb3-extra-buffers' arguments mean
 `replay`        the replay buffers
 `prioritized`   the one that draws in proportion to priorities
+`her`           the one with hindsight goals
 `rollout`       the rollout buffers
+`contrib`       sb3-contrib's rollout buffers; imported by who asks for them
+`steps`         what a write changes in place, so that it can be taken back
+`handing`       our arguments, past constructors of the host's that know none of them
 `tools`         compiling before a fork; taking over a dense buffer
 =============== ================================================================================
 """
@@ -21,7 +25,10 @@ from compressarray.sb3.host import check_version
 
 check_version()
 
-from compressarray.sb3.prioritized import (  # noqa: E402 - an old version is named before it fails
+from compressarray.sb3.her import (  # noqa: E402 - an old version is named before it fails
+    CompressedHerReplayBuffer,
+)
+from compressarray.sb3.prioritized import (  # noqa: E402
     CompressedPrioritizedReplayBuffer,
     PrioritizedReplayBufferSamples,
 )
@@ -39,6 +46,7 @@ from compressarray.sb3.tools import compile_kernels, compressed  # noqa: E402
 __all__ = [
     "CompressedDictReplayBuffer",
     "CompressedDictRolloutBuffer",
+    "CompressedHerReplayBuffer",
     "CompressedNStepReplayBuffer",
     "CompressedPrioritizedReplayBuffer",
     "CompressedReplayBuffer",

@@ -11,6 +11,7 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from compressarray.replay.priorities import SumTree
 from compressarray.sb3.replay import CompressedReplayBuffer
+from compressarray.sb3.steps import Settled, Undo
 
 AnyArray = npt.NDArray[Any]
 
@@ -30,6 +31,21 @@ class PrioritizedReplayBufferSamples(NamedTuple):
     discounts: th.Tensor | None
     weights: th.Tensor
     indices: AnyArray
+
+
+class _Priorities:
+    """Priorities that a write changes; a step of `compressarray.writing`."""
+
+    def __init__(self, tree: SumTree, cells: AnyArray) -> None:
+        self._tree, self._cells, self._leaves = tree, cells, tree.leaves[cells]
+        self._top = tree.top
+
+    def finish(self) -> None:
+        """Do nothing: all is written."""
+
+    def roll_back(self) -> None:
+        """Have the old ones."""
+        self._tree.set_to(self._cells, self._leaves, self._top)
 
 
 class CompressedPrioritizedReplayBuffer(CompressedReplayBuffer):
@@ -66,16 +82,22 @@ class CompressedPrioritizedReplayBuffer(CompressedReplayBuffer):
         self.alpha, self.beta, self.epsilon = alpha, beta, epsilon
         self._tree = SumTree(self.buffer_size * self.n_envs)
 
-    def reset(self) -> None:
-        """Forget every transition and priority."""
-        self._tree = SumTree(self.buffer_size * self.n_envs)
-        super().reset()
+    _tree: Any = Settled()
 
-    def add(self, *args: Any, **kwargs: Any) -> None:
-        """Add one transition of each environment, with the highest priority so far."""
-        slot = self.pos
-        super().add(*args, **kwargs)
-        cells = slot * self.n_envs + np.arange(self.n_envs)
+    def _forget(self) -> None:
+        undo = Undo()
+        undo.keep_attributes(self, "_tree")
+        self._writer.steps.append(undo)
+        self._tree = SumTree(self.buffer_size * self.n_envs)
+        super()._forget()
+
+    def _write(
+        self, observed: dict[str, tuple[AnyArray, AnyArray]], small: dict[str, AnyArray]
+    ) -> None:
+        # a new transition has the highest priority so far
+        cells = self.pos * self.n_envs + np.arange(self.n_envs)
+        self._writer.steps.append(_Priorities(self._tree, cells))
+        super()._write(observed, small)
         self._tree.update(cells, np.full(self.n_envs, self._tree.top))
 
     def sample(self, batch_size: int, env: VecNormalize | None = None) -> Any:

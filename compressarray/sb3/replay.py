@@ -20,8 +20,11 @@ from stable_baselines3.common.vec_env import VecNormalize
 
 from compressarray.sb3.codecs import check_foreign, choose_codec
 from compressarray.sb3.columns import StoredObservations
+from compressarray.sb3.host import check_space
 from compressarray.sb3.planes import Planes
-from compressarray.sb3.rows import FrameRows
+from compressarray.sb3.rows import CLEAR_EVERY, FrameRows
+from compressarray.sb3.steps import Settled, Undo
+from compressarray.writing import Writer
 
 AnyArray = npt.NDArray[Any]
 
@@ -55,14 +58,20 @@ class _Part:
             return values.astype(self.observations.dtype, copy=False)
         return _assigned(values, self.lead_shape, self.observations.dtype)
 
-    def put(self, slot: int, full: bool, obs: AnyArray, next_obs: AnyArray) -> None:
-        """Write a row of what `checked` gave."""
+    def put(self, slot: int, obs: AnyArray, next_obs: AnyArray, undo: Undo) -> None:
+        """Write a row of what `checked` gave, as a part of the write that runs."""
         if self.rows is None:
+            undo.keep(slot, self.observations, self.next_observations)
             self.observations[slot] = obs
             self.next_observations[slot] = next_obs
         else:
             split = self.rows.planes.split
-            self.rows.put(slot, full, split(obs), split(next_obs))
+            self.rows.put(slot, split(obs), split(next_obs), undo)
+
+    def write_with(self, writer: Writer) -> None:
+        """Make the writing of frames a part of what a writer does."""
+        if self.rows is not None:
+            self.rows.frames._write_with(writer)
 
     def pair(self, rows: AnyArray, envs: AnyArray) -> tuple[AnyArray, AnyArray]:
         """Return observations and next observations."""
@@ -76,6 +85,21 @@ class _Part:
         if self.rows is None:
             return int(self.observations.nbytes + self.next_observations.nbytes)
         return self.rows.nbytes_stored
+
+
+class _OldFrames:
+    """The frames that no transition of a buffer needs any more."""
+
+    def __init__(self, buffer: CompressedReplayBuffer) -> None:
+        self._buffer = buffer
+
+    def tidy(self) -> None:
+        """Let go of them."""
+        buffer = self._buffer
+        if buffer.full:  # the next row to be written is the oldest
+            for part in buffer._parts.values():
+                if part.rows is not None:
+                    part.rows.let_go(buffer.pos)
 
 
 def _assigned(value: Any, shape: tuple[int, ...], dtype: Any) -> AnyArray:
@@ -124,6 +148,15 @@ class CompressedReplayBuffer(ReplayBuffer):
     torch.Size([8, 4, 84, 84])
     """
 
+    pos: Any = Settled()
+    full: Any = Settled()
+    observations: Any = Settled()
+    next_observations: Any = Settled()
+    actions: Any = Settled()
+    rewards: Any = Settled()
+    dones: Any = Settled()
+    timeouts: Any = Settled()
+
     def __init__(
         self,
         buffer_size: int,
@@ -143,6 +176,7 @@ class CompressedReplayBuffer(ReplayBuffer):
         output_dtype: str = "raw",
     ) -> None:
         del optimize_memory_usage, decompression_kwargs, normalize_images
+        self._writer = Writer(rank=0)
         # Not the parent's own: that one allocates every observation, dense, twice.
         BaseBuffer.__init__(
             self, buffer_size, observation_space, action_space, device, n_envs=n_envs
@@ -153,6 +187,7 @@ class CompressedReplayBuffer(ReplayBuffer):
         self.optimize_memory_usage = False
         self.handle_timeout_termination = handle_timeout_termination
         self._make_observations()
+        self._write_together()
         if not any(part.rows is not None for part in self._parts.values()):
             warnings.warn(
                 f"{type(self).__name__} compresses images, and {observation_space} has none: "
@@ -168,11 +203,7 @@ class CompressedReplayBuffer(ReplayBuffer):
         self.timeouts = np.zeros(cells, np.float32)
 
     def _make_observations(self) -> None:
-        if isinstance(self.observation_space, spaces.Dict):
-            raise TypeError(
-                f"{type(self).__name__} takes no Dict observation space; "
-                "use CompressedDictReplayBuffer"
-            )
+        check_space(self, self.observation_space, False, "CompressedDictReplayBuffer")
         part = _Part(
             self.buffer_size, self.n_envs, self.obs_shape, self.observation_space, self.codec
         )
@@ -180,18 +211,40 @@ class CompressedReplayBuffer(ReplayBuffer):
         self.observations = part.observations
         self.next_observations = part.next_observations
 
+    def _write_together(self) -> None:
+        for part in self._parts.values():
+            part.write_with(self._writer)
+
+    def __getstate__(self) -> dict[str, Any]:
+        with self._writer.lock:
+            self._writer.settle()
+            state = vars(self).copy()
+            del state["_writer"]  # which holds locks
+            return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._writer = Writer(rank=0)
+        vars(self).update(state)
+        self._write_together()
+
     @property
     def nbytes_stored(self) -> int:
         """Bytes held, transitions included."""
         small = (self.actions, self.rewards, self.dones, self.timeouts)
         parts = sum(part.nbytes_stored for part in self._parts.values())
-        return parts + sum(each.nbytes for each in small)
+        return int(parts + sum(each.nbytes for each in small))
 
     def reset(self) -> None:
         """Forget every transition."""
+        self._writer.run(self._forget)
+
+    def _forget(self) -> None:
+        undo = Undo()
+        undo.keep_attributes(self, "pos", "full")
+        self._writer.steps.append(undo)
         for part in self._parts.values():
             if part.rows is not None:
-                part.rows.clear()
+                part.rows.clear(undo)
         super().reset()
 
     def add(
@@ -205,12 +258,12 @@ class CompressedReplayBuffer(ReplayBuffer):
     ) -> None:
         """Add one transition of each environment, as the parent does.
 
-        Everything is looked at before anything is written: an error leaves the buffer as it was.
+        An error, an interrupt too, leaves the buffer with all of the transition or none of it.
         """
         whole = not isinstance(self.observation_space, spaces.Dict)
         given = ({"": obs}, {"": next_obs}) if whole else (obs, next_obs)
         checked = {
-            key: tuple(part.checked(each[key]) for each in given)
+            key: (part.checked(given[0][key]), part.checked(given[1][key]))
             for key, part in self._parts.items()
         }
         lanes = (self.n_envs,)
@@ -222,17 +275,29 @@ class CompressedReplayBuffer(ReplayBuffer):
         if self.handle_timeout_termination:
             cut = [info.get("TimeLimit.truncated", False) for info in infos]
             timeouts = _assigned(cut, lanes, np.float32)
-        slot = self.pos
-        full = self.full or slot + 1 == self.buffer_size
-        for key, part in self._parts.items():
-            part.put(slot, full, *checked[key])
-        self.actions[slot] = actions
-        self.rewards[slot] = rewards
-        self.dones[slot] = dones
+        small = {"actions": actions, "rewards": rewards, "dones": dones}
         if timeouts is not None:
-            self.timeouts[slot] = timeouts
-        self.full = full
-        self.pos = (slot + 1) % self.buffer_size
+            small["timeouts"] = timeouts
+        self._writer.run(self._write, checked, small)
+
+    def _write(
+        self, observed: dict[str, tuple[AnyArray, AnyArray]], small: dict[str, AnyArray]
+    ) -> None:
+        """Write a row, as a part of the write that runs."""
+        held = vars(self)
+        slot = held["pos"]
+        undo = Undo()
+        undo.keep_attributes(self, "pos", "full")
+        self._writer.steps.append(undo)
+        for key, part in self._parts.items():
+            part.put(slot, *observed[key], undo)
+        undo.keep(slot, *(held[name] for name in small))
+        for name, values in small.items():
+            held[name][slot] = values
+        held["pos"] = (slot + 1) % self.buffer_size
+        held["full"] = held["full"] or slot + 1 == self.buffer_size
+        if slot % CLEAR_EVERY == 0:
+            self._writer.untidy.append(_OldFrames(self))
 
     def _get_samples(self, batch_inds: AnyArray, env: VecNormalize | None = None) -> Any:
         # Stable-Baselines3 draws from numpy's global state, this second, so that seeds agree.
@@ -266,11 +331,7 @@ class CompressedDictReplayBuffer(CompressedReplayBuffer, DictReplayBuffer):
     """
 
     def _make_observations(self) -> None:
-        if not isinstance(self.observation_space, spaces.Dict):
-            raise TypeError(
-                f"{type(self).__name__} takes a Dict observation space, not "
-                f"{self.observation_space}; use CompressedReplayBuffer"
-            )
+        check_space(self, self.observation_space, True, "CompressedReplayBuffer")
         shapes: Any = self.obs_shape
         self._parts = {
             key: _Part(
@@ -310,3 +371,14 @@ class CompressedNStepReplayBuffer(NStepReplayBuffer, CompressedReplayBuffer):
         if n_steps < 1:
             raise ValueError(f"n_steps={n_steps} must be at least 1; 1 is the plain buffer")
         super().__init__(*args, n_steps=n_steps, gamma=gamma, **kwargs)
+
+    def _get_samples(self, batch_inds: AnyArray, env: VecNormalize | None = None) -> Any:
+        # The parent marks the newest row as cut off while it looks. Should that be interrupted,
+        # the mark is taken back like what a write has left.
+        return self._writer.run(self._marked_samples, batch_inds, env)
+
+    def _marked_samples(self, batch_inds: AnyArray, env: VecNormalize | None) -> Any:
+        undo = Undo()
+        undo.keep(self.pos - 1, self.timeouts)
+        self._writer.steps.append(undo)
+        return super()._get_samples(batch_inds, env)

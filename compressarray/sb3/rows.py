@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from compressarray.array import DiffFrameArray
 from compressarray.sb3.planes import Planes
+from compressarray.sb3.steps import Undo
 
 AnyArray = npt.NDArray[Any]
 Int64s = npt.NDArray[np.int64]
@@ -74,22 +75,27 @@ class FrameRows:
         small = (self._oldest, self._offsets, self._last, self._spare, self._last_counts)
         return self.frames.nbytes_stored + sum(each.nbytes for each in small)
 
-    def clear(self) -> None:
-        """Forget everything."""
+    def clear(self, undo: Undo) -> None:
+        """Forget everything, as a part of the write that runs."""
+        undo.keep_attributes(
+            self, "_oldest", "_offsets", "_last", "_spare", "_last_counts", "_shift"
+        )
         self.frames.clear()
         self._forget()
 
-    def put(self, slot: int, full: bool, obs: AnyArray, next_obs: AnyArray) -> None:
-        """Write one row.
+    def put(self, slot: int, obs: AnyArray, next_obs: AnyArray, undo: Undo) -> None:
+        """Write one row, as a part of the write that runs.
 
         Parameters
         ----------
         slot : int
             The row; slots come in order, and begin again at 0.
-        full : bool
-            Whether every row is written, this one included: then the oldest is the one after it.
         obs, next_obs : ndarray, (n_envs, count, height, width), the frames' dtype
+        undo : Undo
+            A step of that write.
         """
+        undo.keep_attributes(self, "_last", "_spare", "_last_counts", "_shift")
+        undo.keep(slot, self._offsets, self._oldest)
         count = self.planes.n_frames
         fresh = self._spare
         pixels = fresh.view(self.dtype).reshape(self.n_envs, 2 * count, *self.planes.frame_shape)
@@ -106,8 +112,10 @@ class FrameRows:
         self._offsets[slot] = np.where(stored, counts - oldest[:, None] + 1, 0)
         self._oldest[slot] = oldest
         self._last, self._spare, self._last_counts = fresh, self._last, counts
-        if full and slot % CLEAR_EVERY == 0:
-            self.frames.discard(self._oldest[(slot + 1) % self.n_rows])
+
+    def let_go(self, slot: int) -> None:
+        """Let go of the frames before those of the oldest row, ``slot``."""
+        self.frames.discard(self._oldest[slot])
 
     def _find(self, lane: int, fresh: AnyArray, start: int, counts: Int64s) -> list[int]:
         """Fill in where a row's frames are (-1: zeros), and return those that are to be stored."""
@@ -179,6 +187,7 @@ class FrameRows:
         -------
         ndarray, (*shape of the index, frames, height, width)
         """
+        self.frames._frames.writer.settle()
         offsets = self._offsets[key][..., half].astype(np.int64)
         lanes = np.broadcast_to(self._lanes, self._oldest.shape)[key]
         counts = np.asarray(self._oldest[key])[..., None] + offsets - 1

@@ -7,13 +7,33 @@ from typing import Any
 
 import numpy as np
 from gymnasium import spaces
-from stable_baselines3.common.buffers import DictReplayBuffer, NStepReplayBuffer, ReplayBuffer
+from stable_baselines3.common.buffers import (
+    BaseBuffer,
+    DictReplayBuffer,
+    DictRolloutBuffer,
+    NStepReplayBuffer,
+    ReplayBuffer,
+    RolloutBuffer,
+)
+from stable_baselines3.her.her_replay_buffer import HerReplayBuffer
 
+from compressarray.sb3.her import CompressedHerReplayBuffer
 from compressarray.sb3.replay import (
     CompressedDictReplayBuffer,
     CompressedNStepReplayBuffer,
     CompressedReplayBuffer,
 )
+from compressarray.sb3.rollout import CompressedDictRolloutBuffer, CompressedRolloutBuffer
+
+# Whose place they take.
+KINDS: dict[type, Any] = {
+    ReplayBuffer: CompressedReplayBuffer,
+    DictReplayBuffer: CompressedDictReplayBuffer,
+    NStepReplayBuffer: CompressedNStepReplayBuffer,
+    HerReplayBuffer: CompressedHerReplayBuffer,
+    RolloutBuffer: CompressedRolloutBuffer,
+    DictRolloutBuffer: CompressedDictRolloutBuffer,
+}
 
 
 def compile_kernels(codec: Any = "delta") -> None:
@@ -29,17 +49,25 @@ def compile_kernels(codec: Any = "delta") -> None:
     buffer._samples_at(np.arange(4), np.zeros(4, np.int64), None)
 
 
-def compressed(buffer: ReplayBuffer, codec: Any = "delta") -> CompressedReplayBuffer:
-    """Return a compressed buffer with the transitions of one of Stable-Baselines3's own.
+def compressed(buffer: BaseBuffer, codec: Any = "delta") -> Any:
+    """Return a compressed buffer in place of one of Stable-Baselines3's or sb3-contrib's own.
 
     `load_replay_buffer` takes a file of either kind and keeps its kind. After loading one that
-    was saved dense: ``model.replay_buffer = compressed(model.replay_buffer)``.
+    was saved dense: ``model.replay_buffer = compressed(model.replay_buffer)``. `RecurrentPPO`
+    makes its own rollout buffer: ``model.rollout_buffer = compressed(model.rollout_buffer)``.
 
     Parameters
     ----------
-    buffer : ReplayBuffer, DictReplayBuffer or NStepReplayBuffer
-        Not changed. One that is compressed already is returned as it is.
+    buffer : ReplayBuffer or RolloutBuffer
+        Of one of the classes that a class here takes the place of. Not changed. One that is
+        compressed already is returned as it is.
     codec : str or object, default "delta"
+
+    Returns
+    -------
+    CompressedReplayBuffer or CompressedRolloutBuffer
+        A replay buffer with all of its transitions, a rollout buffer without any: algorithms
+        empty theirs before they fill it.
 
     Raises
     ------
@@ -49,34 +77,45 @@ def compressed(buffer: ReplayBuffer, codec: Any = "delta") -> CompressedReplayBu
         If it was filled with ``optimize_memory_usage=True``: that has lost the observations which
         end episodes.
     """
-    if isinstance(buffer, CompressedReplayBuffer):
+    if isinstance(buffer, (CompressedReplayBuffer, CompressedRolloutBuffer)):
         return buffer
-    kinds: dict[type, Any] = {
-        ReplayBuffer: CompressedReplayBuffer,
-        DictReplayBuffer: CompressedDictReplayBuffer,
-        NStepReplayBuffer: CompressedNStepReplayBuffer,
-    }
+    kinds = dict(KINDS)
+    if type(buffer).__module__.partition(".")[0] == "sb3_contrib":
+        # imported here: only who has sb3-contrib has one of its buffers
+        from compressarray.sb3 import contrib
+
+        kinds.update(contrib.KINDS)
     if type(buffer) not in kinds:
         names = ", ".join(kind.__name__ for kind in kinds)
         raise TypeError(f"a {type(buffer).__name__} is none of {names}, which can be compressed")
+    common: dict[str, Any] = {"device": buffer.device, "n_envs": buffer.n_envs, "codec": codec}
+    spaces_of = (buffer.observation_space, buffer.action_space)
+    if isinstance(buffer, RolloutBuffer):
+        for name in ("gae_lambda", "gamma", "hidden_state_shape"):
+            if hasattr(buffer, name):
+                common[name] = getattr(buffer, name)
+        return kinds[type(buffer)](buffer.buffer_size, *spaces_of, **common)
+    assert isinstance(buffer, ReplayBuffer)
     if buffer.optimize_memory_usage:
         raise ValueError(
             "this buffer was filled with optimize_memory_usage=True and has lost the observations "
             "that end episodes; fill a compressed one anew"
         )
-    extra = {}
-    if isinstance(buffer, NStepReplayBuffer):
-        extra = {"n_steps": buffer.n_steps, "gamma": buffer.gamma}
+    for name in (
+        *("handle_timeout_termination", "n_steps", "gamma"),
+        *("env", "n_sampled_goal", "goal_selection_strategy", "copy_info_dict"),
+    ):
+        if hasattr(buffer, name):
+            common[name] = getattr(buffer, name)
     made: CompressedReplayBuffer = kinds[type(buffer)](
-        buffer.buffer_size * buffer.n_envs,
-        buffer.observation_space,
-        buffer.action_space,
-        device=buffer.device,
-        n_envs=buffer.n_envs,
-        handle_timeout_termination=buffer.handle_timeout_termination,
-        codec=codec,
-        **extra,
+        buffer.buffer_size * buffer.n_envs, *spaces_of, **common
     )
+    _fill(made, buffer)
+    return made
+
+
+def _fill(made: CompressedReplayBuffer, buffer: ReplayBuffer) -> None:
+    """Give an empty buffer the transitions of another one."""
     n_rows = buffer.size()
     # Oldest first, so that frames come in the order in which they were made.
     order = (np.arange(n_rows) + (buffer.pos if buffer.full else 0)) % buffer.buffer_size
@@ -89,7 +128,9 @@ def compressed(buffer: ReplayBuffer, codec: Any = "delta") -> CompressedReplayBu
         )
         # Full is said from the last on: until then there is no oldest row to let go of.
         made.full = buffer.full and number + 1 == n_rows
-        made.add(
+        # Not a subclass's: what it works out of a step is taken over as it is.
+        CompressedReplayBuffer.add(
+            made,
             obs,
             next_obs,
             buffer.actions[slot],
@@ -99,4 +140,8 @@ def compressed(buffer: ReplayBuffer, codec: Any = "delta") -> CompressedReplayBu
         )
     made.pos, made.full = buffer.pos, buffer.full
     made.timeouts = copy.copy(buffer.timeouts)
-    return made
+    if isinstance(buffer, HerReplayBuffer):
+        for name in ("ep_start", "ep_length", "_current_ep_start"):
+            setattr(made, name, copy.copy(getattr(buffer, name)))
+        if buffer.copy_info_dict:
+            vars(made)["infos"] = copy.copy(buffer.infos)

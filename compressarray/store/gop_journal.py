@@ -20,12 +20,14 @@ from compressarray.store.gop_layout import (
     CLOSED,
     GOP,
     LAST_CHUNK,
+    MAP_FLAG,
     N_BEGUN,
     N_CHANGES,
     N_EVICTED,
     N_LISTED,
     N_OPEN,
     N_REPLACED,
+    NO_FRAME,
     STACK,
     STALE,
     WRITE,
@@ -208,6 +210,16 @@ def finish(view: Any) -> None:
 
 
 @kernel
+def _clear_map(state: Any, lane: Any, place: Any) -> None:
+    """Let the cells of rows that an open stream does not hold name no frame."""
+    stack, gop_length = state.meta[STACK], state.meta[GOP]
+    first = state.open_gop[lane, place] * gop_length
+    for i in range(gop_length * stack):
+        if first + i // stack - i % stack >= state.open_next[lane, place]:
+            state.open_map[lane, place, i] = NO_FRAME
+
+
+@kernel
 def roll_back(view: Any) -> None:
     """Take back what a write has done, the last of it first; ``view`` is from `view_of`."""
     state, arena = state_at(view), arena_at(view)
@@ -231,6 +243,8 @@ def roll_back(view: Any) -> None:
                 state.open_next[lane, place] = log[first + 1]
                 state.open_frames[lane, place] = log[first + 2]
                 state.open_size[lane, place] = log[first + 3]
+                if state.open_flags[lane, place] & MAP_FLAG:
+                    _clear_map(state, lane, place)
             elif kind == _BEGIN:
                 if state.open_gop[lane, place] != CLOSED:
                     state.background_uses[state.open_background[lane, place]] -= 1

@@ -120,6 +120,7 @@ def histories() -> Any:
             "as_dict": st.booleans(),
             "codec": st.sampled_from(["delta", "delta", "raw"]),
             "turn": st.sampled_from(["none", "pickle", "copy", "reset"]),
+            "look": st.sampled_from([0, 0, 0.2]),
         }
     )
 
@@ -213,10 +214,20 @@ def test_rollouts_are_the_hosts(history):
             value, log_prob = th.tensor(rng.normal(size=n_envs)), th.tensor(rng.normal(size=n_envs))
             for buffer in (dense, ours):
                 buffer.add(copy.deepcopy(obs), action, *rest, value, log_prob)
+            if rng.random() < history["look"]:  # rows that are not written yet are zeros
+                for key in parts if history["as_dict"] else [None]:
+                    one, other = ours.observations, dense.observations
+                    if key is not None:
+                        one, other = one[key], other[key]
+                    row = int(rng.integers(0, rows))
+                    assert_equal(one[row], other[row])
+                    assert_equal(np.asarray(one), other)
         for buffer in (dense, ours):
             buffer.compute_returns_and_advantage(th.zeros(n_envs), np.zeros(n_envs))
         if history["turn"] == "pickle":
             ours = pickle.loads(pickle.dumps(ours))
+        elif history["turn"] == "copy":
+            ours = copy.deepcopy(ours)
         for _ in range(2):  # epochs
             np.random.seed(4)
             wanted = list(dense.get(5))
@@ -226,6 +237,38 @@ def test_rollouts_are_the_hosts(history):
                     assert_equal(getattr(got, name), getattr(want, name))
         dense.reset()
         ours.reset()
+
+
+def test_assigning_to_a_rollouts_observations():
+    """What a user writes there is there, whether `add` has come so far or not."""
+    dense, ours = both(host.RolloutBuffer, sb3.CompressedRolloutBuffer, 12, PIXELS, ACTIONS[0])
+    rng = np.random.default_rng(0)
+    for _ in range(3):
+        for key in (0, 5, slice(2, 7, 2), (slice(None), 0), np.array([9, 11]), ..., -1):
+            shape = np.empty((12, 1, *PIXELS.shape), bool)[key].shape
+            pixels = rng.integers(0, 255, shape, np.uint8)
+            for buffer in (dense, ours):
+                buffer.observations[key] = pixels
+            if rng.random() < 0.5:
+                assert_equal(np.asarray(ours.observations), dense.observations)
+        for buffer in (dense, ours):
+            buffer.observations[3] = 7
+        assert_equal(np.asarray(ours.observations), dense.observations)
+        dense.reset()
+        ours.reset()
+        assert not np.asarray(copy.deepcopy(ours).observations).any()
+
+
+@pytest.mark.parametrize("codec", ["delta", "raw"])
+def test_rollouts_over_rollouts_do_not_grow(codec):
+    ours = sb3.CompressedRolloutBuffer(64, PIXELS, ACTIONS[0], device="cpu", n_envs=2, codec=codec)
+    world, held, zeros = World(PIXELS, 2, 3), [], th.zeros(2)
+    for _ in range(30):
+        for _ in range(64):
+            ours.add(world.step()[0], np.zeros(2), np.zeros(2), np.zeros(2), zeros, zeros)
+        held.append(ours.nbytes_stored)
+        ours.reset()
+    assert max(held[15:]) <= 1.2 * max(held[:5])
 
 
 def filled(kind: Any, steps: int = 50, n_envs: int = 2, size: int = 60, **kwargs: Any) -> Any:

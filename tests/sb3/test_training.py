@@ -57,8 +57,8 @@ class Flat(BaseFeaturesExtractor):
         return self.out(pixels)
 
 
-def env(n_envs: int = 1, normalize: bool = False, **arguments: Any) -> Any:
-    made: Any = DummyVecEnv([partial(Dot, **arguments)] * n_envs)
+def env(n_envs: int = 1, normalize: bool = False, kind: Any = Dot, **arguments: Any) -> Any:
+    made: Any = DummyVecEnv([partial(kind, **arguments)] * n_envs)
     made.seed(3)
     if not arguments.get("as_dict"):
         made = VecFrameStack(made, 4)
