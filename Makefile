@@ -5,6 +5,7 @@
 #   make run RUN_ARGS="--env-id ALE/Breakout-v5"   other flags for the script
 #   make run-qrdqn QRDQN_ARGS="--n-step 3"         other flags for that one
 #   make run-dmc DMC_ARGS="--full-compress"    the same for DrQ-v2's
+#   make run-sb3 SB3_ARGS="--steps 100000"     the same for Stable-Baselines3's training
 #   make test PYTEST_ARGS="-k lossless -x"         other flags for pytest
 #   make bench-replay BENCH_ARGS=--quick           other flags for a benchmark
 #   make paper EXPERIMENT_ARGS="--runs logs"       other flags for what python -m experiments does
@@ -24,6 +25,10 @@ QRDQN_ARGS ?= --env-id ALE/Pong-v5 --total-timesteps 10000 --learning-starts 200
 DMC_ARGS ?= --env-id walker_walk --preset paper --total-timesteps 1500 --buffer-size 1500 \
 	--learning-starts 1300 --random-steps 1300 --batch-size 16 --eval-every 1400 --eval-episodes 1
 
+SB3_PRESET ?= pong-ppo
+SB3_ARGS ?= --steps 8192 --n-eval-envs 0 --learning-starts 1000
+VIZDOOM_ARGS ?= --steps 4096 --episodes 4
+
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
 PYTEST = $(BIN)/python -m pytest
@@ -38,7 +43,7 @@ SUBSTITUTED = PYTHONPATH=$(CURDIR)/tests/hosts $(CURDIR)/$(PYTEST) -c /dev/null 
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run run-qrdqn run-dmc gl test test-portable test-long test-lowest \
+.PHONY: help run run-qrdqn run-dmc run-sb3 run-vizdoom run-vizdoom-here gl test test-portable test-long test-lowest \
 	test-hosts test-hosts-sb3 test-hosts-sb3-here test-hosts-sb3-own \
 	test-hosts-sb3-own-here lint format format-check type \
 	check bench bench-peers bench-codecs bench-ppo bench-replay bench-million bench-dmc bench-memory \
@@ -72,6 +77,20 @@ run-qrdqn: $(READY) ## train QR-DQN on Pong for about two minutes, and show spee
 
 run-dmc: $(READY) gl ## DrQ-v2 on walker walk for about two minutes: what it does, not yet learning
 	$(BIN)/python cleanrl_scripts/drqv2_dmc.py $(DMC_ARGS)
+
+SB3_EXAMPLE = $(BIN)/python examples/sb3/atari.py
+run-sb3: $(READY) ## Stable-Baselines3 for a minute (SB3_PRESET=pong-ppo, mspacman-ppo or mspacman-dqn)
+	$(SB3_EXAMPLE) train --preset $(SB3_PRESET) $(SB3_ARGS)
+	$(SB3_EXAMPLE) evaluate --preset $(SB3_PRESET) --episodes 4 --n-envs 2
+	$(SB3_EXAMPLE) watch --preset $(SB3_PRESET)
+	$(SB3_EXAMPLE) report
+
+run-vizdoom: ## Stable-Baselines3 on ViZDoom for a minute each: pictures, and masks of what they show
+	@$(MAKE) --no-print-directory run-vizdoom-here VENV=.venv-vizdoom EXTRAS=vizdoom
+
+run-vizdoom-here: $(READY)
+	$(BIN)/python examples/sb3/vizdoom.py --see screen $(VIZDOOM_ARGS)
+	$(BIN)/python examples/sb3/vizdoom.py --see labels $(VIZDOOM_ARGS)
 
 # The DeepMind Control Suite renders with an OpenGL library of the system's.
 gl: $(READY)
