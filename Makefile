@@ -26,7 +26,7 @@ DMC_ARGS ?= --env-id walker_walk --preset paper --total-timesteps 1500 --buffer-
 	--learning-starts 1300 --random-steps 1300 --batch-size 16 --eval-every 1400 --eval-episodes 1
 
 SB3_PRESET ?= pong-ppo
-SB3_ARGS ?= --steps 8192 --n-eval-envs 0 --learning-starts 1000
+SB3_ARGS ?= --steps 4096 --n-eval-envs 0 --learning-starts 2000
 VIZDOOM_ARGS ?= --steps 4096 --episodes 4
 
 BIN = $(VENV)/bin

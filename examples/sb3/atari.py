@@ -139,16 +139,17 @@ class Train:
         start = time.perf_counter()
         model.learn(self.steps, callback=callback, progress_bar=False)
         seconds = time.perf_counter() - start
+        place.mkdir(parents=True, exist_ok=True)
         model.save(place / "final_model")
         held = model.replay_buffer if is_dqn else model.rollout_buffer
-        observations = held.observations
+        dense = held.observations.nbytes * (2 if is_dqn else 1)  # and next observations
         result = {
             "preset": self.preset,
             "buffer": self.buffer,
             "steps": model.num_timesteps,
             "steps_a_second": round(model.num_timesteps / seconds),
-            "observation_bytes": int(getattr(observations, "nbytes_stored", observations.nbytes)),
-            "dense_observation_bytes": int(observations.nbytes),
+            "buffer_bytes": int(getattr(held, "nbytes_stored", dense)),
+            "dense_observation_bytes": int(dense),
         }
         (place / f"train-{self.buffer}.json").write_text(json.dumps(result, indent=1))
         print(json.dumps(result, indent=1))
@@ -197,7 +198,6 @@ class Evaluate:
                     "models": {name: str(result) for name, result in results.items()},
                     "recorded_steps": len(record),
                     "record_bytes": record.buffer.nbytes_stored,
-                    "record_ratio": round(record.buffer.compression_ratio, 1),
                 },
                 indent=1,
             )

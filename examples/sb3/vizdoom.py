@@ -104,11 +104,11 @@ def main(args: Args) -> None:
     place = args.folder / args.see
     place.mkdir(parents=True, exist_ok=True)
     model.save(place / "final_model")
-    seen = model.rollout_buffer.observations
+    rollout = model.rollout_buffer
     print(
-        f"{model.num_timesteps} steps, {model.num_timesteps / seconds:.0f} a second; a rollout's "
-        f"observations take {getattr(seen, 'nbytes_stored', seen.nbytes):,} of {seen.nbytes:,} "
-        "bytes"
+        f"{model.num_timesteps} steps, {model.num_timesteps / seconds:.0f} a second; a rollout "
+        f"takes {rollout.nbytes_stored:,} bytes, its observations as an array "
+        f"{rollout.observations.nbytes:,}"
     )
     record = RecordBuffer(20_000, env.observation_space, env.action_space, args.n_envs)
     print(evaluate(model, env, args.episodes, buffers=record))
