@@ -27,7 +27,7 @@ DMC_ARGS ?= --env-id walker_walk --preset paper --total-timesteps 1500 --buffer-
 
 SB3_PRESET ?= pong-ppo
 SB3_ARGS ?= --steps 4096 --n-eval-envs 0 --learning-starts 2000
-VIZDOOM_ARGS ?= --steps 4096 --episodes 4
+VIZDOOM_ARGS ?= --steps 1024 --episodes 4
 
 BIN = $(VENV)/bin
 READY = $(VENV)/.ready
@@ -47,7 +47,8 @@ SUBSTITUTED = PYTHONPATH=$(CURDIR)/tests/hosts $(CURDIR)/$(PYTEST) -c /dev/null 
 	test-hosts test-hosts-sb3 test-hosts-sb3-here test-hosts-sb3-own \
 	test-hosts-sb3-own-here lint format format-check type \
 	check bench bench-peers bench-codecs bench-ppo bench-replay bench-million bench-dmc bench-memory \
-	bench-first-use bench-files bench-files-here bench-worlds bench-worlds-here bench-sb3 bench-sb3-here \
+	bench-first-use bench-files bench-files-here bench-worlds bench-worlds-here bench-sb3 bench-sb3-here report-sb3 \
+	report-sb3-here \
 	sweep paper medqn clean
 
 help: ## list the targets
@@ -89,8 +90,8 @@ run-vizdoom: ## Stable-Baselines3 on ViZDoom for a minute each: pictures, and ma
 	@$(MAKE) --no-print-directory run-vizdoom-here VENV=.venv-vizdoom EXTRAS=vizdoom
 
 run-vizdoom-here: $(READY)
-	$(BIN)/python examples/sb3/vizdoom.py --see screen $(VIZDOOM_ARGS)
-	$(BIN)/python examples/sb3/vizdoom.py --see labels $(VIZDOOM_ARGS)
+	$(BIN)/python examples/sb3/doom.py --see screen $(VIZDOOM_ARGS)
+	$(BIN)/python examples/sb3/doom.py --see labels $(VIZDOOM_ARGS)
 
 # The DeepMind Control Suite renders with an OpenGL library of the system's.
 gl: $(READY)
@@ -193,6 +194,13 @@ bench-files-here: $(READY)
 # In the environment of `bench`: beside sb3-extra-buffers.
 bench-sb3: ## replay buffers of Stable-Baselines3: memory, files, adding, drawing (BENCH_ARGS=--quick)
 	@$(MAKE) --no-print-directory bench-sb3-here VENV=.venv-bench EXTRAS=bench
+
+# In an environment of its own: beside sb3-extra-buffers, with ViZDoom.
+report-sb3: ## memory and speed by method and kind of picture, beside sb3-extra-buffers (ten minutes)
+	@$(MAKE) --no-print-directory report-sb3-here VENV=.venv-report EXTRAS=report-sb3
+
+report-sb3-here: $(READY)
+	$(BIN)/python -m benchmarks.report_sb3 $(BENCH_ARGS)
 
 bench-sb3-here: $(READY)
 	$(BIN)/python -m benchmarks.bench_sb3 $(BENCH_ARGS)

@@ -1,7 +1,7 @@
 """Stable-Baselines3's PPO on ViZDoom with compressed buffers: pictures, or what they show.
 
-    python examples/sb3/vizdoom.py --see screen
-    python examples/sb3/vizdoom.py --see labels
+    python examples/sb3/doom.py --see screen
+    python examples/sb3/doom.py --see labels
 
 The policy sees the screen in colour, or ViZDoom's labels buffer: a mask that says of each pixel
 whether it is of something in the game, and of which. Both are 120 by 160 pixels, four steps of the
@@ -115,10 +115,11 @@ def main(args: Args) -> None:
     record.save(place / "record")
     longest = max(record.episodes(), key=lambda episode: len(episode.index))
     record.save_video(place / "game.gif", longest, fps=9, scale=2)
-    held = record.buffer
+    picture_bytes = int(np.prod(env.observation_space.shape))
     print(
-        f"recorded {len(record)} steps in {held.nbytes_stored:,} bytes, {held.nbytes:,} as arrays "
-        f"of observations and next observations; see {place / 'game.gif'}"
+        f"recorded {len(record)} steps in {record.buffer.nbytes_stored:,} bytes; as arrays of "
+        f"observations and next observations {2 * len(record) * picture_bytes:,}; see "
+        f"{place / 'game.gif'}"
     )
     env.close()
 
