@@ -49,7 +49,7 @@ SUBSTITUTED = PYTHONPATH=$(CURDIR)/tests/hosts $(CURDIR)/$(PYTEST) -c /dev/null 
 	check bench bench-peers bench-codecs bench-ppo bench-replay bench-million bench-dmc bench-memory \
 	bench-first-use bench-files bench-files-here bench-worlds bench-worlds-here bench-sb3 bench-sb3-here report-sb3 \
 	report-sb3-here \
-	sweep paper medqn clean
+	docs docs-here sweep paper medqn clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' Makefile
@@ -195,6 +195,14 @@ bench-files-here: $(READY)
 bench-sb3: ## replay buffers of Stable-Baselines3: memory, files, adding, drawing (BENCH_ARGS=--quick)
 	@$(MAKE) --no-print-directory bench-sb3-here VENV=.venv-bench EXTRAS=bench
 
+# In an environment of its own: nothing else needs what builds it.
+docs: ## build the site, into build/site
+	@$(MAKE) --no-print-directory docs-here VENV=.venv-docs EXTRAS=docs
+
+docs-here: $(READY)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@echo "build/site/index.html"
+
 # In an environment of its own: beside sb3-extra-buffers, with ViZDoom.
 report-sb3: ## memory and speed by method and kind of picture, beside sb3-extra-buffers (ten minutes)
 	@$(MAKE) --no-print-directory report-sb3-here VENV=.venv-report EXTRAS=report-sb3
@@ -217,5 +225,5 @@ medqn: $(READY) ## MeDQN's figure, and the memory of its replay buffers (small r
 	$(BIN)/python -m experiments medqn $(EXPERIMENT_ARGS)
 
 clean: ## remove the virtual environments and caches, and keep runs/
-	rm -rf .venv .venv-bench .venv-hosts-sb3 .venv-lowest .venv-worlds build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-bench .venv-docs .venv-hosts-sb3 .venv-lowest .venv-report .venv-vizdoom .venv-worlds build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
