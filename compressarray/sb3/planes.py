@@ -11,12 +11,18 @@ import numpy.typing as npt
 AnyArray = npt.NDArray[Any]
 Shape = tuple[int, ...]
 
+_COLOURS = 3
+
 
 class Planes(NamedTuple):
     """An observation's shape, and the shape of its frames.
 
     `VecFrameStack` puts frames side by side on the channels' axis, so each channel is a frame of
-    its own: one that was seen before is found again wherever the stack has moved it.
+    its own: one that was seen before is found again wherever the stack has moved it. Where the
+    channels can be divided by three they are taken for colours, and three of them are one frame,
+    one below the other: a colour resembles the same colour of the frame before, and not the
+    colour beside it, by a factor of seven. (Three gray frames taken for colours take three times
+    as much as they might.)
     """
 
     shape: Shape
@@ -31,9 +37,10 @@ class Planes(NamedTuple):
             return None
         if len(shape) == 2:
             return cls(shape, 1, (shape[0], shape[1]), False)
-        if len(shape) == 3 and shape[2] < shape[0]:  # (H, W, C), as Stable-Baselines3 decides
-            return cls(shape, shape[2], (shape[0], shape[1]), True)
-        return cls(shape, shape[0], (shape[1], prod(shape[2:])), False)
+        is_last = len(shape) == 3 and shape[2] < shape[0]  # (H, W, C), as Stable-Baselines3 decides
+        n, height, width = (shape[2], *shape[:2]) if is_last else (*shape[:2], prod(shape[2:]))
+        colours = _COLOURS if len(shape) == 3 and n % _COLOURS == 0 else 1
+        return cls(shape, n // colours, (colours * height, width), is_last)
 
     @property
     def entry_shape(self) -> Shape:
@@ -50,5 +57,6 @@ class Planes(NamedTuple):
     def join(self, planes: AnyArray) -> AnyArray:
         """Undo `split`; always C-contiguous, as an ndarray's own rows are."""
         if self.channels_last:
-            return np.ascontiguousarray(np.moveaxis(planes, -3, -1))
+            channels = planes.reshape(*planes.shape[:-3], self.shape[2], *self.shape[:2])
+            return np.ascontiguousarray(np.moveaxis(channels, -3, -1))
         return planes.reshape(*planes.shape[:-3], *self.shape)
