@@ -105,6 +105,9 @@ class _Server(socketserver.ThreadingMixIn, socketserver.TCPServer):
         if self.source() is None and not self.is_closed:
             self.is_closed = True
             self.server_close()
+            with _lock:
+                for key in [key for key, known in _shared.items() if known[1] is self]:
+                    del _shared[key]
             threading.Thread(target=self.shutdown, daemon=True).start()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
