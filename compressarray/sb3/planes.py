@@ -20,9 +20,9 @@ class Planes(NamedTuple):
     `VecFrameStack` puts frames side by side on the channels' axis, so each channel is a frame of
     its own: one that was seen before is found again wherever the stack has moved it. Where the
     channels can be divided by three they are taken for colours, and three of them are one frame,
-    one below the other: a colour resembles the same colour of the frame before, and not the
-    colour beside it, by a factor of seven. (Three gray frames taken for colours take three times
-    as much as they might.)
+    one below the other: a colour resembles the same colour of the frame before more than the
+    colour beside it, and MsPacman takes a quarter of the bytes (`make report-sb3`). Three gray
+    frames that are taken for colours take up to three times as much as they might.
     """
 
     shape: Shape
