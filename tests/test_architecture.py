@@ -116,7 +116,7 @@ OPTIONAL = {
         "compressarray.replay.spaces",
         "compressarray.sb3",
     },
-    "ale_py": {"cleanrl_scripts"},
+    "ale_py": {"cleanrl_scripts", "compressarray.sb3"},
     "dm_control": {"wrappers"},
     "shimmy": {"wrappers"},
     "isal": {"compressarray.sb3"},
