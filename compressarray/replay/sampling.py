@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from compressarray.replay.assembling import Part, batch_of
 from compressarray.replay.batches import Batch
 from compressarray.replay.checks import (
     checked_int,
     checked_number,
 )
 from compressarray.replay.drawing import Batches, Drawn
-from compressarray.replay.outputs import deliver_all
 from compressarray.replay.parts import BufferParts
 from compressarray.replay.priorities import SumTree
 from compressarray.replay.windows import Windows
@@ -117,30 +117,27 @@ class Sampling(BufferParts):
                     )
                 kept = self._observations.memories(out.obs, self._output)
             cells, weight = self._choose(size, replace, exponent)
-            powers = np.array([self.gamma**k for k in range(self.n_step + 1)])
-            returns = self._transitions.returns(cells, powers)
-            if weight is not None:
-                returns.signals[3] = weight
-            action = self._actions.given_back(returns.action)
-            fields = self._transitions.fields.read(cells)
-            readers = self._observations.step_readers(cells, returns.last, self.n_step)
+            part = self._part(cells)
+            names = part.returns.names
 
             def decode() -> Batch:
-                obs, next_obs = self._observations.read(readers, self._output, kept)
-                reward, terminated, discount, weights = self._output.deliver_rows(returns.signals)
-                return Batch(
-                    obs=obs,
-                    action=self._output.deliver_small(action),
-                    reward=reward,
-                    next_obs=next_obs,
-                    terminated=terminated,
-                    discount=discount,
-                    index=returns.names,
-                    weight=weights,
-                    fields=deliver_all(self._output, fields),
-                )
+                def observe(readers: Any) -> Any:
+                    return self._observations.read(readers, self._output, kept)
 
-            return self._note(Drawn(returns.names, decode))
+                return batch_of([part], names, weight, observe, self._output)
+
+            return self._note(Drawn(names, decode))
+
+    def _part(self, cells: Int64s, as_stacks: bool = False) -> Part:
+        """Read, of windows that start in some cells, all but the pixels."""
+        powers = np.array([self.gamma**k for k in range(self.n_step + 1)])
+        returns = self._transitions.returns(cells, powers)
+        return Part(
+            returns,
+            self._actions.given_back(returns.action),
+            self._transitions.fields.read(cells),
+            self._observations.step_readers(cells, returns.last, self.n_step, as_stacks=as_stacks),
+        )
 
     def _choose(self, size: int, replace: bool, beta: float) -> tuple[Int64s, Floats | None]:
         windows = self._windows

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from compressarray.replay.assembling import SequencePart, sequence_batch_of
 from compressarray.replay.batches import SequenceBatch
 from compressarray.replay.checks import checked_int, checked_number
 from compressarray.replay.drawing import Batches, Drawn
-from compressarray.replay.outputs import deliver_all
 from compressarray.replay.priorities import SumTree
 from compressarray.replay.sampling import Sampling
 from compressarray.replay.windows import END, FIRST, Windows
@@ -167,36 +167,42 @@ class Sequences(Sampling):
             self._writer.settle()
             self._know_process()
             starts, weight = self._choose_starts(asked)
-            transitions = self._transitions
             cells, mask = self._runs(starts, asked)
-            steps = transitions.steps(cells)
-            action = self._actions.given_back(transitions.actions[cells])
-            names = np.where(mask, transitions.names(cells), -1)
-            fields = transitions.fields.read(cells)
-            readers = self._observations.sequence_readers(
-                cells, goes_on=bool(mask.all()) and not asked.crosses
-            )
-            oldest_first = transitions.names(cells[:, 0])
+            goes_on = bool(mask.all()) and not asked.crosses
+            part = self._sequence_part(cells, mask, goes_on)
 
             def decode() -> SequenceBatch:
-                obs, next_obs = self._observations.read(readers, self._output)
-                deliver = self._output.deliver_small
-                shown = mask.astype(np.float32)
-                return SequenceBatch(
-                    obs=obs,
-                    action=deliver(action),
-                    reward=deliver(steps.reward * shown),
-                    next_obs=next_obs,
-                    terminated=deliver(steps.terminated * shown),
-                    truncated=deliver(steps.truncated * shown),
-                    is_first=deliver(steps.is_first * shown),
-                    index=names,
-                    mask=deliver(shown),
-                    weight=deliver(weight),
-                    fields=deliver_all(self._output, fields),
-                )
+                def observe(readers: Any) -> Any:
+                    return self._observations.read(readers, self._output)
 
-            return self._note(Drawn(oldest_first, decode))
+                return sequence_batch_of([part], part.names, weight, observe, self._output)
+
+            return self._note(Drawn(self._transitions.names(cells[:, 0]), decode))
+
+    def _sequence_part(
+        self, cells: Int64s, mask: Bools, goes_on: bool, as_stacks: bool = False
+    ) -> SequencePart:
+        """Read, of runs of cells ``(B, T)``, all but the pixels.
+
+        Parameters
+        ----------
+        cells : ndarray of int64
+        mask : ndarray of bool
+            False where a run is padded.
+        goes_on : bool
+            Whether each step goes on from the one before.
+        as_stacks : bool
+            Read stack by stack also where runs are windows of frames.
+        """
+        transitions = self._transitions
+        return SequencePart(
+            transitions.steps(cells),
+            self._actions.given_back(transitions.actions[cells]),
+            np.where(mask, transitions.names(cells), -1),
+            mask,
+            transitions.fields.read(cells),
+            self._observations.sequence_readers(cells, goes_on=goes_on, as_stacks=as_stacks),
+        )
 
     def _choose_starts(self, asked: Asked) -> tuple[Int64s, Floats]:
         """Return the cells that runs start with, ``(B,)``, and their weights."""
