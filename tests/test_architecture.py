@@ -48,6 +48,12 @@ MAY_IMPORT = {
         "compressarray.kernels",
         "compressarray.snapshots",
     },
+    "compressarray.readers": {
+        "compressarray.codecs",
+        "compressarray.errors",
+        "compressarray.format",
+        "compressarray.store",
+    },
     "compressarray.checks": {"compressarray.errors", "compressarray.ring"},
     "compressarray.array": {
         "compressarray.checks",
@@ -122,7 +128,12 @@ OPTIONAL = {
     "isal": {"compressarray.sb3"},
     "sb3_contrib": {"compressarray.sb3.contrib"},
     "stable_baselines3": {"compressarray.sb3"},
-    "torch": {"cleanrl_scripts", "compressarray.replay.outputs", "compressarray.sb3"},
+    "torch": {
+        "cleanrl_scripts",
+        "compressarray.readers.cuda.gpu",
+        "compressarray.replay.outputs",
+        "compressarray.sb3",
+    },
 }
 OURS = ("compressarray", "wrappers", "cleanrl_scripts", "benchmarks", "experiments", "tests")
 PACKAGES = ("compressarray", "wrappers", "cleanrl_scripts")
