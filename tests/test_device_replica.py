@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compressarray import CorruptFrameError, DiffFrameArray
+from compressarray.errors import DeviceError
 from compressarray.readers.cuda import blocks as device_blocks
-from compressarray.readers.cuda.device import DeviceError
 from compressarray.readers.cuda.replica import Replica
 from compressarray.readers.cuda.source import REASONS
 from tests.effort import examples
@@ -43,11 +43,19 @@ def panned(n: int, shape: tuple[int, ...], seed: int, sigma: int = 0) -> np.ndar
     return out
 
 
+def decode(replica: Replica, cells: np.ndarray, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+    device = replica._device
+    with device.work():
+        frames = device.frames((len(cells), *shape), np.dtype(dtype), None)
+    replica.decode(cells, frames)
+    return frames
+
+
 def decoded(replica: Replica, array: DiffFrameArray, cells: np.ndarray) -> np.ndarray:
     shared = array._frames
-    got = replica.decode(shared.to_store(cells), (len(cells), *shared.frame_shape), shared.dtype)
+    got = decode(replica, shared.to_store(cells), shared.frame_shape, shared.dtype)
     replica.check()
-    return got
+    return np.asarray(got)
 
 
 def assert_in_step(replica: Replica, array: DiffFrameArray, seed: int = 0) -> None:
@@ -218,6 +226,7 @@ def test_no_bytes_lead_a_kernel_out_of_the_replica(
     array.append(np.stack([WORLDS[world](60, shape, i) for i in (seed, seed + 1)], axis=1))
     replica = Replica(HostDevice(descending=descending), array._frames.store)
     follow(replica, array)
+    replica.check()
     used = [(replica._blocks.memories[0], replica._blocks._used[0])]
     if len(replica._open_sizes):
         used.append((replica._open_bytes, int(replica._open_sizes[0]) + 1))
@@ -244,7 +253,7 @@ def test_no_bytes_lead_a_kernel_out_of_the_replica(
 def _read_spoilt(replica: Replica) -> None:
     said = replica._described
     cells = np.arange(said.n_cells + 3)
-    replica.decode(cells, (len(cells), said.frame_bytes), np.dtype(np.uint8))
+    decode(replica, cells, (said.frame_bytes,), np.uint8)
     # the last cells are none, so that there is always something wrong
     with pytest.raises(CorruptFrameError, match="|".join(REASONS.values())):
         replica.check()
@@ -257,20 +266,21 @@ def test_a_corrupt_frame_is_said_and_reads_as_one_that_was_never_written() -> No
     array.append(game(64, (20, 20)))
     replica = Replica(HostDevice(), array._frames.store)
     follow(replica, array)
+    replica.check()
     replica._blocks.memories[0].data[16:40] = 255
-    got = replica.decode(np.arange(64), (64, 20, 20), np.dtype(np.uint8))
+    got = decode(replica, np.arange(64), (20, 20), np.uint8)
     with pytest.raises(CorruptFrameError, match="a device's memory is corrupt"):
         replica.check()
     with pytest.raises(CorruptFrameError, match="a device's memory is corrupt"):
-        replica.decode(np.arange(64), (64, 20, 20), np.dtype(np.uint8))
+        decode(replica, np.arange(64), (20, 20), np.uint8)
     assert (got[:16] == 9).all(axis=(1, 2)).any()
-    assert_same(got[16:], np.asarray(array)[16:])
+    assert_same(np.asarray(got)[16:], np.asarray(array)[16:])
 
 
 def test_cells_that_are_none_are_said() -> None:
     array = DiffFrameArray((64, 20, 20))
     replica = Replica(HostDevice(), array._frames.store)
     follow(replica, array)
-    replica.decode(np.array([64, -1]), (2, 20, 20), np.dtype(np.uint8))
+    decode(replica, np.array([64, -1]), (20, 20), np.uint8)
     with pytest.raises(CorruptFrameError, match="not of this store"):
         replica.check()

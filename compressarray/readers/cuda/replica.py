@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable
 from typing import Any
@@ -13,8 +12,9 @@ import numpy.typing as npt
 from compressarray.codecs.codebooks import Codebooks
 from compressarray.errors import CorruptFrameError
 from compressarray.format.messages import Items, Message
+from compressarray.kernels.compiling import plain
 from compressarray.readers.cuda.blocks import SIZE_BYTES, Blocks
-from compressarray.readers.cuda.device import Device, DeviceError, Memory, UInt8s
+from compressarray.readers.cuda.device import WARPS_A_BLOCK, Device, Memory, UInt8s
 from compressarray.readers.cuda.pieces import Pieces
 from compressarray.readers.cuda.source import (
     BOOK_FIELDS,
@@ -28,7 +28,6 @@ from compressarray.store import Store
 from compressarray.store import gop_feed as feed
 from compressarray.store import gop_layout as layout
 from compressarray.store.arena import take_chunks
-from compressarray.store.description import Description
 
 Int64s = npt.NDArray[np.int64]
 
@@ -62,7 +61,6 @@ class Replica:
     def __init__(self, device: Device, store: Store) -> None:
         self._device = device
         self._lock = threading.Lock()
-        self._pid = os.getpid()
         described = store.describe()
         assert described is not None
         self._described = described
@@ -136,14 +134,9 @@ class Replica:
 
     # -- following -----------------------------------------------------------------------------
 
-    @property
-    def is_of_this_process(self) -> bool:
-        """Whether it was not made before a fork, after which no child can use a device."""
-        return self._pid == os.getpid()
-
     def follow(self) -> None:
         """Take over what has changed in the store since the last call; at first, everything."""
-        with self._lock, self._device.work():
+        with self._device.work(), self._lock:
             message = Message()
             if self._mark is None or not self._store.put_changes(message, self._mark):
                 if not self._is_fresh:
@@ -364,33 +357,33 @@ class Replica:
 
     # -- decoding ------------------------------------------------------------------------------
 
-    def decode(self, cells: Int64s, shape: tuple[int, ...], dtype: np.dtype[Any],
-               kept: Any = None) -> Any:  # fmt: skip
-        """Decode cells into memory of the device's; see `Device.frames`.
+    def decode(self, cells: Int64s, frames: Any) -> None:
+        """Decode cells into what `Device.frames` gave, or into a part of it.
 
         Parameters
         ----------
         cells : ndarray, (n,) int64
             As `Store.read` takes them.
-        shape, dtype
-            Of all frames, ``n * frame bytes``.
+        frames
+            Room for ``n * frame bytes``; from a multiple of 8 on where a frame's bytes are one, or
+            of 4.
 
         Raises
         ------
         CorruptFrameError
             If what an earlier call has read is corrupt.
+        DeviceError
+            If there is too little memory to work with.
         """
-        with self._lock, self._device.work():
+        with self._device.work(), self._lock:
             self._hear(self._answer)
-            frames = self._device.frames(shape, dtype, kept)
             if len(cells):
                 self._launch(cells, self._device.address_of(frames))
                 self._answer = self._device.read_later(self._status)
-            return frames
 
     def check(self) -> None:
         """Wait until all is decoded; CorruptFrameError if something was corrupt."""
-        with self._lock, self._device.work():
+        with self._device.work(), self._lock:
             n = self._device.read(self._status)
             self._hear(lambda: n)
 
@@ -402,10 +395,12 @@ class Replica:
 
     def _launch(self, cells: Int64s, out: int) -> None:
         said, device = self._described, self._device
-        room = layout_room(said) if said.packs else 0
+        room = _record_room(said.frame_bytes) if said.packs else 0
         is_shared = self._padded <= device.shared_bytes
         warp = (1 if is_shared else 2) * self._padded + (2 * (room + GUARD_BYTES) if room else 0)
         n_warps = max(1, min(len(cells), device.most_warps, _SCRATCH_BYTES // warp))
+        if n_warps > WARPS_A_BLOCK:
+            n_warps = -(-n_warps // WARPS_A_BLOCK) * WARPS_A_BLOCK
         if n_warps * warp > self._scratch.nbytes:
             self._scratch = device.allocate(n_warps * warp)
         request = np.zeros(len(FIELDS) + len(cells), np.int64)
@@ -449,9 +444,6 @@ class Replica:
         device.launch("decode_cells", n_warps, shared, sent.address)
 
 
-def layout_room(said: Description) -> int:
+def _record_room(frame_bytes: int) -> int:
     """Bytes of an unpacked record, a multiple of 8."""
-    return (said.frame_bytes + (said.frame_bytes >> 2) + 32) + 7 & ~7
-
-
-__all__ = ["DeviceError", "Replica"]
+    return plain(layout.record_room)(frame_bytes) + 7 & ~7  # type: ignore[no-any-return]
