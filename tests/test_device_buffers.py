@@ -29,6 +29,7 @@ from tests.host_device import HostDevice, There
 from tests.naive import assert_same
 from tests.strategies import OWN_CODECS, game
 
+HALF = np.float32(0.5)
 STACKS = Box(0, 255, (4, 20, 24), np.uint8)
 
 
@@ -43,8 +44,6 @@ def steps(n: int, n_envs: int, space: Any, seed: int) -> Any:
     rng = np.random.default_rng(seed)
     pictures = np.stack([game(n + 9, (20, 24), seed + i) for i in range(n_envs)], axis=1)
     stack = np.repeat(pictures[0][:, None], 4, axis=1)
-
-    half = np.float32(0.5)
 
     def observed(stack: np.ndarray) -> Any:
         if isinstance(space, Dict):
