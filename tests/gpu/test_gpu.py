@@ -181,12 +181,16 @@ def test_a_gpu_that_is_full_is_done_without() -> None:
             min(1.0, (torch.cuda.memory_reserved() + (2 << 20)) / torch.cuda.mem_get_info()[1])
         )
         rng = np.random.default_rng(0)
-        with pytest.warns(UserWarning, match="decoded on the CPU from now on"):
+
+        def fill() -> None:
             for t in range(4000):
-                buffer.add(stack, [0], [0.0], [False], [False],
-                           rng.integers(256, size=stack.shape).astype(np.uint8), None)  # fmt: skip
+                noise = rng.integers(256, size=stack.shape).astype(np.uint8)
+                buffer.add(stack, [0], [0.0], [False], [False], noise, None)
                 if t % 200 == 0:
                     buffer.sample(2)
+
+        with pytest.warns(UserWarning, match="decoded on the CPU from now on"):
+            fill()
         assert buffer.sample(2).obs.is_cuda
         assert buffer.stats()["decode_on"] == "cpu"
     finally:
