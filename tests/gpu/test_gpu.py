@@ -17,9 +17,6 @@ from tests.strategies import OWN_CODECS, frames, game
 from tests.test_device_buffers import KINDS, STACKS, steps
 from tests.test_device_replica import WORLDS
 
-if not torch.cuda.is_available():
-    pytest.exit("torch finds no GPU: these tests are for a machine that has one", returncode=4)
-
 FRAME = (20, 24)
 
 
