@@ -94,6 +94,20 @@ MAY_IMPORT = {
         "compressarray.replay",
         "compressarray.sharing",
     },
+    "compressarray.distributed": {
+        "compressarray.errors",
+        "compressarray.feed",
+        "compressarray.feeding",
+        "compressarray.format",
+        "compressarray.replay",
+        "compressarray.snapshots",
+    },
+    "compressarray.ray": {
+        "compressarray.array",
+        "compressarray.distributed",
+        "compressarray.errors",
+        "compressarray.replay",
+    },  # a leaf
     "compressarray.sb3": {
         "compressarray.array",
         "compressarray.replay",
@@ -118,6 +132,7 @@ OPTIONAL = {
     },
     "ale_py": {"cleanrl_scripts", "compressarray.sb3"},
     "dm_control": {"wrappers"},
+    "ray": {"cleanrl_scripts", "compressarray.ray"},
     "shimmy": {"wrappers"},
     "isal": {"compressarray.sb3"},
     "sb3_contrib": {"compressarray.sb3.contrib"},
