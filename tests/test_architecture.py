@@ -99,6 +99,10 @@ MAY_IMPORT = {
         "compressarray.replay",
         "compressarray.writing",
     },  # a leaf
+    "compressarray.ray": {
+        "compressarray.array",
+        "compressarray.errors",
+    },  # a leaf
     "compressarray": {
         "compressarray.array",
         "compressarray.attached",
