@@ -94,14 +94,18 @@ MAY_IMPORT = {
         "compressarray.replay",
         "compressarray.sharing",
     },
+    "compressarray.planes": set(),
     "compressarray.sb3": {
         "compressarray.array",
+        "compressarray.planes",
         "compressarray.replay",
         "compressarray.writing",
     },  # a leaf
     "compressarray.ray": {
         "compressarray.array",
         "compressarray.errors",
+        "compressarray.planes",
+        "compressarray.replay",
     },  # a leaf
     "compressarray": {
         "compressarray.array",
@@ -122,6 +126,8 @@ OPTIONAL = {
     },
     "ale_py": {"cleanrl_scripts", "compressarray.sb3"},
     "dm_control": {"wrappers"},
+    "ray": {"compressarray.ray"},
+    "tree": {"compressarray.ray"},  # dm-tree, which RLlib's episodes are made with
     "shimmy": {"wrappers"},
     "isal": {"compressarray.sb3"},
     "sb3_contrib": {"compressarray.sb3.contrib"},
@@ -210,6 +216,7 @@ def test_imports_point_one_way(path):
         ("compressarray.replay.buffer", "compressarray.sb3"),
         ("compressarray.replay.buffer", "stable_baselines3"),
         ("compressarray.sb3.rollout", "sb3_contrib"),
+        ("compressarray.replay.buffer", "ray"),
         ("wrappers.frame_stack", "torch.nn"),
         ("wrappers.frame_stack", "compressarray.store"),
         ("cleanrl_scripts.ppo_atari", "cleanrl_scripts.other"),
