@@ -94,6 +94,7 @@ MAY_IMPORT = {
         "compressarray.replay",
         "compressarray.sharing",
     },
+    "compressarray.planes": set(),
     "compressarray.distributed": {
         "compressarray.errors",
         "compressarray.feed",
@@ -106,12 +107,20 @@ MAY_IMPORT = {
         "compressarray.array",
         "compressarray.distributed",
         "compressarray.errors",
+        "compressarray.planes",
         "compressarray.replay",
     },  # a leaf
     "compressarray.sb3": {
         "compressarray.array",
+        "compressarray.planes",
         "compressarray.replay",
         "compressarray.writing",
+    },  # a leaf
+    "compressarray.ray": {
+        "compressarray.array",
+        "compressarray.errors",
+        "compressarray.planes",
+        "compressarray.replay",
     },  # a leaf
     "compressarray": {
         "compressarray.array",
@@ -133,6 +142,7 @@ OPTIONAL = {
     "ale_py": {"cleanrl_scripts", "compressarray.sb3"},
     "dm_control": {"wrappers"},
     "ray": {"cleanrl_scripts", "compressarray.ray"},
+    "tree": {"compressarray.ray"},  # dm-tree, which RLlib's episodes are made with
     "shimmy": {"wrappers"},
     "isal": {"compressarray.sb3"},
     "sb3_contrib": {"compressarray.sb3.contrib"},
@@ -221,6 +231,7 @@ def test_imports_point_one_way(path):
         ("compressarray.replay.buffer", "compressarray.sb3"),
         ("compressarray.replay.buffer", "stable_baselines3"),
         ("compressarray.sb3.rollout", "sb3_contrib"),
+        ("compressarray.replay.buffer", "ray"),
         ("wrappers.frame_stack", "torch.nn"),
         ("wrappers.frame_stack", "compressarray.store"),
         ("cleanrl_scripts.ppo_atari", "cleanrl_scripts.other"),

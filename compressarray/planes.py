@@ -17,7 +17,7 @@ _COLOURS = 3
 class Planes(NamedTuple):
     """An observation's shape, and the shape of its frames.
 
-    `VecFrameStack` puts frames side by side on the channels' axis, so each channel is a frame of
+    Wrappers that stack put frames side by side on the channels' axis, so each channel is a frame of
     its own: one that was seen before is found again wherever the stack has moved it. Where the
     channels can be divided by three they are taken for colours, and three of them are one frame,
     one below the other: a colour resembles the same colour of the frame before more than the
