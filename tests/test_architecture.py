@@ -116,12 +116,6 @@ MAY_IMPORT = {
         "compressarray.replay",
         "compressarray.writing",
     },  # a leaf
-    "compressarray.ray": {
-        "compressarray.array",
-        "compressarray.errors",
-        "compressarray.planes",
-        "compressarray.replay",
-    },  # a leaf
     "compressarray": {
         "compressarray.array",
         "compressarray.attached",
