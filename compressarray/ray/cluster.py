@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
 import ray
@@ -25,12 +26,19 @@ def connect(address: str | None = None, **how: Any) -> None:
     """
     if ray.is_initialized():
         return
-    how.setdefault("log_to_driver", True)
     try:
+        _knock(address)
         ray.init(address=address, **how)
-    except (ConnectionError, RuntimeError, ValueError, TimeoutError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         reason = " ".join(str(error).split()).partition(". ")[0]
         raise ConnectionError(
             f"the Ray cluster at address={address!r} cannot be joined: {reason}. Is it up (`ray "
             "status` there), and its Ray and Python of the same versions as here?"
         ) from None
+
+
+def _knock(address: str | None) -> None:
+    """Raise an OSError if nobody listens at a "host:port": Ray would wait for two minutes."""
+    host, _, port = (address or "").removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=10).close()

@@ -34,7 +34,7 @@ class RayReplay(JointReplay):
     poll_s : float
         Seconds between looks at what has come, at least.
     retry_s : float
-        Seconds until a runner that died is asked again.
+        Seconds until a runner that has died, or was refused, is asked again.
     timeout_s : float
         Seconds that `sample` waits for runners that bring nothing.
     **how
@@ -144,11 +144,10 @@ class RayReplay(JointReplay):
         except RayActorError as error:
             self._counts["deaths"] += 1
             _log.warning("%s has died, and is waited for: %s", name, str(error).partition("\n")[0])
-            self._not_before[name] = time.monotonic() + self._retry_s
-            self._start_over(name)
+            self._start_over(name, self._retry_s)
             return 0
         except RayTaskError:
-            self._start_over(name)
+            self._start_over(name, self._retry_s)
             raise
         self._heard = time.monotonic()
         try:
@@ -159,8 +158,9 @@ class RayReplay(JointReplay):
             self._start_over(name)
             return 0
         except ValueError as error:
-            self._start_over(name)
-            if "does not follow on" not in str(error):
+            follows = "does not follow on" not in str(error)
+            self._start_over(name, self._retry_s if follows else 0.0)
+            if follows:
                 raise
             self._counts["out_of_step"] += 1
             return 0
@@ -168,8 +168,9 @@ class RayReplay(JointReplay):
             self.reports.append(delivery.report)
         return gained
 
-    def _start_over(self, name: str) -> None:
-        """Let go of what a runner was asked for; its answers go nowhere."""
+    def _start_over(self, name: str, after_s: float = 0.0) -> None:
+        """Let go of what a runner was asked for, and ask it again after a while."""
+        self._not_before[name] = time.monotonic() + after_s
         self._pending[name].clear()
         self.forget(name)
 

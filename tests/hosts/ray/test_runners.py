@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import random
@@ -70,8 +71,8 @@ def test_what_was_acknowledged_outlives_runners_that_are_killed(end):
     handles = made(end, 3, delay_s=0.002)
     replay = RayReplay(handles, steps=10, seed=1, retry_s=0.1, prioritized=True)
     rng, known, acknowledged = random.Random(0), {}, {}
-    killed, stop_at = 0, time.monotonic() + 20
-    while time.monotonic() < stop_at or killed < 5:
+    killed, next_kill = 0, time.monotonic()
+    while killed < 8:
         batch = replay.sample(16)
         check_batch(batch)
         replay.update_priorities(batch.index, np.ones(16))
@@ -80,11 +81,11 @@ def test_what_was_acknowledged_outlives_runners_that_are_killed(end):
         for life, n in acknowledged.items():
             assert had.get(life, CAPACITY) >= n  # one that was let go of has had as much after it
         acknowledged = had
-        if rng.random() < 0.05 and known:
+        if known and time.monotonic() > next_kill:
             os.kill(known.pop(rng.choice(list(known)))["pid"], signal.SIGKILL)
-            killed += 1
+            killed, next_kill = killed + 1, time.monotonic() + 1.5 * rng.random()
     stats = replay.stats()
-    assert stats["deaths"] >= killed / 3  # several may be of one runner, before it was asked
+    assert stats["deaths"] > 0
     assert stats["lives"] > 3
     assert stats["inserts"] >= sum(acknowledged.values())
 
@@ -195,22 +196,25 @@ def test_what_a_runner_raises_is_raised_and_the_others_go_on(end):
 
 def test_other_versions_and_other_spaces(end):
     handles = made(end, 2, old=(1,))
-    replay = RayReplay(handles, steps=7, seed=1, retry_s=0)
+    replay = RayReplay(handles, steps=7, seed=1)
     with pytest.raises(ValueError, match=r"runner 1.*has version 0\.0\.1 of compressarray"):
         collect_all(replay)
-    assert replay.limiter.inserts
+    go_on(replay)
     handles = made(end, 2, mixed=True)
     replay = RayReplay(handles, steps=7, seed=1)
     with pytest.raises(ValueError, match="must be the same") as error:
         collect_all(replay)
     assert "\n" not in str(error.value)
+    go_on(replay)
+
+
+def go_on(replay: RayReplay) -> None:
     before = replay.limiter.inserts
-    for _ in range(10):
-        try:
+    stop_at = time.monotonic() + 30
+    while replay.limiter.inserts < before + 20:
+        assert time.monotonic() < stop_at
+        with contextlib.suppress(ValueError):
             replay.collect(1)
-        except ValueError:
-            continue
-    assert replay.limiter.inserts > before
 
 
 def collect_all(replay: RayReplay) -> None:
@@ -282,10 +286,8 @@ def test_wrong_arguments():
 
 def test_a_cluster_that_is_not_there_is_one_line():
     program = "from compressarray.ray import connect; connect('127.0.0.1:1')"
-    environment = {**os.environ, "RAY_gcs_server_request_timeout_seconds": "2"}
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, env=environment,
-        timeout=120, check=False,
-    )  # fmt: skip
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
+    )
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("ConnectionError: the Ray cluster at address='127.0.0.1:1' cannot be")
