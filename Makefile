@@ -49,6 +49,7 @@ SUBSTITUTED = PYTHONPATH=$(CURDIR)/tests/hosts $(CURDIR)/$(PYTEST) -c /dev/null 
 	check bench bench-peers bench-codecs bench-ppo bench-replay bench-million bench-dmc bench-memory \
 	bench-first-use bench-files bench-files-here bench-worlds bench-worlds-here bench-sb3 bench-sb3-here report-sb3 \
 	report-sb3-here \
+	wheels-cuda test-cuda record-cuda bench-cuda bench-cuda-scripts \
 	docs docs-here sweep paper medqn clean
 
 help: ## list the targets
@@ -218,6 +219,39 @@ report-sb3-here: $(READY)
 
 bench-sb3-here: $(READY)
 	$(BIN)/python -m benchmarks.bench_sb3 $(BENCH_ARGS)
+
+# For a machine with a GPU: beside the PyTorch that it has, and without a network from a folder of
+# wheels (WHEELS=wheels-cuda).
+CUDA_VENV ?= .venv-cuda
+CUDA_READY = $(CUDA_VENV)/.ready
+CUDA_PIP = $(CUDA_VENV)/bin/python -m pip install -q $(if $(WHEELS),--no-index --find-links $(WHEELS),$(PIP_ARGS))
+CUDA_NEEDS = "setuptools>=77" "gymnasium>=1.1,<2" "hypothesis>=6.131,<7" "numba>=0.61" "numcodecs>=0.13.1,<1" \
+	"numpy>=2.1,<3" "pytest>=9,<10"
+CUDA_SCRIPTS_NEED = "ale-py>=0.12,<0.13" "matplotlib>=3.10,<4" "pillow>=11" "tensorboard>=2.20,<3" "tqdm>=4.66,<5" \
+	"tyro>=1.0,<2"
+
+$(CUDA_READY): pyproject.toml
+	$(PYTHON) -m venv --clear --system-site-packages $(CUDA_VENV)
+	$(CUDA_PIP) $(CUDA_NEEDS)
+	$(CUDA_PIP) --no-deps --no-build-isolation -e .
+	@$(CUDA_VENV)/bin/python -c 'import torch' 2>/dev/null || $(CUDA_PIP) torch
+	@touch $@
+
+wheels-cuda: ## what the targets for a GPU need, for a machine without a network: WHEELS=wheels-cuda there
+	$(PYTHON) -m pip download -q $(PIP_ARGS) -d wheels-cuda $(CUDA_NEEDS) $(CUDA_SCRIPTS_NEED)
+
+test-cuda: $(CUDA_READY) ## on a GPU: what is decoded there is what the CPU decodes
+	$(CUDA_VENV)/bin/python -m pytest tests/gpu -q -p no:cacheprovider $(PYTEST_ARGS)
+
+record-cuda: $(READY) ## ten games' frames for bench-cuda, into build/cuda-frames (some minutes)
+	$(BIN)/python -m benchmarks.bench_cuda record
+
+bench-cuda: $(CUDA_READY) ## on a GPU: microseconds until a batch is there, and memory, of ways to keep frames
+	$(CUDA_VENV)/bin/python -m benchmarks.bench_cuda run $(BENCH_ARGS)
+
+bench-cuda-scripts: $(CUDA_READY) ## on a GPU: steps a second of the scripts by storage, and equal weights
+	@$(CUDA_VENV)/bin/python -c 'import ale_py, tyro' 2>/dev/null || $(CUDA_PIP) $(CUDA_SCRIPTS_NEED)
+	$(CUDA_VENV)/bin/python -m benchmarks.bench_cuda scripts $(BENCH_ARGS)
 
 sweep: $(READY) ## a small real sweep on two cores: runs, tables, a page
 	$(BIN)/python -m experiments run $(SWEEP) --jobs 2 $(EXPERIMENT_ARGS)

@@ -338,12 +338,22 @@ class NetworkInputs:
     def __init__(self, rows: int, device: torch.device):
         self.uint8 = np.empty((rows, *STACK), dtype=np.uint8)
         self.float32 = torch.empty((rows, *STACK), device=device)
+        self.decodes_there = device.type == "cuda"
 
     def from_stacks(self, stacks: np.ndarray) -> torch.Tensor:
         # A GPU is sent bytes and makes floats of them itself.
         return self.float32[: len(stacks)].copy_(torch.from_numpy(stacks).to(self.float32.device))
 
     def from_indices(self, frames: DiffFrameArray, indices: np.ndarray) -> torch.Tensor:
+        if self.decodes_there:
+            from compressarray import DeviceError
+
+            try:
+                stacks = frames.gather(indices, device=self.float32.device)
+                return self.float32[: len(indices)].copy_(stacks)
+            except DeviceError as error:
+                print(f"frames are decoded on the CPU, and copied: {error}", file=sys.stderr)
+                self.decodes_there = False
         return self.from_stacks(frames.gather(indices, out=self.uint8[: len(indices)]))
 
 

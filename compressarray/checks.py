@@ -128,6 +128,22 @@ def checked_out(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any]) -> AnyAr
     return target
 
 
+def is_here(out: Any) -> bool:
+    """Whether something that is to be filled is in the CPU's memory, or says nothing of it."""
+    device = getattr(out, "device", None)
+    return getattr(device, "type", device) in (None, "cpu")
+
+
+def check_out_there(out: Any, shape: tuple[int, ...], dtype: np.dtype[Any], has: Any) -> None:
+    """TypeError or ValueError for a device's tensor that cannot be filled; it ``has`` a dtype."""
+    if has != dtype:
+        raise TypeError(f"out holds {has}; it must hold the array's dtype {dtype}")
+    if tuple(out.shape) != shape:
+        raise ValueError(f"out has shape {tuple(out.shape)}; these indices need {shape}")
+    if not out.is_contiguous():
+        raise ValueError("out is not C-contiguous; give a contiguous tensor")
+
+
 def as_ndarray(out: Any) -> AnyArray:
     """A view of a CPU tensor; TypeError for anything else."""
     if hasattr(out, "numpy") and hasattr(out, "device"):

@@ -13,3 +13,7 @@ class StaleStreamError(IndexError):
 
 class CorruptFrameError(ValueError):
     """What is stored, or was pickled, is nothing that the library writes."""
+
+
+class DeviceError(RuntimeError):
+    """A GPU cannot do what it is asked for; what is in the CPU's memory is as it was."""

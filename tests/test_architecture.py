@@ -48,6 +48,13 @@ MAY_IMPORT = {
         "compressarray.kernels",
         "compressarray.snapshots",
     },
+    "compressarray.readers": {
+        "compressarray.codecs",
+        "compressarray.errors",
+        "compressarray.format",
+        "compressarray.kernels",
+        "compressarray.store",
+    },
     "compressarray.checks": {"compressarray.errors", "compressarray.ring"},
     "compressarray.array": {
         "compressarray.checks",
@@ -55,6 +62,7 @@ MAY_IMPORT = {
         "compressarray.errors",
         "compressarray.format",
         "compressarray.indexing",
+        "compressarray.readers",
         "compressarray.ring",
         "compressarray.sharing",
         "compressarray.snapshots",
@@ -75,6 +83,7 @@ MAY_IMPORT = {
         "compressarray.errors",
         "compressarray.format",
         "compressarray.kernels",
+        "compressarray.readers",
         "compressarray.ring",
         "compressarray.sharing",
         "compressarray.snapshots",
@@ -141,7 +150,12 @@ OPTIONAL = {
     "isal": {"compressarray.sb3"},
     "sb3_contrib": {"compressarray.sb3.contrib"},
     "stable_baselines3": {"compressarray.sb3"},
-    "torch": {"cleanrl_scripts", "compressarray.replay.outputs", "compressarray.sb3"},
+    "torch": {
+        "cleanrl_scripts",
+        "compressarray.readers.cuda.gpu",
+        "compressarray.replay.outputs",
+        "compressarray.sb3",
+    },
 }
 OURS = ("compressarray", "wrappers", "cleanrl_scripts", "benchmarks", "experiments", "tests")
 PACKAGES = ("compressarray", "wrappers", "cleanrl_scripts")

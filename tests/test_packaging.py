@@ -62,7 +62,7 @@ def test_the_wheel_has_every_module_and_no_other(built: Path) -> None:
         path.relative_to(ROOT).as_posix()
         for part in LIBRARY
         for path in (ROOT / part).rglob("*")
-        if path.suffix == ".py" or path.name == "py.typed"
+        if path.suffix in (".py", ".cu") or path.name == "py.typed"
     }
     assert names == ours
 

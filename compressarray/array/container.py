@@ -16,16 +16,19 @@ import numpy.typing as npt
 from compressarray.array import files
 from compressarray.array.blockwise import Blocked, dense
 from compressarray.array.dispatch import on_dense
+from compressarray.array.elsewhere import Located
 from compressarray.array.frames import _Frames, as_bytes
 from compressarray.array.leads import Leads
 from compressarray.array.ndarray import NDArrayFace
 from compressarray.checks import (
+    check_out_there,
     checked_fill,
     checked_indices,
     checked_lanes,
     checked_out,
     checked_shape,
     checked_stack_axis,
+    is_here,
     is_int,
 )
 from compressarray.codecs import Codec, resolve
@@ -44,6 +47,21 @@ AnyArray = npt.NDArray[Any]
 _FRAMES_AT_ONCE = 16
 # Where frames are so small that sixteen of them cost more to ask for than to decode.
 _BYTES_AT_ONCE = 1 << 16
+
+
+def _refuse_stale(stream: int | None, now: int) -> None:
+    if stream is not None and stream != now:
+        raise StaleStreamError(
+            f"stream {stream} has ended; the array is in stream {now}. Indices of "
+            "an earlier stream name other frames now: drop them"
+        )
+
+
+def _refuse_evicted(now: Any, flat: Int64s, bad: int) -> None:
+    """Raise for the index at a position that `Ring.places` found fault with, below 0 for none."""
+    if bad >= 0:
+        reason = now.ring.explain(int(flat[bad]), now.store.n_pins)
+        raise FrameEvictedError(f"{reason} (position {bad} of {flat.size})")
 
 
 class DiffFrameArray(NDArrayFace):
@@ -711,23 +729,33 @@ class DiffFrameArray(NDArrayFace):
         indices = shared.append(numbers, n_rows, values)
         return indices.reshape((n_rows, *index_shape) if several else index_shape)
 
-    def gather(self, indices: npt.ArrayLike, out: Any = None, *, stream: int | None = None) -> Any:
+    def gather(
+        self,
+        indices: npt.ArrayLike,
+        out: Any = None,
+        *,
+        stream: int | None = None,
+        device: Any = None,
+    ) -> Any:
         """Return the frames (or stacks) that frame indices name.
 
         Parameters
         ----------
         indices : array_like of int
             Of any shape.
-        out : ndarray or CPU tensor, optional
+        out : ndarray or tensor, optional
             C-contiguous, writable, of the array's dtype and shape ``indices.shape + frame_shape``
             (stacks: the stack axis before the frame's). It is filled and returned.
         stream : int, optional
             The stream that the indices belong to.
+        device : str or torch.device, optional
+            A GPU, such as ``"cuda"``, whose memory the frames are decoded into, from a replica of
+            what is stored that lies there and is kept in step.
 
         Returns
         -------
-        ndarray
-            `out`, or a fresh array.
+        ndarray or tensor
+            `out`, or a fresh array; with `device` a tensor.
 
         Raises
         ------
@@ -738,18 +766,17 @@ class DiffFrameArray(NDArrayFace):
         IndexError
             If the indices are no integers.
         TypeError, ValueError
-            If `out` has another dtype, shape or layout.
+            If `out` has another dtype, shape or layout, or `device` cannot be used.
+        DeviceError
+            If the device has too little memory for the replica.
         """
+        if device is not None or not is_here(out):
+            return self._gather_there(indices, out, stream, device)
         shared = self._frames
         now = shared.now
-        if stream is not None and stream != now.number:
-            raise StaleStreamError(
-                f"stream {stream} has ended; the array is in stream {now.number}. Indices of "
-                "an earlier stream name other frames now: drop them"
-            )
+        _refuse_stale(stream, now.number)
         wanted = checked_indices(indices)
-        entry_shape = shared.stack_shape + shared.frame_shape
-        shape = wanted.shape + entry_shape
+        shape = wanted.shape + shared.stack_shape + shared.frame_shape
         result = (
             np.empty(shape, shared.dtype) if out is None else checked_out(out, shape, self.dtype)
         )
@@ -761,10 +788,64 @@ class DiffFrameArray(NDArrayFace):
             if now.ring.n_changes != n_changes:
                 # A frame that was evicted while it was read may be the next one by now.
                 _, bad = now.ring.places(flat, now.store.n_pins)
-        if bad >= 0:
-            reason = now.ring.explain(int(flat[bad]), now.store.n_pins)
-            raise FrameEvictedError(f"{reason} (position {bad} of {flat.size})")
+        _refuse_evicted(now, flat, bad)
         return result if out is None else out
+
+    def _gather_there(
+        self, indices: npt.ArrayLike, out: Any, stream: int | None, device: Any
+    ) -> Any:
+        """Do what `gather` does, on a device."""
+        from compressarray.readers.cuda.devices import device_of
+
+        there = device_of(out.device if device is None else device)
+        if out is not None and device is not None and not there.holds(out):
+            raise ValueError(
+                f"out lies on {getattr(out, 'device', 'no device')} and device={device!r}; leave "
+                "one of them out"
+            )
+        wanted = checked_indices(indices)
+        shape = wanted.shape + self._frames.stack_shape + self._frames.frame_shape
+        if out is not None:
+            check_out_there(out, shape, self.dtype, there.dtype_of(out))
+        located = self._locate_there(there, wanted, stream)
+        if located is None:
+            here = self.gather(wanted, stream=stream)
+            with there.work():
+                result = there.copied(here, out)
+        else:
+            with there.work():
+                result = there.frames(shape, self.dtype, out)
+                located.decode(result)
+        with there.work():
+            mark = there.mark()
+        there.arrive(mark, [result])
+        return result
+
+    def _locate_there(
+        self, device: Any, indices: npt.ArrayLike, stream: int | None
+    ) -> Located | None:
+        """Find frames in the replica on a device, which is then in step; None if there is none.
+
+        Raises
+        ------
+        FrameEvictedError, StaleStreamError, IndexError
+            As `gather`.
+        DeviceError
+            If the device has too little memory for a replica.
+        """
+        shared = self._frames
+        flat = checked_indices(indices).reshape(-1)
+        with shared.writer.lock:
+            now = shared.now
+            _refuse_stale(stream, now.number)
+            places, bad = now.ring.places(flat, now.store.n_pins)
+            _refuse_evicted(now, flat, bad)
+            if shared.is_empty:
+                return None
+            replica = shared.elsewhere.in_step(device, now.store)
+            if replica is None:
+                return None
+            return Located(shared.elsewhere, replica, shared.cells_at(places))
 
     def discard(self, before: npt.ArrayLike) -> None:
         """Let go of old frames, before newer ones replace them.

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from compressarray.array.elsewhere import Elsewhere
 from compressarray.checks import checked_shape, checked_stack_axis
 from compressarray.codecs import Codec
 from compressarray.codecs.words import MAX_PIXEL_BYTES
@@ -60,6 +61,7 @@ class _Frames:
         self.is_empty = prod(shape) == 0 or dtype.itemsize == 0
         self.writer = Writer(rank=1)
         self.followed: Any = None  # how far this has come, as a replica
+        self.elsewhere = Elsewhere()
         if snapshot is not None:
             self._restore(shape, stack_axis, snapshot)
             return
@@ -88,6 +90,7 @@ class _Frames:
         twin.codec = copying.deepcopy(self.codec)
         twin.all_lanes = self.all_lanes.copy()
         twin.writer = Writer(rank=1)
+        twin.elsewhere = Elsewhere()
         with self.writer.lock:
             number, ring, store = self.now
             if shape is None:
@@ -353,6 +356,10 @@ class _Frames:
 
     def gather(self, store: Store, places: Int64s, out: AnyArray) -> None:
         """Fill ``out`` with the entries at `Ring.places`."""
+        store.read(self.cells_at(places), out)
+
+    def cells_at(self, places: Int64s) -> Int64s:
+        """The cells of the entries at `Ring.places`, one behind the other."""
         cells = places
         if self.stack > 1:
             k = np.arange(self.stack)
@@ -361,7 +368,7 @@ class _Frames:
             cells = np.where(first < 0, first + self.stack - 1 - k, first + k).ravel()
         elif not self.is_native:
             cells = self.to_store(places)
-        store.read(cells, out)
+        return cells
 
 
 class _Taken:

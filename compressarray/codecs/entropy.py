@@ -72,13 +72,13 @@ HERE_CODE = MOVED_CODE + 4
 N_CONTEXTS = HERE_CODE + 4
 RESIDUAL_CODES_AT = N_CONTEXTS
 TABLES_AT = 1344
-_TABLE_SHIFT = CODE_BITS + 2
-TABLE_BYTES = 1 << _TABLE_SHIFT
+TABLE_SHIFT = CODE_BITS + 2
+TABLE_BYTES = 1 << TABLE_SHIFT
 _AT_ONCE = 57 // CODE_BITS  # symbols
-_IS_ESCAPE = 1 << 12
-_CODE_MASK = np.uint64((1 << CODE_BITS) - 1)
+IS_ESCAPE = 1 << 12
+CODE_MASK = np.uint64((1 << CODE_BITS) - 1)
 # In the scratch of a record's values: which code the value there has.
-_NEXT, _KNOWN = 255, 254  # the one for the value before; none, its byte is there
+NEXT, KNOWN = 255, 254  # the one for the value before; none, its byte is there
 _KNOWN_WORD = np.uint64(0xFEFEFEFEFEFEFEFE)
 MAX_CODES = 250
 LONG_COUNT = 255  # for tokens that have no symbol: their number follows in 24 bits
@@ -114,7 +114,7 @@ def build_decoding(lengths: Any, n_token_codes: Any, model: Any, encode: Any) ->
                 encode[c, symbol] = np.uint16(turned | (bits << 8))
                 entry = (symbol & 0xFF) | (bits << 8)
                 if symbol == ESCAPED:
-                    entry |= _IS_ESCAPE
+                    entry |= IS_ESCAPE
                 else:
                     following = NEXT_MAP
                     if c < n_token_codes:
@@ -316,17 +316,17 @@ def _bits_at(packed: Any, pos: Any) -> Any:
 
 @inlined
 def _entry_at(window: Any) -> Any:
-    return np.int64((window & _CODE_MASK) << np.uint64(2))
+    return np.int64((window & CODE_MASK) << np.uint64(2))
 
 
 @inlined
 def _take_symbol(packed: Any, pos: Any, model: Any, context: Any) -> Any:
     """Read one symbol in the code of a context; return it and the bit after it."""
-    table = model + TABLES_AT + (np.int64(load8(model + context)) << _TABLE_SHIFT)
+    table = model + TABLES_AT + (np.int64(load8(model + context)) << TABLE_SHIFT)
     entry = np.int64(load32(table + _entry_at(_bits_at(packed, pos))))
     symbol = entry & 0xFF
     pos += (entry >> 8) & 0xF
-    if entry & _IS_ESCAPE:
+    if entry & IS_ESCAPE:
         symbol = np.int64(_bits_at(packed, pos) & np.uint64(0xFF))
         pos += 8
     return symbol, pos
@@ -380,20 +380,20 @@ def _unpack_copies(packed: Any, pos: Any, n_bytes: Any, model: Any, out: Any) ->
                 extras += 1
     following = RESIDUAL_MAP if predictor > 0 else NEXT_MAP
     tables = model + TABLES_AT
-    table = tables + (np.int64(load8(model + following)) << _TABLE_SHIFT)
+    table = tables + (np.int64(load8(model + following)) << TABLE_SHIFT)
     for start in range(0, n_literals, _AT_ONCE):
         window = _bits_at(packed, pos)
         for i in range(start, min(start + _AT_ONCE, n_literals)):
             entry = np.int64(load32(table + _entry_at(window)))
             bits = (entry >> 8) & 0xF
             value = entry & 0xFF
-            table = tables + ((entry >> 16) << _TABLE_SHIFT)
+            table = tables + ((entry >> 16) << TABLE_SHIFT)
             window >>= np.uint64(bits)
             pos += bits
-            if entry & _IS_ESCAPE:
+            if entry & IS_ESCAPE:
                 window = _bits_at(packed, pos)
                 value = np.int64(window & np.uint64(0xFF))
-                table = tables + (np.int64(load8(model + following + value)) << _TABLE_SHIFT)
+                table = tables + (np.int64(load8(model + following + value)) << TABLE_SHIFT)
                 pos += 8
                 window = _bits_at(packed, pos)
             store8(literals + i, np.uint8(value))
@@ -432,20 +432,20 @@ def unpack_record(packed: Any, pos: Any, n_bytes: Any, decode_table: Any, model:
         return pos + (n_bytes << 3)
     values = out + n_tokens
     n_values = np.int64(0)
-    table = tables + (np.int64(load8(model + START_CODE)) << _TABLE_SHIFT)
+    table = tables + (np.int64(load8(model + START_CODE)) << TABLE_SHIFT)
     for start in range(0, n_tokens, _AT_ONCE):
         window = _bits_at(packed, pos)
         for i in range(start, min(start + _AT_ONCE, n_tokens)):
             entry = np.int64(load32(table + _entry_at(window)))
             bits = (entry >> 8) & 0xF
             token = entry & 0xFF
-            table = tables + ((entry >> 16) << _TABLE_SHIFT)
+            table = tables + ((entry >> 16) << TABLE_SHIFT)
             window >>= np.uint64(bits)
             pos += bits
-            if entry & _IS_ESCAPE:
+            if entry & IS_ESCAPE:
                 window = _bits_at(packed, pos)
                 token = np.int64(window & np.uint64(0xFF))
-                table = tables + (np.int64(load8(model + TOKEN_MAP + token)) << _TABLE_SHIFT)
+                table = tables + (np.int64(load8(model + TOKEN_MAP + token)) << TABLE_SHIFT)
                 pos += 8
                 window = _bits_at(packed, pos)
             store8(out + i, np.uint8(token))
@@ -467,30 +467,30 @@ def unpack_record(packed: Any, pos: Any, n_bytes: Any, decode_table: Any, model:
                     n_values += 1
                     n_bytes_of_skip += 1
                 window = _bits_at(packed, pos)
-            # the first value's code, and behind it _NEXT, whether there are so many values or none
+            # the first value's code, and behind it NEXT, whether there are so many values or none
             first = np.uint64(load8(model + _first_context(token, kind)))
             store64(codes + n_values, first | ~np.uint64(0xFF))
             n_values += n_more
     table = tables
-    residual_codes = tables + (np.int64(load8(model + RESIDUAL_CODES_AT)) << _TABLE_SHIFT)
+    residual_codes = tables + (np.int64(load8(model + RESIDUAL_CODES_AT)) << TABLE_SHIFT)
     for start in range(0, n_values, _AT_ONCE):
         window = _bits_at(packed, pos)
         for i in range(start, min(start + _AT_ONCE, n_values)):
             code = np.int64(load8(codes + i))
-            if code == _KNOWN:
+            if code == KNOWN:
                 continue
-            own = table if code == _NEXT else tables + (code << _TABLE_SHIFT)
+            own = table if code == NEXT else tables + (code << TABLE_SHIFT)
             entry = np.int64(load32(own + _entry_at(window)))
             bits = (entry >> 8) & 0xF
             value = entry & 0xFF
-            table = tables + ((entry >> 16) << _TABLE_SHIFT)
+            table = tables + ((entry >> 16) << TABLE_SHIFT)
             window >>= np.uint64(bits)
             pos += bits
-            if entry & _IS_ESCAPE:
+            if entry & IS_ESCAPE:
                 window = _bits_at(packed, pos)
                 value = np.int64(window & np.uint64(0xFF))
                 following = RESIDUAL_MAP if own >= residual_codes else NEXT_MAP
-                table = tables + (np.int64(load8(model + following + value)) << _TABLE_SHIFT)
+                table = tables + (np.int64(load8(model + following + value)) << TABLE_SHIFT)
                 pos += 8
                 window = _bits_at(packed, pos)
             store8(values + i, np.uint8(value))

@@ -68,7 +68,7 @@ OLD_RESIDUAL = 9  # the bytes of the frame before
 KINDS = (LITERAL, UNIFORM, BACKGROUND, LEFT, ABOVE, NEAR_WORD, FAR_WORD)
 RESIDUALS = (LEFT_RESIDUAL, ABOVE_RESIDUAL, OLD_RESIDUAL)
 RESIDUAL = LEFT_RESIDUAL  # the first of them
-_N_VALUES = 0x08_02_01_00_00_00_01_00  # bytes of values of each kind, of LITERAL a byte each
+N_VALUES = 0x08_02_01_00_00_00_01_00  # bytes of values of each kind, of LITERAL a byte each
 # Bits that the code for a literal byte takes, and at least those of eight residuals. With 6 and 7
 # 2,500 frames of walker and quadruped walk take 3,154 and 4,977 bytes each in RGB; with 5 and 6
 # 3,237 and 5,147, with 7 and 8 3,082 and 4,895, but MsPacman 2 % more.
@@ -120,7 +120,7 @@ def token_key(skip: Any, mask: Any, kind: Any) -> Any:
 @inlined
 def count_values(mask: Any, kind: Any) -> Any:
     """Bytes of values that a change of a kind takes."""
-    n = (_N_VALUES >> (np.int64(min(kind, RESIDUAL)) << 3)) & 0xFF
+    n = (N_VALUES >> (np.int64(min(kind, RESIDUAL)) << 3)) & 0xFF
     return count_bits(np.uint64(mask)) if kind == LITERAL else n
 
 

@@ -394,7 +394,7 @@ class Adding(BufferParts):
                 # A `sample` in another thread gets what it has drawn. Frames that were given may
                 # be of a stream that has ended: whoever asks for that batch will hear of it.
                 with contextlib.suppress(FrameEvictedError, StaleStreamError):
-                    drawn.result()
+                    drawn.decode()
                 drawn.is_gone = True
             self._drawn.clear()
             self._writer.run(self._clear)

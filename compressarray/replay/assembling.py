@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from compressarray.replay.batches import Batch, SequenceBatch
-from compressarray.replay.outputs import NumpyOutput, deliver_all
+from compressarray.replay.outputs import NumpyOutput
 from compressarray.replay.reading import Reader
 from compressarray.replay.transitions import Returns, Steps
 
@@ -63,17 +63,21 @@ def batch_of(
     if weight is not None:
         signals[3] = weight
     obs, next_obs = observe([part.readers for part in parts])
-    reward, terminated, discount, weights = output.deliver_rows(signals)
+    fields = joined_fields([part.fields for part in parts])
+    rows, action, *rest = output.deliver_together(
+        [signals, joined([part.action for part in parts]), *fields.values()]
+    )
+    reward, terminated, discount, weights = rows
     return Batch(
         obs=obs,
-        action=output.deliver_small(joined([part.action for part in parts])),
+        action=action,
         reward=reward,
         next_obs=next_obs,
         terminated=terminated,
         discount=discount,
         index=names,
         weight=weights,
-        fields=deliver_all(output, joined_fields([part.fields for part in parts])),
+        fields=dict(zip(fields, rest, strict=True)),
     )
 
 
@@ -86,23 +90,26 @@ def sequence_batch_of(
 ) -> SequenceBatch:
     """Decode, and put together, runs that were drawn; see `batch_of`."""
     obs, next_obs = observe([part.readers for part in parts])
-    deliver = output.deliver_small
     shown = joined([part.mask for part in parts]).astype(np.float32)
-    reward, terminated, truncated, is_first = (
+    flags = (
         joined(of_each) * shown for of_each in zip(*(part.steps for part in parts), strict=True)
+    )
+    fields = joined_fields([part.fields for part in parts])
+    action, reward, terminated, truncated, is_first, mask, weights, *rest = output.deliver_together(
+        [joined([part.action for part in parts]), *flags, shown, weight, *fields.values()]
     )
     return SequenceBatch(
         obs=obs,
-        action=deliver(joined([part.action for part in parts])),
-        reward=deliver(reward),
+        action=action,
+        reward=reward,
         next_obs=next_obs,
-        terminated=deliver(terminated),
-        truncated=deliver(truncated),
-        is_first=deliver(is_first),
+        terminated=terminated,
+        truncated=truncated,
+        is_first=is_first,
         index=names,
-        mask=deliver(shown),
-        weight=deliver(weight),
-        fields=deliver_all(output, joined_fields([part.fields for part in parts])),
+        mask=mask,
+        weight=weights,
+        fields=dict(zip(fields, rest, strict=True)),
     )
 
 

@@ -85,6 +85,10 @@ class ReplayBuffer(Adding, Naming, Sequences, Keeping):
         Stored as it is, in the dtypes of the spaces.
     device : str or torch.device, optional
         Given: samples are tensors there. May be set later.
+    decode_on : str, optional
+        With a GPU of NVIDIA's as `device`, where pixels are decoded: ``"device"``, as without this,
+        from a replica of the compressed frames in its memory (if that is too small, on the CPU
+        after all, with a warning); ``"cpu"``, to copy them there. The batches are the same.
     seed : int or numpy.random.Generator, optional
 
     Raises
@@ -159,9 +163,10 @@ class ReplayBuffer(Adding, Naming, Sequences, Keeping):
         epsilon: float = _EPSILON,
         fields: Mapping[str, Any] | None = None,
         device: Any = None,
+        decode_on: str | None = None,
         seed: int | np.random.Generator | None = None,
     ) -> None:
-        self._output = make_output(device)
+        self._output = make_output(device, decode_on)
         self._rng = checked_generator(seed)
         is_single = n_envs is None
         if autoreset_mode is None:
@@ -229,7 +234,8 @@ class ReplayBuffer(Adding, Naming, Sequences, Keeping):
 
     @device.setter
     def device(self, device: Any) -> None:
-        self._output = make_output(device)
+        chosen = self._output.chosen_decode_on
+        self._output = make_output(device, "cpu" if chosen == "cpu" else None)
 
     @property
     def observation_space(self) -> Any:
@@ -297,8 +303,9 @@ class ReplayBuffer(Adding, Naming, Sequences, Keeping):
         -------
         dict
             ``transitions``, ``samplable``, ``episodes`` (of which a transition is held),
-            ``frames`` (in all images), ``nbytes``, ``nbytes_stored``, ``compression_ratio`` and
-            ``nbytes_by_part``.
+            ``frames`` (in all images), ``nbytes``, ``nbytes_stored``, ``compression_ratio``,
+            ``nbytes_by_part``, ``decode_on`` (where pixels are: ``"cpu"`` or ``"device"``) and
+            ``nbytes_on_device`` (of the replica that they are decoded from there).
         """
         with self._lock:
             self._writer.settle()
@@ -311,6 +318,8 @@ class ReplayBuffer(Adding, Naming, Sequences, Keeping):
                 "nbytes_stored": self.nbytes_stored,
                 "compression_ratio": self.compression_ratio,
                 "nbytes_by_part": self._bytes_by_part(),
+                "decode_on": self._output.decodes_on,
+                "nbytes_on_device": self._output.nbytes_on_device(),
             }
 
     def _bytes_by_part(self) -> dict[str, int]:

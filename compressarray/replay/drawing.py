@@ -26,6 +26,8 @@ class Drawn(Generic[B]):
         The transitions whose frames, and later ones, `decode` will read.
     decode : callable
         Called once, by whoever comes first; takes no lock of the buffer's.
+    arrive : callable
+        Called by whoever takes the batch, each time.
 
     Attributes
     ----------
@@ -33,23 +35,29 @@ class Drawn(Generic[B]):
         Whether the transitions have been forgotten since.
     """
 
-    def __init__(self, names: Int64s, decode: Callable[[], B]) -> None:
+    def __init__(self, names: Int64s, decode: Callable[[], B], arrive: Callable[[], None]) -> None:
         self._names = names
         self._decode: Callable[[], B] | None = decode
+        self._arrive = arrive
         self._batch: B | None = None
         self._kept: Any = None
         self._lock = threading.Lock()
         self.is_gone = False
         _all_drawn.add(self)
 
-    def result(self) -> B:
-        """Return the batch, decoded now if it was not."""
+    def decode(self) -> None:
+        """Decode now what was not."""
         with self._lock:
             if self._decode is not None:
                 self._batch = self._decode()
                 self._decode = self._kept = None
-            assert self._batch is not None
-            return self._batch
+
+    def result(self) -> B:
+        """Return the batch, decoded now if it was not, to whoever uses it."""
+        self.decode()
+        assert self._batch is not None
+        self._arrive()
+        return self._batch
 
     def keep(self, others: Any) -> Drawn[B]:
         """Keep something alive until this is decoded; returns this."""
@@ -116,9 +124,9 @@ class Batches(Iterator[B]):
             drawn = self._draw()
             self._queue.append(drawn)
             if self._pool is None:
-                drawn.result()
+                drawn.decode()
             else:
-                self._pool.submit(drawn.result)
+                self._pool.submit(drawn.decode)
 
     def close(self) -> None:
         """Drop what was drawn and end the thread. An iterator that is dropped closes itself."""

@@ -248,12 +248,13 @@ class ReplayEnsemble:
                 if self._most is not None:
                     self._times[share.key].add(share.cells)
 
-            observe, output = self._observe(choice.shares), self._output
-            return _noted(
-                choice.shares,
-                of_each,
-                Drawn(names, lambda: batch_of(parts, names, choice.weight, observe, output)),
-            )
+            output = self._output.begin([part.readers for part in parts])
+            observe = _observing(choice.shares, output)
+
+            def decode() -> Batch:
+                return batch_of(parts, names, choice.weight, observe, output)
+
+            return _noted(choice.shares, of_each, Drawn(names, decode, output.arrive))
 
     def sample_sequences(
         self, batch_size: int, length: int, replace: bool = True, **how: Any
@@ -308,16 +309,13 @@ class ReplayEnsemble:
             oldest = [share.buffer._transitions.names(cells[:, 0]) for share, (cells, _) in pairs]
             names = _names_of(choice.shares, [part.names for part in parts])
             weight = np.ones(first.size, np.float32) if choice.weight is None else choice.weight
-            observe, output = self._observe(choice.shares), self._output
-            return _noted(
-                choice.shares,
-                oldest,
-                Drawn(names, lambda: sequence_batch_of(parts, names, weight, observe, output)),
-            )
+            output = self._output.begin([part.readers for part in parts])
+            observe = _observing(choice.shares, output)
 
-    def _observe(self, shares: list[_Share]) -> Callable[[Any], Any]:
-        observations, output = shares[0].buffer._observations, self._output
-        return lambda readers: observations.read(readers, output)
+            def decode() -> SequenceBatch:
+                return sequence_batch_of(parts, names, weight, observe, output)
+
+            return _noted(choice.shares, oldest, Drawn(names, decode, output.arrive))
 
     def _choose_uniformly(self, starts: Sequence[Starts], size: int, replace: bool) -> _Choice:
         ends = np.cumsum([len(each) for each in starts])
@@ -495,10 +493,16 @@ def _are_of_one_kind(readers: list[Any]) -> bool:
     )
 
 
+def _observing(shares: list[_Share], output: Any) -> Callable[[Any], Any]:
+    """What decodes the observations of all; any buffer's, since they are alike."""
+    observations = shares[0].buffer._observations
+    return lambda readers: observations.read(readers, output)
+
+
 def _noted(shares: list[_Share], names: list[Int64s], whole: Drawn[D]) -> Drawn[D]:
     """Have each buffer keep the frames of what was drawn until it is decoded."""
     noted = [
-        share.buffer._note(Drawn(own, whole.result))
+        share.buffer._note(Drawn(own, whole.decode, whole.decode))
         for share, own in zip(shares, names, strict=True)
     ]
     return whole.keep(noted)

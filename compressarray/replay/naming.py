@@ -16,7 +16,6 @@ from compressarray.replay.checks import (
     checked_values,
     scaled_priorities,
 )
-from compressarray.replay.outputs import deliver_all
 from compressarray.replay.parts import BufferParts
 from compressarray.replay.steps import RewardStep
 
@@ -68,7 +67,13 @@ class Naming(BufferParts):
             action = self._actions.given_back(transitions.actions[cells])
             fields = transitions.fields.read(cells)
             readers = self._observations.sequence_readers(cells[:, None])
-            pair = self._observations.read([readers], self._output)
+            output = self._output.begin([readers])
+            pair = self._observations.read([readers], output)
+            given, reward, terminated, truncated, is_first, *rest = output.deliver_together(
+                [action, *steps, *fields.values()]
+            )
+            output.finish()
+        output.arrive()
 
         def shaped(values: Any) -> Any:
             if isinstance(values, dict):
@@ -81,17 +86,16 @@ class Naming(BufferParts):
             else shaped(part[:, 0])
             for part in pair
         )
-        deliver = self._output.deliver_small
         return Transition(
             obs=obs,
-            action=shaped(deliver(action)),
-            reward=shaped(deliver(steps.reward)),
+            action=shaped(given),
+            reward=shaped(reward),
             next_obs=next_obs,
-            terminated=shaped(deliver(steps.terminated)),
-            truncated=shaped(deliver(steps.truncated)),
-            is_first=shaped(deliver(steps.is_first)),
+            terminated=shaped(terminated),
+            truncated=shaped(truncated),
+            is_first=shaped(is_first),
             index=names,
-            fields=shaped(deliver_all(self._output, fields)),
+            fields=shaped(dict(zip(fields, rest, strict=True))),
         )
 
     def __getitem__(self, index: npt.ArrayLike) -> Transition:

@@ -3,21 +3,37 @@
 from __future__ import annotations
 
 import sys
-import threading
+import warnings
+import weakref
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from compressarray.errors import DeviceError
+from compressarray.readers.cuda.device import Device
+from compressarray.readers.cuda.devices import device_of
 from compressarray.replay.recycling import Recycler
 
 AnyArray = npt.NDArray[Any]
 
+_ALIGNMENT = 16  # of arrays that are copied in one piece
+
 
 class NumpyOutput:
-    """Samples as numpy arrays."""
+    """Samples as numpy arrays.
+
+    Attributes
+    ----------
+    device : torch.device or None
+    decodes_on : str
+        Where pixels are decoded: ``"cpu"`` or ``"device"``.
+    """
 
     device: Any = None
+    decodes_on = "cpu"
+    chosen_decode_on: str | None = None  # what the user said
 
     def __init__(self) -> None:
         self._recycler = Recycler()
@@ -40,20 +56,37 @@ class NumpyOutput:
         del kept
         return array
 
-    def deliver_small(self, array: AnyArray) -> Any:
-        """Hand over a fresh array that `memory` did not give."""
-        return array
+    def deliver_together(self, arrays: Sequence[AnyArray]) -> list[Any]:
+        """Hand over fresh arrays that `memory` did not give, at once."""
+        return list(arrays)
 
-    def deliver_rows(self, array: AnyArray) -> tuple[Any, ...]:
-        """Hand over each row of such an array, views of one memory."""
-        return tuple(array)
+    # What is drawn is delivered in these steps; see `Delivery`.
+
+    def begin(self, readers: Sequence[Sequence[Any]]) -> NumpyOutput:
+        """Begin a batch, of which these readers will read the pixels; what it is delivered with.
+
+        No write of the buffer comes between what chose the transitions and this.
+        """
+        del readers
+        return self
+
+    def read_there(self, readers: Sequence[Any], shape: tuple[int, ...], kept: Any) -> Any:
+        """Frames that were decoded where they are delivered, or None."""
+        del readers, shape, kept
+
+    def finish(self) -> None:
+        """Say that nothing more is delivered of the batch."""
+
+    def arrive(self) -> None:
+        """Let whoever called for the batch use it, on whatever he works with."""
+
+    def nbytes_on_device(self) -> int:
+        """Bytes of another memory than the CPU's that are held to decode there."""
+        return 0
 
 
 class TorchOutput(NumpyOutput):
-    """Samples as tensors.
-
-    On a CPU they share the arrays' memory. For CUDA, arrays lie in pinned memory, which is used
-    again as soon as its copy to the device is done.
+    """Samples as tensors. On a CPU they share the arrays' memory.
 
     Parameters
     ----------
@@ -66,12 +99,6 @@ class TorchOutput(NumpyOutput):
         super().__init__()
         self._torch = torch
         self.device = torch.device(device)
-        self._is_cuda = self.device.type == "cuda"
-        if self._is_cuda and self.device.index is None:
-            # each thread has a current device of its own
-            self.device = torch.device("cuda", torch.cuda.current_device())
-        self._pinned: dict[Any, list[Any]] = {}
-        self._lock = threading.Lock()
 
     def __reduce__(self) -> Any:
         return type(self), (str(self.device),)
@@ -85,67 +112,202 @@ class TorchOutput(NumpyOutput):
         return view._base if isinstance(view, self._torch.Tensor) else None
 
     def memory(self, shape: tuple[int, ...], dtype: np.dtype[Any], kept: Any = None) -> AnyArray:
-        """Return an array to decode into: pinned for CUDA, else as numpy's."""
-        if not self._is_cuda:
-            return super().memory(shape, dtype, None if kept is None else kept.numpy())
-        with self._lock:
-            for place, (tensor, copied) in enumerate(self._pinned.get((shape, dtype.str), [])):
-                if copied.query():
-                    del self._pinned[shape, dtype.str][place]
-                    return self._as_array(tensor)
-        kind = self._torch.from_numpy(np.empty(0, dtype)).dtype
-        return self._as_array(self._torch.empty(shape, dtype=kind, pin_memory=True))
+        """Return an array to decode into, as numpy's."""
+        is_kept = kept is not None and self.device.type == "cpu"
+        return super().memory(shape, dtype, kept.numpy() if is_kept else None)
 
     def deliver(self, array: AnyArray, kept: Any = None) -> Any:
         """Hand over a tensor: the array's memory itself, or its copy on the device."""
-        tensor = self._torch.from_numpy(array)
-        if not self._is_cuda:
-            return tensor if self.device.type == "cpu" else tensor.to(self.device)
-        if kept is not None and kept.shape == tensor.shape and kept.dtype == tensor.dtype:
-            result = kept.copy_(tensor, non_blocking=True)
-        else:
-            result = tensor.to(self.device, non_blocking=True)
-        copied: Any = self._torch.cuda.Event()  # type: ignore[no-untyped-call]
-        copied.record(self._torch.cuda.current_stream(self.device))
-        with self._lock:
-            self._pinned.setdefault((array.shape, array.dtype.str), []).append((tensor, copied))
-        return result
-
-    def deliver_small(self, array: AnyArray) -> Any:
-        """Hand over a tensor of a fresh array that `memory` did not give."""
+        del kept
         tensor = self._torch.from_numpy(array)
         return tensor if self.device.type == "cpu" else tensor.to(self.device)
 
-    def deliver_rows(self, array: AnyArray) -> tuple[Any, ...]:
-        """Hand over each row of such an array, views of one memory."""
-        return tuple(self.deliver_small(array).unbind())
-
-    @staticmethod
-    def _as_array(tensor: Any) -> AnyArray:
-        # The array keeps the tensor alive, and with it the pinned memory.
-        return np.asarray(tensor.numpy())
+    def deliver_together(self, arrays: Sequence[AnyArray]) -> list[Any]:
+        """Hand over tensors of fresh arrays that `memory` did not give."""
+        return [self.deliver(array) for array in arrays]
 
 
-def make_output(device: Any) -> NumpyOutput:
+def make_output(device: Any, decode_on: str | None = None) -> NumpyOutput:
     """Return the output for a device; None stands for numpy.
 
     Raises
     ------
     ValueError
-        If torch has no such device, or cannot use it here.
+        If torch has no such device, or cannot use it here, or cannot decode on it.
     """
-    if device is None:
-        return NumpyOutput()
+    if decode_on not in (None, "cpu", "device"):
+        raise ValueError(f"decode_on={decode_on!r} must be 'cpu', 'device' or None")
+    output = NumpyOutput() if device is None else _output_of(device, decode_on)
+    if decode_on == "device" and not isinstance(output, DeviceOutput):
+        raise ValueError(
+            f"decode_on='device' and device={device!r}: only GPUs of NVIDIA's decode; give "
+            "device='cuda', or leave decode_on out"
+        )
+    return output
+
+
+def _output_of(device: Any, decode_on: str | None) -> NumpyOutput:
     try:
         output = TorchOutput(device)
         output.probe()
+        if output.device.type != "cuda":
+            return output
+        return DeviceOutput(device_of(output.device).name, decode_on)
     except (AssertionError, RuntimeError, TypeError) as error:  # torch's words, by its build
         reason = str(error).partition("\n")[0].rstrip(".")
         raise ValueError(
             f"device={device!r} cannot be used here: {reason}. Leave it out for numpy arrays, or "
             "give a device that torch has, such as 'cpu'"
         ) from None
-    return output
+
+
+class DeviceOutput(NumpyOutput):
+    """Samples as tensors of a GPU, decoded there where that can be.
+
+    Parameters
+    ----------
+    device : str
+    decode_on : str, optional
+        ``"cpu"``: decode here, and copy.
+
+    Notes
+    -----
+    What is asked of the GPU goes on beside what the learner does there, in an order of its own; a
+    batch is the learner's from `arrive` on.
+    """
+
+    def __init__(self, device: str, decode_on: str | None) -> None:
+        super().__init__()
+        self._name = device
+        self.chosen_decode_on = decode_on
+        self._device: Device | None = None
+        self.decodes_on = decode_on or "device"
+        self._holders: weakref.WeakSet[Any] = weakref.WeakSet()
+
+    def __reduce__(self) -> Any:
+        return type(self), (self._name, self.chosen_decode_on)
+
+    @property
+    def device(self) -> Any:
+        """The torch.device."""
+        import torch  # noqa: TID251 - who has one of its devices has it
+
+        return torch.device(self._name)
+
+    @property
+    def there(self) -> Device:
+        """The device itself."""
+        if self._device is None:
+            self._device = device_of(self._name)
+        return self._device
+
+    def base_of(self, view: Any) -> Any:
+        """Return the memory that a view is of, or None."""
+        return getattr(view, "_base", None)
+
+    def begin(self, readers: Sequence[Sequence[Any]]) -> NumpyOutput:
+        """Find all frames in the replicas of their arrays, which are then in step."""
+        found: dict[int, Any] = {}
+        if self.decodes_on == "device":
+            try:
+                for reader in (each for of_each in readers for each in of_each):
+                    located = reader.locate_there(self.there)
+                    if located is not None:
+                        found[id(reader)] = located
+                        self._holders.add(located.holder)
+            except DeviceError as error:
+                self.give_up(error)
+                found.clear()
+        return Delivery(self, self.there, found)
+
+    def give_up(self, error: DeviceError) -> None:
+        """Decode on the CPU from now on."""
+        if self.decodes_on == "device":
+            self.decodes_on = "cpu"
+            for holder in self._holders:
+                holder.leave(self.there)
+            warnings.warn(
+                f"frames are decoded on the CPU from now on, and copied to {self._name}: {error}. "
+                "decode_on='cpu' does so from the beginning",
+                stacklevel=2,
+            )
+
+    def nbytes_on_device(self) -> int:
+        """See `NumpyOutput`."""
+        return sum(holder.nbytes(self.there) for holder in self._holders)
+
+
+class Delivery(NumpyOutput):
+    """One batch on its way to a device."""
+
+    def __init__(self, output: DeviceOutput, device: Device, located: dict[int, Any]) -> None:
+        self._output = output
+        self._device = device
+        self._located = located
+        self._delivered: list[Any] = []
+        self._mark: Any = None
+
+    def memory(self, shape: tuple[int, ...], dtype: np.dtype[Any], kept: Any = None) -> AnyArray:
+        """Return an array that is copied fast, to decode into."""
+        del kept
+        with self._device.work():
+            return self._device.host(shape, dtype)
+
+    def deliver(self, array: AnyArray, kept: Any = None) -> Any:
+        """Copy what `memory` gave and was filled."""
+        with self._device.work():
+            there = self._device.copied(array, kept)
+        self._delivered.append(there)
+        return there
+
+    def deliver_together(self, arrays: Sequence[AnyArray]) -> list[Any]:
+        """Copy arrays in one piece."""
+        ends = np.cumsum([-(-array.nbytes // _ALIGNMENT) * _ALIGNMENT for array in arrays])
+        starts = [0, *ends[:-1].tolist()]
+        together = self.memory((int(ends[-1]),), np.dtype(np.uint8))
+        for start, array in zip(starts, arrays, strict=True):
+            flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+            together[start : start + array.nbytes] = flat
+        there = self.deliver(together)
+        return [
+            self._device.view(there[start : start + array.nbytes], array.shape, array.dtype)
+            for start, array in zip(starts, arrays, strict=True)
+        ]
+
+    def read_there(self, readers: Sequence[Any], shape: tuple[int, ...], kept: Any) -> Any:
+        """Decode on the device what was found there."""
+        if not all(id(reader) in self._located for reader in readers):
+            return None
+        found = [self._located[id(reader)] for reader in readers]
+        first = readers[0]
+        try:
+            with self._device.work():
+                frames = self._device.frames(shape, first.layout.frame_dtype, kept)
+                begin = 0
+                for reader, located in zip(readers, found, strict=True):
+                    end = begin + reader.indices.shape[int(first.in_parts)]
+                    if not first.in_parts:
+                        located.decode(frames[begin:end])
+                    elif len(readers) == 1:
+                        located.decode(frames)
+                    else:
+                        for part in range(2):
+                            located.part(part, 2).decode(frames[part, begin:end])
+                    begin = end
+        except DeviceError as error:
+            self._output.give_up(error)
+            return None
+        self._delivered.append(frames)
+        return frames
+
+    def finish(self) -> None:
+        """See `NumpyOutput`."""
+        with self._device.work():
+            self._mark = self._device.mark()
+
+    def arrive(self) -> None:
+        """See `NumpyOutput`."""
+        self._device.arrive(self._mark, self._delivered)
 
 
 def worker_seed() -> int | None:
@@ -153,8 +315,3 @@ def worker_seed() -> int | None:
     data = sys.modules.get("torch.utils.data")  # who has not imported it is none
     info = None if data is None else data.get_worker_info()
     return None if info is None else int(info.seed)
-
-
-def deliver_all(output: NumpyOutput, fields: dict[str, AnyArray]) -> dict[str, Any]:
-    """Deliver what a user keeps beside transitions."""
-    return {name: output.deliver_small(values) for name, values in fields.items()}

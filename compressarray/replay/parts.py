@@ -242,13 +242,13 @@ class BufferParts:
             oldest = self._oldest_after(live)
             for drawn in list(self._drawn):
                 if drawn.reads_before(oldest):
-                    drawn.result()
+                    drawn.decode()
 
     def _note(self, drawn: Drawn[B]) -> Drawn[B]:
         """Keep in mind what was drawn, for as long as its frames must stay."""
         self._drawn.add(drawn)
         if self._observations.are_given and drawn.reads_before(self._oldest_after(0)):
-            drawn.result()
+            drawn.decode()
         return drawn
 
     def _oldest_after(self, added: Any) -> Int64s:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from compressarray.array import DiffFrameArray
 from compressarray.replay.outputs import NumpyOutput
 from compressarray.replay.stacks import Stacks
 
@@ -30,7 +31,11 @@ def read_entry(readers: Sequence[Reader], output: NumpyOutput, kept: Any = None)
     axis = int(first.in_parts)
     shape = list(first.indices.shape)
     shape[axis] = sum(reader.indices.shape[axis] for reader in readers)
-    memory = output.memory((*shape, *first.layout.frame_shape), first.layout.frame_dtype, kept)
+    whole = (*shape, *first.layout.frame_shape)
+    there = output.read_there(readers, whole, kept)
+    if there is not None:
+        return first.views(there)
+    memory = output.memory(whole, first.layout.frame_dtype, kept)
     if len(readers) == 1:
         first.decode(memory)
     else:
@@ -80,6 +85,12 @@ class Reader:
     def decode_part(self, part: int, memory: Any) -> None:
         """Decode one of the two parts into memory of their shape."""
         self._frames.gather(self.indices[part], out=memory, stream=self._stream)
+
+    def locate_there(self, device: Any) -> Any:
+        """Find the frames in a replica on a device; None if there is none."""
+        if not isinstance(self._frames, DiffFrameArray) or not self.indices.size:
+            return None
+        return self._frames._locate_there(device, self.indices, self._stream)
 
     def views(self, frames: Any) -> tuple[Any, Any]:
         """View what was decoded as observations and successors."""

@@ -128,14 +128,17 @@ class Sampling(BufferParts):
             cells, weight = self._choose(size, replace, exponent)
             part = self._part(cells)
             names = part.returns.names
+            output = self._output.begin([part.readers])
 
             def decode() -> Batch:
                 def observe(readers: Any) -> Any:
-                    return self._observations.read(readers, self._output, kept)
+                    return self._observations.read(readers, output, kept)
 
-                return batch_of([part], names, weight, observe, self._output)
+                batch = batch_of([part], names, weight, observe, output)
+                output.finish()
+                return batch
 
-            return self._note(Drawn(names, decode))
+            return self._note(Drawn(names, decode, output.arrive))
 
     def _part(self, cells: Int64s, as_stacks: bool = False) -> Part:
         """Read, of windows that start in some cells, all but the pixels."""

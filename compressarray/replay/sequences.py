@@ -191,14 +191,17 @@ class Sequences(Sampling):
             cells, mask = self._runs(starts, asked)
             goes_on = bool(mask.all()) and not asked.crosses
             part = self._sequence_part(cells, mask, goes_on)
+            output = self._output.begin([part.readers])
 
             def decode() -> SequenceBatch:
                 def observe(readers: Any) -> Any:
-                    return self._observations.read(readers, self._output)
+                    return self._observations.read(readers, output)
 
-                return sequence_batch_of([part], part.names, weight, observe, self._output)
+                batch = sequence_batch_of([part], part.names, weight, observe, output)
+                output.finish()
+                return batch
 
-            return self._note(Drawn(self._transitions.names(cells[:, 0]), decode))
+            return self._note(Drawn(self._transitions.names(cells[:, 0]), decode, output.arrive))
 
     def _sequence_part(
         self, cells: Int64s, mask: Bools, goes_on: bool, as_stacks: bool = False

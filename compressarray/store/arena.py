@@ -107,6 +107,14 @@ class Table:
         held = min(len(self.data), pages << PAGE_SHIFT)
         return held * (self.data.itemsize + self.noted.itemsize) + self.touched.nbytes
 
+    def held(self) -> npt.NDArray[np.int64]:
+        """Which entries are not 0, in order."""
+        found = [
+            (page << PAGE_SHIFT) + np.flatnonzero(self.data[_page(page)])
+            for page in np.flatnonzero(self.touched).tolist()
+        ]
+        return np.concatenate([np.zeros(0, np.int64), *found])
+
     def snapshot(self) -> Snapshot:
         """Copy the touched pages."""
         pages = np.flatnonzero(self.touched)

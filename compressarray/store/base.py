@@ -16,6 +16,7 @@ from compressarray.format.messages import Items, Message
 from compressarray.kernels.compiling import kernel
 from compressarray.kernels.memory import base_of
 from compressarray.snapshots import Snapshot, array_of, int_of
+from compressarray.store.description import Description
 from compressarray.store.locks import ReadWriteLock
 
 Int64s = npt.NDArray[np.int64]
@@ -225,6 +226,14 @@ class Store(ABC):
 
         Takes time in proportion to it.
         """
+
+    @abstractmethod
+    def put_everything(self, message: Message) -> None:
+        """Add all that there is, as if it had changed since a store of these arguments was made."""
+
+    def describe(self) -> Description | None:
+        """Say what readers of such messages have to know; None where they cannot decode frames."""
+        return None
 
     def take(self, items: Items) -> None:
         """Take the changes of another store of the same arguments, that this one is a replica of.

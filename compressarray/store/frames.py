@@ -28,6 +28,7 @@ from compressarray.store.arena import (
 )
 from compressarray.store.base import Int64s, Store, UInt8s, address_of
 from compressarray.store.changes import NOT_KEPT, list_change, listed, ring_of_changes
+from compressarray.store.description import RAW, Description
 
 # Recent frames that a new one is compared with: a row of all lanes and stacks, with room to
 # spare, for up to as many environments as run on one machine.
@@ -237,6 +238,22 @@ class FrameStore(Store):
         self._put_pins(message, n_pins)
         put_chunks(message, cells, self._cells.data[cells], self._arena.state)
         return True
+
+    def put_everything(self, message: Message) -> None:
+        """See `Store.put_everything`."""
+        self._put_pins(message, 0)
+        cells = self._cells.held()
+        put_chunks(message, cells, self._cells.data[cells], self._arena.state)
+
+    def describe(self) -> Description | None:
+        """See `Store.describe`; numcodecs' codecs run on the CPU only."""
+        if self._codec is not None:
+            return None
+        n_cells = self._n_rows * self._n_lanes * self._stack
+        return Description(
+            RAW, n_cells, n_cells, self._n_lanes, self._stack, 1, 0, 0, self._frame_bytes,
+            self._row_bytes, 0, False, self._frame_bytes, 0, self._fill,
+        )  # fmt: skip
 
     def _take(self, items: Items) -> None:
         self._take_pins(items)

@@ -45,7 +45,7 @@ UInt8s = npt.NDArray[np.uint8]
 # Columns of what is said of open streams.
 SLOT, GROUP, NEXT, FRAMES, FLAGS, CHOSEN, START, SIZE, N_COLUMNS = range(9)
 # Columns of what is remembered of them.
-_NUMBER, _SIZE, _FLAGS = 0, 3, 4
+_NUMBER, _SIZE, _FLAGS, _N_REMEMBERED = 0, 3, 4, 5
 
 
 class GopMark(NamedTuple):
@@ -90,6 +90,22 @@ def put_changes(
     put_chunks(message, groups, state.gop_chunk[groups], arena)
     _put_open(message, mark, state)
     return True
+
+
+def put_everything(
+    message: Message, groups: Int64s, state: GopState, arena: ArenaState,
+    codebooks: Codebooks | None,
+) -> None:  # fmt: skip
+    """Add all that there is, ``groups`` being those that are closed; see `put_changes`."""
+    n_open = state.open_gop.size
+    nothing = GopMark(
+        0, None, -1, np.zeros(0, np.int64), np.zeros((_N_REMEMBERED, n_open), np.int64)
+    )
+    if codebooks is not None:
+        codebooks.put(message, None)
+    _put_backgrounds(message, nothing, state)
+    put_chunks(message, groups, state.gop_chunk[groups], arena)
+    _put_open(message, nothing, state)
 
 
 def _put_backgrounds(message: Message, mark: GopMark, state: GopState) -> None:

@@ -24,7 +24,6 @@ from compressarray.store import gop_reading as reading
 from compressarray.store import gop_writing as writing
 from compressarray.store.arena import (
     N_ENTRIES,
-    PAGE_SHIFT,
     Arena,
     Table,
     gather_chunks,
@@ -32,6 +31,7 @@ from compressarray.store.arena import (
 )
 from compressarray.store.base import Int64s, Store, UInt8s, address_of
 from compressarray.store.changes import NOT_KEPT, ring_of_changes
+from compressarray.store.description import Description
 from compressarray.store.gop_checking import check_chunks, check_open, check_streams
 from compressarray.store.gop_layout import GopState
 from compressarray.store.gop_learning import collect_changes
@@ -760,12 +760,7 @@ class GopStore(Store):
 
     def _gops_held(self) -> Int64s:
         """Numbers ``gop * n_lanes + lane`` of the groups that are closed."""
-        held = [np.zeros(0, np.int64)]
-        for page in np.flatnonzero(self._gops.touched).tolist():
-            start = page << PAGE_SHIFT
-            part = self._gops.data[start : start + (1 << PAGE_SHIFT)]
-            held.append(start + np.flatnonzero(part))
-        return np.concatenate(held)
+        return self._gops.held()
 
     # -- replicas ----------------------------------------------------------------------------
 
@@ -784,6 +779,36 @@ class GopStore(Store):
         since, n_pins = mark
         self._put_pins(message, n_pins)
         return feed.put_changes(message, since, self._state, self._arena.state, self._codebooks)
+
+    def put_everything(self, message: Message) -> None:
+        """See `Store.put_everything`."""
+        self._put_pins(message, 0)
+        feed.put_everything(
+            message, self._gops_held(), self._state, self._arena.state, self._codebooks
+        )
+
+    def describe(self) -> Description | None:
+        """See `Store.describe`."""
+        state = self._state
+        per_lane = int(state.meta[layout.OPEN_PER_LANE])
+        books = self._codebooks
+        return Description(
+            int(state.meta[layout.RECORD_KIND]),
+            self._n_rows * self._n_lanes * self._stack,
+            self._n_gops * self._n_lanes,
+            self._n_lanes,
+            self._stack,
+            self._gop,
+            per_lane,
+            self._gop * self._stack,
+            self._frame_bytes,
+            self._row_bytes,
+            0 if books is None else books.pixel_bytes,
+            self._packs,
+            self._stream_bytes,
+            0 if books is None else len(books.books),
+            self._fill_frame(),
+        )
 
     def _take(self, items: Items) -> None:
         self._take_pins(items)

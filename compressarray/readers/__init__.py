@@ -1,0 +1,1 @@
+"""Readers of a store elsewhere than where it is written."""

@@ -1,0 +1,1 @@
+"""A store's replica in the memory of a GPU, decoded where it is used."""
