@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from collections import deque
 from typing import Any
 
@@ -124,10 +125,12 @@ class _Compressed(EpisodeReplayBuffer):
         for episode in self.episodes:
             for each in (episode.actions, episode.rewards, *episode.extra_model_outputs.values()):
                 total += _nbytes_of(each.data)
-            total += _DICT_BYTES * episode.infos.len_incl_lookback()
+            infos = episode.infos.data
+            if len(infos):  # of which one looks like the other
+                total += len(infos) * (8 + _nbytes_of(infos[-1]))
         return total + len(self._indices) * self._bytes_per_index
 
-    _bytes_per_index = 120  # a tuple of two numbers, and a place in a list
+    _bytes_per_index = 100  # a tuple of two numbers, and a place in a list
 
     # -- states ------------------------------------------------------------------------------
 
@@ -236,13 +239,10 @@ class CompressedPrioritizedEpisodeReplayBuffer(_Compressed, PrioritizedEpisodeRe
     `update_priorities`.
     """
 
-    _bytes_per_index = 400  # also one more number, an entry in a dict, and places in three trees
+    _bytes_per_index = 360  # also one more number, an entry in a dict, and places in two trees
 
 
 # -- episodes ------------------------------------------------------------------------------------
-
-_DICT_BYTES = 72
-_NUMBER_BYTES = 40
 
 
 def _kinds_of(episode: Any) -> Any:
@@ -253,13 +253,15 @@ def _kinds_of(episode: Any) -> Any:
 
 
 def _nbytes_of(data: Any) -> int:
+    """Bytes of arrays, and of lists and dicts of whatever it is."""
     if isinstance(data, np.ndarray):
         return int(data.nbytes)
+    held = sys.getsizeof(data)
     if isinstance(data, dict):
-        return sum(map(_nbytes_of, data.values()))
+        return held + sum(map(_nbytes_of, data.values()))
     if isinstance(data, (list, tuple)):
-        return sum(8 + _nbytes_of(each) for each in data)
-    return _NUMBER_BYTES
+        return held + sum(map(_nbytes_of, data))
+    return held
 
 
 def _attributes(buffer: Any) -> dict[str, Any]:
