@@ -14,7 +14,7 @@ PAGE = Path(__file__).parents[3] / "docs" / "ray.md"
 
 
 def test_the_examples_of_the_page_run(tmp_path):
-    register_env("pixels", lambda config: Dot({"stack": 2, "dtype": "float32"}))
+    register_env("pixels", lambda _: Dot({"stack": 2, "dtype": "float32"}))
     # Not "python", which are run where there is no Ray.
     examples = re.findall(r"^```py\n(.*?)^```$", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
     assert len(examples) >= 2
