@@ -5,7 +5,7 @@ from __future__ import annotations
 from compressarray.array import DiffFrameArray
 from compressarray.attached import attach
 from compressarray.errors import CorruptFrameError, FrameEvictedError, StaleStreamError
-from compressarray.replay import Batch, ReplayBuffer, SequenceBatch, Transition
+from compressarray.replay import Batch, ReplayBuffer, ReplayEnsemble, SequenceBatch, Transition
 
 __all__ = [
     "Batch",
@@ -13,6 +13,7 @@ __all__ = [
     "DiffFrameArray",
     "FrameEvictedError",
     "ReplayBuffer",
+    "ReplayEnsemble",
     "SequenceBatch",
     "StaleStreamError",
     "Transition",

@@ -95,17 +95,26 @@ MAY_IMPORT = {
         "compressarray.sharing",
     },
     "compressarray.planes": set(),
+    "compressarray.distributed": {
+        "compressarray.errors",
+        "compressarray.feed",
+        "compressarray.feeding",
+        "compressarray.format",
+        "compressarray.replay",
+        "compressarray.snapshots",
+    },
+    "compressarray.ray": {
+        "compressarray.array",
+        "compressarray.distributed",
+        "compressarray.errors",
+        "compressarray.planes",
+        "compressarray.replay",
+    },  # a leaf
     "compressarray.sb3": {
         "compressarray.array",
         "compressarray.planes",
         "compressarray.replay",
         "compressarray.writing",
-    },  # a leaf
-    "compressarray.ray": {
-        "compressarray.array",
-        "compressarray.errors",
-        "compressarray.planes",
-        "compressarray.replay",
     },  # a leaf
     "compressarray": {
         "compressarray.array",
@@ -126,7 +135,7 @@ OPTIONAL = {
     },
     "ale_py": {"cleanrl_scripts", "compressarray.sb3"},
     "dm_control": {"wrappers"},
-    "ray": {"compressarray.ray"},
+    "ray": {"cleanrl_scripts", "compressarray.ray"},
     "tree": {"compressarray.ray"},  # dm-tree, which RLlib's episodes are made with
     "shimmy": {"wrappers"},
     "isal": {"compressarray.sb3"},

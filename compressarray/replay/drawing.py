@@ -37,6 +37,7 @@ class Drawn(Generic[B]):
         self._names = names
         self._decode: Callable[[], B] | None = decode
         self._batch: B | None = None
+        self._kept: Any = None
         self._lock = threading.Lock()
         self.is_gone = False
         _all_drawn.add(self)
@@ -46,9 +47,15 @@ class Drawn(Generic[B]):
         with self._lock:
             if self._decode is not None:
                 self._batch = self._decode()
-                self._decode = None
+                self._decode = self._kept = None
             assert self._batch is not None
             return self._batch
+
+    def keep(self, others: Any) -> Drawn[B]:
+        """Keep something alive until this is decoded; returns this."""
+        if self._decode is not None:
+            self._kept = others
+        return self
 
     def reads_before(self, oldest: Int64s) -> bool:
         """Say whether frames of transitions older than ``oldest``, by lane, are still needed."""

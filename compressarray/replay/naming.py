@@ -68,7 +68,7 @@ class Naming(BufferParts):
             action = self._actions.given_back(transitions.actions[cells])
             fields = transitions.fields.read(cells)
             readers = self._observations.sequence_readers(cells[:, None])
-            pair = self._observations.read(readers, self._output)
+            pair = self._observations.read([readers], self._output)
 
         def shaped(values: Any) -> Any:
             if isinstance(values, dict):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,7 +16,7 @@ from compressarray.replay.layout import Layout, as_array, read_layouts
 from compressarray.replay.misuse import BreakWatch
 from compressarray.replay.outputs import NumpyOutput
 from compressarray.replay.plain import PlainRing
-from compressarray.replay.reading import PairsReader, Reader, SequenceReader, StepReader
+from compressarray.replay.reading import PairsReader, Reader, SequenceReader, StepReader, read_entry
 from compressarray.replay.stack_kernels import join
 from compressarray.replay.stacks import FrameIndices, GivenStacks, NewestFrames, Stacks
 from compressarray.replay.transitions import Transitions
@@ -294,17 +294,23 @@ class Observations:
 
     # -- sampling ----------------------------------------------------------------------------
 
-    def step_readers(self, cells: Int64s, last: Int64s, n_step: int) -> list[Reader]:
+    def step_readers(
+        self, cells: Int64s, last: Int64s, n_step: int, *, as_stacks: bool = False
+    ) -> list[Reader]:
         """Return readers of windows of steps; see `StepReader`."""
-        return [StepReader(entry, cells, last, n_step) for entry in self.entries]
+        apart = as_stacks or n_step > 1
+        return [StepReader(entry, cells, last, apart) for entry in self.entries]
 
-    def sequence_readers(self, cells: Int64s, *, goes_on: bool = True) -> list[Reader]:
+    def sequence_readers(
+        self, cells: Int64s, *, goes_on: bool = True, as_stacks: bool = False
+    ) -> list[Reader]:
         """Return readers of runs of steps, in which each step goes on from the one before or not.
 
         See `SequenceReader` and `PairsReader`.
         """
-        kind = SequenceReader if goes_on else PairsReader
-        return [kind(entry, cells) for entry in self.entries]
+        if not goes_on:
+            return [PairsReader(entry, cells) for entry in self.entries]
+        return [SequenceReader(entry, cells, as_stacks) for entry in self.entries]
 
     def memories(self, observations: Any, output: NumpyOutput) -> dict[str | None, Any]:
         """Return the memory that observations which `read` returned are views of, by entry."""
@@ -322,7 +328,7 @@ class Observations:
 
     def read(
         self,
-        readers: list[Reader],
+        readers: Sequence[Sequence[Reader]],
         output: NumpyOutput,
         kept: dict[str | None, Any] | None = None,
     ) -> tuple[Any, Any]:
@@ -330,20 +336,22 @@ class Observations:
 
         Parameters
         ----------
-        readers : list of Reader
+        readers : sequence of sequences of Reader
+            Of each buffer whose transitions stand in the batch those of its entries: this one's,
+            or those of several that are alike.
         output : NumpyOutput
         kept : dict, optional
             `memories` to be used again where they fit.
         """
-        read = {}
-        for reader in readers:
-            key = reader.layout.key
-            read[key] = reader.read(output, None if kept is None else kept[key])
+        found = {}
+        for of_entry in zip(*readers, strict=True):
+            key = of_entry[0].layout.key
+            found[key] = read_entry(of_entry, output, None if kept is None else kept[key])
         if not self._is_dict:
-            return read[None]
+            return found[None]
         return (
-            {key: obs for key, (obs, _) in read.items()},
-            {key: after for key, (_, after) in read.items()},
+            {key: obs for key, (obs, _) in found.items()},
+            {key: after for key, (_, after) in found.items()},
         )
 
     # -- pickling ----------------------------------------------------------------------------

@@ -1,7 +1,8 @@
-"""From frame indices to observations: one gather a batch, handed out as views."""
+"""From frame indices to observations: one gather a batch and buffer, handed out as views."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,38 @@ from compressarray.replay.outputs import NumpyOutput
 from compressarray.replay.stacks import Stacks
 
 Int64s = npt.NDArray[np.int64]
+
+
+def read_entry(readers: Sequence[Reader], output: NumpyOutput, kept: Any = None) -> tuple[Any, Any]:
+    """Decode one entry; return observations and successors, views of one memory.
+
+    Parameters
+    ----------
+    readers : sequence of Reader
+        Of one buffer, or of several whose transitions stand in one batch, one behind the other: all
+        of one kind, and all of windows or none.
+    output : NumpyOutput
+    kept : array or tensor, optional
+        Memory to be used again where it fits.
+    """
+    first = readers[0]
+    axis = int(first.in_parts)
+    shape = list(first.indices.shape)
+    shape[axis] = sum(reader.indices.shape[axis] for reader in readers)
+    memory = output.memory((*shape, *first.layout.frame_shape), first.layout.frame_dtype, kept)
+    if len(readers) == 1:
+        first.decode(memory)
+    else:
+        begin = 0
+        for reader in readers:
+            end = begin + reader.indices.shape[axis]
+            if first.in_parts:  # each of them is one piece of the memory
+                for part in range(2):
+                    reader.decode_part(part, memory[part, begin:end])
+            else:
+                reader.decode(memory[begin:end])
+            begin = end
+    return first.views(output.deliver(memory, kept))
 
 
 class Reader:
@@ -30,20 +63,26 @@ class Reader:
 
     def __init__(self, stacks: Stacks, indices: Int64s, is_window: bool) -> None:
         self.layout = stacks.layout
+        self.indices = indices
+        self.is_window = is_window
         self._frames = stacks.frames
         self._stream = stacks.stream
-        self._indices = indices
-        self._is_window = is_window
 
-    def read(self, output: NumpyOutput, kept: Any = None) -> tuple[Any, Any]:
-        """Decode; return observations and successors, views of one memory."""
-        layout = self.layout
-        shape = self._indices.shape + layout.frame_shape
-        memory = output.memory(shape, layout.frame_dtype, kept)
-        self._frames.gather(self._indices, out=memory, stream=self._stream)
-        return self._views(output.deliver(memory, kept))
+    @property
+    def in_parts(self) -> bool:
+        """Whether what is read of all transitions comes twice: observations, then successors."""
+        return False
 
-    def _views(self, frames: Any) -> tuple[Any, Any]:
+    def decode(self, memory: Any) -> None:
+        """Decode into memory of ``indices.shape + frame shape``."""
+        self._frames.gather(self.indices, out=memory, stream=self._stream)
+
+    def decode_part(self, part: int, memory: Any) -> None:
+        """Decode one of the two parts into memory of their shape."""
+        self._frames.gather(self.indices[part], out=memory, stream=self._stream)
+
+    def views(self, frames: Any) -> tuple[Any, Any]:
+        """View what was decoded as observations and successors."""
         raise NotImplementedError
 
 
@@ -54,10 +93,12 @@ class StepReader(Reader):
     ----------
     cells, last : ndarray, (B,) int64
         Where windows begin, and their last steps.
+    as_stacks : bool
+        Read stack by stack also where they are windows of frames.
     """
 
-    def __init__(self, stacks: Stacks, cells: Int64s, last: Int64s, n_step: int) -> None:
-        windows = stacks.window_indices(cells[:, None]) if n_step == 1 else None
+    def __init__(self, stacks: Stacks, cells: Int64s, last: Int64s, as_stacks: bool) -> None:
+        windows = None if as_stacks else stacks.window_indices(cells[:, None])
         if windows is not None:
             super().__init__(stacks, windows, True)
             return
@@ -66,8 +107,14 @@ class StepReader(Reader):
         stacks.stack_indices(last, True, indices[1])
         super().__init__(stacks, indices, False)
 
-    def _views(self, frames: Any) -> tuple[Any, Any]:
-        parts = (frames[:, :-1], frames[:, 1:]) if self._is_window else (frames[0], frames[1])
+    @property
+    def in_parts(self) -> bool:
+        """See `Reader`."""
+        return not self.is_window
+
+    def views(self, frames: Any) -> tuple[Any, Any]:
+        """See `Reader`."""
+        parts = (frames[:, :-1], frames[:, 1:]) if self.is_window else (frames[0], frames[1])
         return self.layout.to_sample(parts[0], 1), self.layout.to_sample(parts[1], 1)
 
 
@@ -77,10 +124,12 @@ class SequenceReader(Reader):
     Parameters
     ----------
     cells : ndarray, (B, T) int64
+    as_stacks : bool
+        As for `StepReader`.
     """
 
-    def __init__(self, stacks: Stacks, cells: Int64s) -> None:
-        windows = stacks.window_indices(cells)
+    def __init__(self, stacks: Stacks, cells: Int64s, as_stacks: bool) -> None:
+        windows = None if as_stacks else stacks.window_indices(cells)
         if windows is not None:
             super().__init__(stacks, windows, True)
             return
@@ -91,8 +140,9 @@ class SequenceReader(Reader):
         stacks.stack_indices(cells[:, -1].copy(), True, indices[:, -1])
         super().__init__(stacks, indices, False)
 
-    def _views(self, frames: Any) -> tuple[Any, Any]:
-        stacks = _runs(frames, self.layout.stack_size) if self._is_window else frames
+    def views(self, frames: Any) -> tuple[Any, Any]:
+        """See `Reader`."""
+        stacks = _runs(frames, self.layout.stack_size) if self.is_window else frames
         return self.layout.to_sample(stacks[:, :-1], 2), self.layout.to_sample(stacks[:, 1:], 2)
 
 
@@ -110,7 +160,13 @@ class PairsReader(Reader):
             stacks.stack_indices(cells.ravel(), after, indices[int(after)])
         super().__init__(stacks, indices.reshape(2, *cells.shape, -1), False)
 
-    def _views(self, frames: Any) -> tuple[Any, Any]:
+    @property
+    def in_parts(self) -> bool:
+        """See `Reader`."""
+        return True
+
+    def views(self, frames: Any) -> tuple[Any, Any]:
+        """See `Reader`."""
         return self.layout.to_sample(frames[0], 2), self.layout.to_sample(frames[1], 2)
 
 

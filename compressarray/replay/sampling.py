@@ -2,27 +2,36 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
+from compressarray.replay.assembling import Part, batch_of
 from compressarray.replay.batches import Batch
 from compressarray.replay.checks import (
     checked_int,
     checked_number,
 )
 from compressarray.replay.drawing import Batches, Drawn
-from compressarray.replay.outputs import deliver_all
 from compressarray.replay.parts import BufferParts
 from compressarray.replay.priorities import SumTree
-from compressarray.replay.windows import Windows
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
 Int64s = npt.NDArray[np.int64]
 
 B = TypeVar("B")
+
+
+class Starts(Protocol):
+    """Cells that may be drawn."""
+
+    def __len__(self) -> int:
+        """How many."""
+
+    def select(self, ranks: Int64s) -> Int64s:
+        """Return the cells of some ranks, each below ``len(self)``."""
 
 
 class Sampling(BufferParts):
@@ -117,30 +126,27 @@ class Sampling(BufferParts):
                     )
                 kept = self._observations.memories(out.obs, self._output)
             cells, weight = self._choose(size, replace, exponent)
-            powers = np.array([self.gamma**k for k in range(self.n_step + 1)])
-            returns = self._transitions.returns(cells, powers)
-            if weight is not None:
-                returns.signals[3] = weight
-            action = self._actions.given_back(returns.action)
-            fields = self._transitions.fields.read(cells)
-            readers = self._observations.step_readers(cells, returns.last, self.n_step)
+            part = self._part(cells)
+            names = part.returns.names
 
             def decode() -> Batch:
-                obs, next_obs = self._observations.read(readers, self._output, kept)
-                reward, terminated, discount, weights = self._output.deliver_rows(returns.signals)
-                return Batch(
-                    obs=obs,
-                    action=self._output.deliver_small(action),
-                    reward=reward,
-                    next_obs=next_obs,
-                    terminated=terminated,
-                    discount=discount,
-                    index=returns.names,
-                    weight=weights,
-                    fields=deliver_all(self._output, fields),
-                )
+                def observe(readers: Any) -> Any:
+                    return self._observations.read(readers, self._output, kept)
 
-            return self._note(Drawn(returns.names, decode))
+                return batch_of([part], names, weight, observe, self._output)
+
+            return self._note(Drawn(names, decode))
+
+    def _part(self, cells: Int64s, as_stacks: bool = False) -> Part:
+        """Read, of windows that start in some cells, all but the pixels."""
+        powers = np.array([self.gamma**k for k in range(self.n_step + 1)])
+        returns = self._transitions.returns(cells, powers)
+        return Part(
+            returns,
+            self._actions.given_back(returns.action),
+            self._transitions.fields.read(cells),
+            self._observations.step_readers(cells, returns.last, self.n_step, as_stacks=as_stacks),
+        )
 
     def _choose(self, size: int, replace: bool, beta: float) -> tuple[Int64s, Floats | None]:
         windows = self._windows
@@ -169,11 +175,11 @@ class Sampling(BufferParts):
         weight = (probabilities.min() / probabilities) ** beta
         return cells, weight.astype(np.float32)
 
-    def _choose_uniformly(self, windows: Windows, size: int, replace: bool) -> Int64s:
-        self._refuse_more(len(windows), size, replace)
+    def _choose_uniformly(self, starts: Starts, size: int, replace: bool) -> Int64s:
+        self._refuse_more(len(starts), size, replace)
         if replace:
-            return windows.select(self._integers.below(len(windows), size))
-        return windows.select(self._rng.choice(len(windows), size, replace=False))
+            return starts.select(self._integers.below(len(starts), size))
+        return starts.select(self._rng.choice(len(starts), size, replace=False))
 
     def _refuse_more(self, n: int, size: int, replace: bool) -> None:
         if not replace and size > n:
