@@ -145,6 +145,13 @@ class Histories(RuleBasedStateMachine):
     @precondition(lambda self: self.theirs.get_num_timesteps() > 8)
     @rule(size=st.integers(1, 5), n_step=st.sampled_from([1, 2, (1, 3)]))
     def sample_independently(self, size, n_step):
+        longest: dict[str, int] = dict.fromkeys(self.theirs._module_to_indices, 0)
+        for episode in self.theirs.episodes:
+            for agent, each in episode.agent_episodes.items():
+                module = module_of(agent, episode)  # module_for() would change the episode
+                longest[module] = max(longest[module], len(each))
+        if min(longest.values()) < 3:
+            n_step = 1  # for longer ones RLlib would look for ever
         kwargs = {"beta": 0.4} if self.kind is PRIORITIZED else {}
         self.both(lambda each: each.sample(size, n_step=n_step, **kwargs))
         if self.kind is PRIORITIZED:
