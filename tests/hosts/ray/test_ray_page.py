@@ -5,20 +5,11 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-import pytest
-import ray
 from ray.tune.registry import register_env
 
 from tests.hosts.ray.worlds import Dot
 
 PAGE = Path(__file__).parents[3] / "docs" / "ray.md"
-
-
-@pytest.fixture(autouse=True)
-def no_cluster():
-    """What RLlib has begun ends here, whatever comes of the examples."""
-    yield
-    ray.shutdown()
 
 
 def test_the_examples_of_the_page_run(tmp_path):

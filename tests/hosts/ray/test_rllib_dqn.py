@@ -10,7 +10,6 @@ import ale_py
 import gymnasium
 import numpy as np
 import pytest
-import ray
 import torch
 from ray.rllib.algorithms.dqn import DQN, DQNConfig
 from ray.rllib.env.wrappers.atari_wrappers import wrap_atari_for_new_api_stack
@@ -28,13 +27,6 @@ OURS = {
         "compressarray.ray.rllib.CompressedPrioritizedEpisodeReplayBuffer"
     ),
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def no_cluster():
-    """RLlib's local runners need none."""
-    yield
-    ray.shutdown()
 
 
 def pong(config: Any) -> Any:
