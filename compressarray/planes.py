@@ -56,7 +56,12 @@ class Planes(NamedTuple):
 
     def join(self, planes: AnyArray) -> AnyArray:
         """Undo `split`; always C-contiguous, as an ndarray's own rows are."""
-        if self.channels_last:
-            channels = planes.reshape(*planes.shape[:-3], self.shape[2], *self.shape[:2])
-            return np.ascontiguousarray(np.moveaxis(channels, -3, -1))
-        return planes.reshape(*planes.shape[:-3], *self.shape)
+        lead = planes.shape[:-3]
+        if not self.channels_last:
+            return planes.reshape(*lead, *self.shape)
+        height, width, n_channels = self.shape
+        channels = planes.reshape(*lead, n_channels, height, width)
+        joined = np.empty((*lead, *self.shape), planes.dtype)
+        for i in range(n_channels):  # numpy takes three times as long to move the axis itself
+            joined[..., i] = channels[..., i, :, :]
+        return joined

@@ -67,12 +67,12 @@ class CompressedLookbackBuffer(InfiniteLookbackBuffer):
     def _split(self, data: Any) -> tuple[Any, list[Leaf], int]:
         """Return the structure of one observation, its leaves over time, and how many there are."""
         if self.finalized:
-            leaves = tree.flatten(data)
+            leaves = _flat(data)
             return _bare(data), leaves, len(leaves[0])
         bare = [_bare(item) for item in data]
         if not data or any(each != bare[0] for each in bare):
             return None, [list(data)], len(data)  # of no one structure: items as they are
-        flat = [tree.flatten(item) for item in data]
+        flat = [_flat(item) for item in data]
         return bare[0], [list(values) for values in zip(*flat, strict=True)], len(data)
 
     def _set_length(self, n: int) -> None:
@@ -276,15 +276,26 @@ class CompressedLookbackBuffer(InfiniteLookbackBuffer):
 def kinds_of(data: Any, finalized: bool) -> list[Kind]:
     """Return what kinds of images are in the data of an `InfiniteLookbackBuffer`."""
     one = data if finalized else data[0]
-    flat = [(path, leaf) for path, leaf in tree.flatten_with_path(one)]
+    leaves = _flat(one)
+    paths = [path for path, _ in tree.flatten_with_path(_bare(one))]
     if finalized:
-        return [(path, leaf.shape[1:], leaf.dtype) for path, leaf in flat if is_image(leaf)]
-    return [(path, leaf.shape, leaf.dtype) for path, leaf in flat if is_image([leaf])]
+        pairs = [(path, leaf[:1]) for path, leaf in zip(paths, leaves, strict=True)]
+    else:
+        pairs = [(path, [leaf]) for path, leaf in zip(paths, leaves, strict=True)]
+    return [(path, each[0].shape, each[0].dtype) for path, each in pairs if is_image(each)]
+
+
+# RLlib takes a list for one observation, where dm-tree takes it for several.
 
 
 def _bare(item: Any) -> Any:
     """The structure of an item: None for one without any."""
-    return tree.map_structure(lambda _: None, item)
+    return tree.map_structure(lambda _: None, item) if isinstance(item, (dict, tuple)) else None
+
+
+def _flat(item: Any) -> list[Any]:
+    """The leaves of an item."""
+    return list(tree.flatten(item)) if isinstance(item, (dict, tuple)) else [item]
 
 
 def _nbytes_of(leaf: Leaf, of_column: str) -> int:

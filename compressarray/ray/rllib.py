@@ -2,21 +2,38 @@
 
 from __future__ import annotations
 
-import copy
-from collections import deque
+from collections import defaultdict, deque
 from typing import Any
 
 import numpy as np
-from ray.rllib.env.single_agent_episode import SingleAgentEpisode
-from ray.rllib.env.utils.infinite_lookback_buffer import InfiniteLookbackBuffer
 from ray.rllib.utils import force_list
-from ray.rllib.utils.replay_buffers import EpisodeReplayBuffer, PrioritizedEpisodeReplayBuffer
+from ray.rllib.utils.replay_buffers import (
+    EpisodeReplayBuffer,
+    MultiAgentEpisodeReplayBuffer,
+    MultiAgentPrioritizedEpisodeReplayBuffer,
+    PrioritizedEpisodeReplayBuffer,
+)
 
 from compressarray.array import DiffFrameArray
 from compressarray.ray.columns import EpisodeFrames
-from compressarray.ray.lookback import CompressedLookbackBuffer, kinds_of
+from compressarray.ray.episodes import (
+    ForState,
+    agents_of,
+    apart,
+    compress,
+    episode_from,
+    is_compressed,
+    kinds_in,
+    nbytes_of_steps,
+)
+from compressarray.ray.lookback import CompressedLookbackBuffer
 
-__all__ = ["CompressedEpisodeReplayBuffer", "CompressedPrioritizedEpisodeReplayBuffer"]
+__all__ = [
+    "CompressedEpisodeReplayBuffer",
+    "CompressedMultiAgentEpisodeReplayBuffer",
+    "CompressedMultiAgentPrioritizedEpisodeReplayBuffer",
+    "CompressedPrioritizedEpisodeReplayBuffer",
+]
 
 _N_LANES = 16
 # The key of the frames, beside RLlib's own, in a state.
@@ -57,32 +74,29 @@ class _Compressed(EpisodeReplayBuffer):
             RLlib's, if a chunk does not follow what is there. What RLlib counts is then as RLlib
             leaves it; frames and observations are as they were.
         """
-        episodes = force_list(episodes)
+        episodes = list(force_list(episodes))
         for episode in episodes:
-            self._frames.make_lanes(_kinds_of(episode))
+            self._frames.make_lanes(list(kinds_in(episode)))
         evicted = self._num_episodes_evicted
-        super().add(episodes, *args, **kwargs)
-        self._compress()
-        for episode in episodes:
-            if episode.is_done and episode.id_ in self.episode_id_to_index:
-                self._frames.release(self.episode_id_to_index[episode.id_])
+        super().add(list(episodes), *args, **kwargs)
+        self._compress(episodes)
         if self._num_episodes_evicted != evicted:
             self._frames.let_go(self._num_episodes_evicted)
 
-    def _compress(self) -> None:
-        """Compress the observations of the newest episodes, as far as they are not yet."""
-        first = len(self.episodes)
-        while first and not isinstance(
-            self.episodes[first - 1].observations, CompressedLookbackBuffer
-        ):
-            first -= 1
-        for i in range(first, len(self.episodes)):
-            episode = self.episodes[i]
-            if episode.observations.len_incl_lookback():
-                episode.observations = CompressedLookbackBuffer(
-                    episode.observations, self._frames, i + self._num_episodes_evicted
-                )
-                episode._last_added_observation = None  # which is a dense one
+    def _compress(self, given: list[Any]) -> None:
+        """Compress what is new: in the newest episodes, and in those that were added to."""
+        evicted = self._num_episodes_evicted
+        i = len(self.episodes)
+        while i and not is_compressed(self.episodes[i - 1]):
+            i -= 1
+        for number in range(i + evicted, len(self.episodes) + evicted):
+            compress(self.episodes[number - evicted], self._frames, number)
+        for episode in given:
+            number = self.episode_id_to_index.get(episode.id_)
+            if number is not None:
+                compress(self.episodes[number - evicted], self._frames, number)
+                if episode.is_done:
+                    self._frames.release(number)
 
     # -- memory ------------------------------------------------------------------------------
 
@@ -103,12 +117,17 @@ class _Compressed(EpisodeReplayBuffer):
             ``steps`` (actions, rewards, extra model outputs, infos, and RLlib's own lists of
             timesteps, of which Python's objects are estimated).
         """
-        observations = [episode.observations for episode in self.episodes]
-        ours = [each for each in observations if isinstance(each, CompressedLookbackBuffer)]
+        ours = [
+            agent.observations
+            for episode in self.episodes
+            for agent in agents_of(episode)
+            if isinstance(agent.observations, CompressedLookbackBuffer)
+        ]
+        steps = sum(map(nbytes_of_steps, self.episodes)) + self._n_indices * self._bytes_per_index
         parts = {
             "frames": self._frames.nbytes_stored,
             "observations": sum(each.nbytes_stored for each in ours),
-            "steps": self._nbytes_of_steps(),
+            "steps": steps,
         }
         nbytes = sum(each.nbytes for each in ours)
         stored = sum(parts.values())
@@ -119,15 +138,12 @@ class _Compressed(EpisodeReplayBuffer):
             "nbytes_by_part": parts,
         }
 
-    def _nbytes_of_steps(self) -> int:
-        total = 0
-        for episode in self.episodes:
-            for each in (episode.actions, episode.rewards, *episode.extra_model_outputs.values()):
-                total += _nbytes_of(each.data)
-            total += _DICT_BYTES * episode.infos.len_incl_lookback()
-        return total + len(self._indices) * self._bytes_per_index
+    # What RLlib's lists take for a timestep: a tuple of two numbers, and its place.
+    _bytes_per_index = 100
 
-    _bytes_per_index = 120  # a tuple of two numbers, and a place in a list
+    @property
+    def _n_indices(self) -> int:
+        return len(self._indices)
 
     # -- states ------------------------------------------------------------------------------
 
@@ -138,14 +154,11 @@ class _Compressed(EpisodeReplayBuffer):
         """
         twin = object.__new__(type(self))
         for name, value in _attributes(self).items():
-            object.__setattr__(twin, name, value)
-        twin.episodes = deque(map(_with_parts, self.episodes))
+            setattr(twin, name, value)
+        twin.episodes = deque(map(ForState, self.episodes))
         state: dict[str, Any] = super(_Compressed, twin).get_state()
-        for name, value in state.items():
-            if isinstance(value, list):
-                state[name] = list(value)
-        state[_FRAMES] = self._frames.get_state()
-        return state
+        episodes = state.pop("episodes")
+        return {"episodes": episodes, **apart(state), _FRAMES: self._frames.get_state()}
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Be as a state says, be it of this class or of RLlib's own.
@@ -156,39 +169,32 @@ class _Compressed(EpisodeReplayBuffer):
             As `get_state` returned it; it stays as it is. Episodes that are there are replaced,
             where RLlib's own buffer would keep them beside the numbers of others.
         """
-        super().set_state({**state, "_indices": list(state["_indices"])})
-        self._compress()
+        rest = {name: value for name, value in state.items() if name not in ("episodes", _FRAMES)}
+        taken = {name: state[name] for name in ("episodes", _FRAMES) if name in state}
+        super().set_state({**apart(rest), **taken})
 
     def _set_episodes(self, state: dict[str, Any]) -> None:
         frames = EpisodeFrames(self._frames.n_rows, self._frames.n_lanes, self.codec)
         frames.set_state(state.get(_FRAMES, {}))
         first = state["_num_episodes_evicted"]
-        episodes = [
-            _episode_from(each, frames, first + i) for i, each in enumerate(state["episodes"])
-        ]
-        self._frames, self.episodes = frames, deque(episodes)
-        self._num_episodes_evicted = first
+        episodes = deque[Any]()
+        for number, each in enumerate(state["episodes"], first):
+            episodes.append(episode_from(each, frames, number))
+            compress(episodes[-1], frames, number)
+        self._frames, self.episodes = frames, episodes
 
     def __getstate__(self) -> dict[str, Any]:
         held = _attributes(self)
         held["_frames"] = (self._frames.n_rows, self._frames.n_lanes, self._frames.get_state())
-        held["episodes"] = [_with_parts(each).get_state() for each in self.episodes]
+        held["episodes"] = [ForState(each).get_state() for each in self.episodes]
         return held
 
     def __setstate__(self, held: dict[str, Any]) -> None:
-        held = dict(held)
-        n_rows, n_lanes, state = held.pop("_frames")
-        episodes = held.pop("episodes")
+        n_rows, n_lanes, frames = held["_frames"]
         for name, value in held.items():
             setattr(self, name, value)
         self._frames = EpisodeFrames(n_rows, n_lanes, self.codec)
-        self._set_episodes(
-            {
-                "episodes": episodes,
-                "_num_episodes_evicted": self._num_episodes_evicted,
-                _FRAMES: state,
-            }
-        )
+        self._set_episodes({**held, _FRAMES: frames})
 
 
 class CompressedEpisodeReplayBuffer(_Compressed):
@@ -236,30 +242,59 @@ class CompressedPrioritizedEpisodeReplayBuffer(_Compressed, PrioritizedEpisodeRe
     `update_priorities`.
     """
 
-    _bytes_per_index = 400  # also one more number, an entry in a dict, and places in three trees
+    _bytes_per_index = 360  # also one more number, an entry in a dict, and places in two trees
 
 
-# -- episodes ------------------------------------------------------------------------------------
+class _CompressedOfSeveral(_Compressed, MultiAgentEpisodeReplayBuffer):
+    """What the buffers for several agents have in common."""
 
-_DICT_BYTES = 72
-_NUMBER_BYTES = 40
+    @property
+    def _n_indices(self) -> int:
+        return len(self._indices) + sum(map(len, self._module_to_indices.values()))
+
+    def get_state(self) -> dict[str, Any]:
+        """Return RLlib's state, in which observations are compressed; see `set_state`."""
+        state = super().get_state()
+        for name in _FORGOTTEN:
+            if hasattr(self, name):
+                state[name] = apart(getattr(self, name))
+        return state
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Be as a state says, be it of this class or of RLlib's own.
+
+        RLlib's own forgets some counts and numbers, without which it fails at the next sample or
+        eviction; states of this class have them.
+        """
+        super().set_state(state)
+        counts: Any = self.sampled_timesteps_per_module
+        self.sampled_timesteps_per_module: Any = defaultdict(int, counts)
+        for name in _FORGOTTEN:
+            if name in state:
+                setattr(self, name, apart(state[name]))
 
 
-def _kinds_of(episode: Any) -> Any:
-    observations = episode.observations
-    if not observations.len_incl_lookback():
-        return []
-    return kinds_of(observations.data, observations.finalized)
+class CompressedMultiAgentEpisodeReplayBuffer(_CompressedOfSeveral):
+    """RLlib's `MultiAgentEpisodeReplayBuffer` whose images take a hundredth of the memory.
+
+    See `CompressedEpisodeReplayBuffer`; each agent that grows takes a lane.
+    """
 
 
-def _nbytes_of(data: Any) -> int:
-    if isinstance(data, np.ndarray):
-        return int(data.nbytes)
-    if isinstance(data, dict):
-        return sum(map(_nbytes_of, data.values()))
-    if isinstance(data, (list, tuple)):
-        return sum(8 + _nbytes_of(each) for each in data)
-    return _NUMBER_BYTES
+class CompressedMultiAgentPrioritizedEpisodeReplayBuffer(
+    _CompressedOfSeveral, MultiAgentPrioritizedEpisodeReplayBuffer
+):
+    """RLlib's `MultiAgentPrioritizedEpisodeReplayBuffer`, in a hundredth of the memory.
+
+    See `CompressedMultiAgentEpisodeReplayBuffer`. Like RLlib's own, it is pickled by Ray's
+    cloudpickle and not by pickle; its state is by both.
+    """
+
+    _bytes_per_index = 360
+
+
+# Of RLlib's prioritized buffer for several agents.
+_FORGOTTEN = ("_sample_idx_to_tree_idx",)
 
 
 def _attributes(buffer: Any) -> dict[str, Any]:
@@ -267,53 +302,3 @@ def _attributes(buffer: Any) -> dict[str, Any]:
     slots = [name for kind in type(buffer).__mro__ for name in getattr(kind, "__slots__", ())]
     named = {name: getattr(buffer, name) for name in slots if hasattr(buffer, name)}
     return {**named, **vars(buffer)}
-
-
-class _Parts:
-    """Stands for an episode's observations while RLlib asks it for its state."""
-
-    def __init__(self, observations: CompressedLookbackBuffer) -> None:
-        self._observations = observations
-
-    def get_state(self) -> dict[str, Any]:
-        return {"parts": self._observations.get_parts()}
-
-
-def _with_parts(episode: Any) -> Any:
-    """An episode whose state has parts instead of dense observations, and lists of its own."""
-    twin = copy.copy(episode)
-    if isinstance(episode.observations, CompressedLookbackBuffer):
-        twin.observations = _Parts(episode.observations)
-    for name in ("actions", "rewards", "infos"):
-        setattr(twin, name, _apart(getattr(episode, name)))
-    twin.extra_model_outputs = {
-        name: _apart(each) for name, each in episode.extra_model_outputs.items()
-    }
-    return twin
-
-
-def _apart(buffer: Any) -> Any:
-    """A buffer of which the list is its own: RLlib adds to lists in place."""
-    twin = copy.copy(buffer)
-    if isinstance(twin.data, list):
-        twin.data = list(twin.data)
-    return twin
-
-
-def _episode_from(state: dict[str, Any], frames: EpisodeFrames, number: int) -> Any:
-    """Return the episode that a state was taken of."""
-    parts = state["observations"].get("parts")
-    if parts is not None:
-        # RLlib checks lengths, and may have anything else in the place of observations.
-        blank = InfiniteLookbackBuffer(
-            np.empty(parts["n"]) if parts["finalized"] else [None] * parts["n"], parts["lookback"]
-        )
-        state = {**state, "observations": blank.get_state()}
-    episode = SingleAgentEpisode.from_state(state)
-    if parts is not None:
-        episode.observations = CompressedLookbackBuffer.from_parts(parts, frames, number)
-    for name in ("actions", "rewards", "infos"):
-        setattr(episode, name, _apart(getattr(episode, name)))
-    for name, each in episode.extra_model_outputs.items():
-        episode.extra_model_outputs[name] = _apart(each)
-    return episode
