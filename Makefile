@@ -45,7 +45,7 @@ SUBSTITUTED = PYTHONPATH=$(CURDIR)/tests/hosts $(CURDIR)/$(PYTEST) -c /dev/null 
 .NOTPARALLEL:
 .PHONY: help run run-qrdqn run-dmc run-sb3 run-vizdoom run-vizdoom-here gl test test-portable test-long test-lowest \
 	test-hosts test-hosts-sb3 test-hosts-sb3-here test-hosts-sb3-own \
-	test-hosts-sb3-own-here lint format format-check type \
+	test-hosts-sb3-own-here test-hosts-ray test-hosts-ray-here lint format format-check type \
 	check bench bench-peers bench-codecs bench-ppo bench-replay bench-million bench-dmc bench-memory \
 	bench-first-use bench-files bench-files-here bench-worlds bench-worlds-here bench-sb3 bench-sb3-here report-sb3 \
 	report-sb3-here \
@@ -118,7 +118,7 @@ test-lowest: ## run the library's tests (no scripts) on the oldest supported dep
 
 # In environments of their own: the hosts are large, and nothing else needs them. Their warnings are
 # not ours to mend.
-test-hosts: test-hosts-sb3 ## run our buffers in other libraries' own programs (minutes)
+test-hosts: test-hosts-sb3 test-hosts-ray ## run our buffers in other libraries' own programs (minutes)
 
 test-hosts-sb3: ## the same in SBX and RL Zoo
 	@$(MAKE) --no-print-directory test-hosts-sb3-here VENV=.venv-hosts-sb3 EXTRAS=hosts-sb3 CONSTRAINTS=constraints-hosts-sb3.txt
@@ -135,6 +135,12 @@ test-hosts-sb3-own-here: $(READY)
 		echo "error: SB3=$(SB3) and CONTRIB=$(CONTRIB) are to be checkouts of stable-baselines3 and of sb3-contrib" >&2; exit 1; }
 	cd "$(SB3)" && $(SUBSTITUTED) $(addprefix tests/test_,her.py buffers.py n_step_replay.py save_load.py dict_env.py) $(PYTEST_ARGS)
 	cd "$(CONTRIB)" && $(SUBSTITUTED) $(addprefix tests/test_,lstm.py invalid_actions.py save_load.py dict_env.py) $(PYTEST_ARGS)
+
+test-hosts-ray: ## our buffers in Ray's RLlib, which wants a Gymnasium of its own (minutes)
+	@$(MAKE) --no-print-directory test-hosts-ray-here VENV=.venv-hosts-ray EXTRAS=hosts-ray CONSTRAINTS=constraints-hosts-ray.txt
+
+test-hosts-ray-here: $(READY)
+	$(PYTEST) -W default tests/hosts/ray $(PYTEST_ARGS)
 
 lint: $(READY) ## look for mistakes
 	$(BIN)/ruff check .
@@ -259,5 +265,5 @@ medqn: $(READY) ## MeDQN's figure, and the memory of its replay buffers (small r
 	$(BIN)/python -m experiments medqn $(EXPERIMENT_ARGS)
 
 clean: ## remove the virtual environments and caches, and keep runs/
-	rm -rf .venv .venv-bench .venv-docs .venv-hosts-sb3 .venv-lowest .venv-report .venv-vizdoom .venv-worlds build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	rm -rf .venv .venv-bench .venv-docs .venv-hosts-ray .venv-hosts-sb3 .venv-lowest .venv-report .venv-vizdoom .venv-worlds build dist *.egg-info .hypothesis .mypy_cache .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

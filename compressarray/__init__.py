@@ -10,7 +10,7 @@ from compressarray.errors import (
     FrameEvictedError,
     StaleStreamError,
 )
-from compressarray.replay import Batch, ReplayBuffer, SequenceBatch, Transition
+from compressarray.replay import Batch, ReplayBuffer, ReplayEnsemble, SequenceBatch, Transition
 
 __all__ = [
     "Batch",
@@ -19,6 +19,7 @@ __all__ = [
     "DiffFrameArray",
     "FrameEvictedError",
     "ReplayBuffer",
+    "ReplayEnsemble",
     "SequenceBatch",
     "StaleStreamError",
     "Transition",

@@ -11,6 +11,7 @@ lie is its own affair.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from compressarray.array import DiffFrameArray
@@ -26,10 +27,20 @@ C = TypeVar("C")
 
 
 class Replica:
-    """A copy of an array or a buffer that messages keep in step."""
+    """A copy of an array or a buffer that messages keep in step.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    priorities : mapping, optional
+        Given: a buffer's copy has priorities of its own, whatever is said of them elsewhere, with
+        these ``alpha``, ``beta`` and ``epsilon`` (see `ReplayBuffer`). Its `update_priorities` may
+        be called, and what is new gets the largest priority here. The buffer that it follows is to
+        have none.
+    """
+
+    def __init__(self, *, priorities: Mapping[str, float] | None = None) -> None:
         self._copy: Any = None
+        self._priorities = priorities
 
     @property
     def array(self) -> DiffFrameArray:
@@ -53,11 +64,11 @@ class Replica:
     @property
     def number(self) -> int:
         """Of the last message that was taken, 0 before the first one."""
-        return self._position[1]
+        return self.position[1]
 
     @property
-    def _position(self) -> tuple[bytes, int]:
-        """Of which feed, and up to which message, this is."""
+    def position(self) -> tuple[bytes, int]:
+        """The id of the feed that this follows, and `number`; ``(b"", 0)`` before the first."""
         if self._copy is None:
             return b"", 0
         return self._copy._came_to() or (b"", 0)
@@ -78,11 +89,11 @@ class Replica:
         rest = memoryview(message)[HEAD.size :]
         if kind not in (WHOLE, CHANGES) or zlib.crc32(rest) != checksum:
             raise CorruptFrameError("a message was damaged on its way; ask for it again")
-        known, last = self._position
+        known, last = self.position
         if feed_id == known and number <= last:
             return
         if kind == WHOLE:
-            copy = _copy_from(rest)
+            copy = _copy_from(rest, self._priorities)
             copy._follow((feed_id, number))
             self._copy = copy
             return
@@ -94,8 +105,10 @@ class Replica:
         self._copy._take(Items(rest), (feed_id, number))
 
 
-def _copy_from(data: memoryview) -> Any:
+def _copy_from(data: memoryview, priorities: Mapping[str, float] | None) -> Any:
     kind = container.kind_of(data)
+    if kind == ReplayBuffer._kind and priorities is not None:
+        return ReplayBuffer._with_own_priorities(container.loads(data, kind), priorities)
     for each in (DiffFrameArray, ReplayBuffer):
         if each._kind == kind:
             return each._from_tree(container.loads(data, kind))

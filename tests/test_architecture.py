@@ -103,8 +103,25 @@ MAY_IMPORT = {
         "compressarray.replay",
         "compressarray.sharing",
     },
+    "compressarray.planes": set(),
+    "compressarray.distributed": {
+        "compressarray.errors",
+        "compressarray.feed",
+        "compressarray.feeding",
+        "compressarray.format",
+        "compressarray.replay",
+        "compressarray.snapshots",
+    },
+    "compressarray.ray": {
+        "compressarray.array",
+        "compressarray.distributed",
+        "compressarray.errors",
+        "compressarray.planes",
+        "compressarray.replay",
+    },  # a leaf
     "compressarray.sb3": {
         "compressarray.array",
+        "compressarray.planes",
         "compressarray.replay",
         "compressarray.writing",
     },  # a leaf
@@ -127,6 +144,8 @@ OPTIONAL = {
     },
     "ale_py": {"cleanrl_scripts", "compressarray.sb3"},
     "dm_control": {"wrappers"},
+    "ray": {"cleanrl_scripts", "compressarray.ray"},
+    "tree": {"compressarray.ray"},  # dm-tree, which RLlib's episodes are made with
     "shimmy": {"wrappers"},
     "isal": {"compressarray.sb3"},
     "sb3_contrib": {"compressarray.sb3.contrib"},
@@ -220,6 +239,7 @@ def test_imports_point_one_way(path):
         ("compressarray.replay.buffer", "compressarray.sb3"),
         ("compressarray.replay.buffer", "stable_baselines3"),
         ("compressarray.sb3.rollout", "sb3_contrib"),
+        ("compressarray.replay.buffer", "ray"),
         ("wrappers.frame_stack", "torch.nn"),
         ("wrappers.frame_stack", "compressarray.store"),
         ("cleanrl_scripts.ppo_atari", "cleanrl_scripts.other"),

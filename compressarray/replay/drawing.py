@@ -40,6 +40,7 @@ class Drawn(Generic[B]):
         self._decode: Callable[[], B] | None = decode
         self._arrive = arrive
         self._batch: B | None = None
+        self._kept: Any = None
         self._lock = threading.Lock()
         self.is_gone = False
         _all_drawn.add(self)
@@ -49,7 +50,7 @@ class Drawn(Generic[B]):
         with self._lock:
             if self._decode is not None:
                 self._batch = self._decode()
-                self._decode = None
+                self._decode = self._kept = None
 
     def result(self) -> B:
         """Return the batch, decoded now if it was not, to whoever uses it."""
@@ -57,6 +58,12 @@ class Drawn(Generic[B]):
         assert self._batch is not None
         self._arrive()
         return self._batch
+
+    def keep(self, others: Any) -> Drawn[B]:
+        """Keep something alive until this is decoded; returns this."""
+        if self._decode is not None:
+            self._kept = others
+        return self
 
     def reads_before(self, oldest: Int64s) -> bool:
         """Say whether frames of transitions older than ``oldest``, by lane, are still needed."""

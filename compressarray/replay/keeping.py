@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy as copying
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -26,6 +26,7 @@ from compressarray.replay.following import TakeStep
 from compressarray.replay.observations import Observations
 from compressarray.replay.outputs import NumpyOutput
 from compressarray.replay.parts import BufferParts, Settings
+from compressarray.replay.priorities import SumTree
 from compressarray.replay.stacks import FrameIndices
 from compressarray.sharing import SharedHandle, share
 from compressarray.snapshots import Snapshot, array_of, copied, int_of, part_of
@@ -91,6 +92,41 @@ class Keeping(BufferParts):
         message.put_ints([self._has_warned_of_no_reset])
         return True
 
+    @classmethod
+    def _with_own_priorities(cls: type[K], tree: Any, priorities: Mapping[str, float]) -> K:
+        """Return the buffer of a file's tree, with priorities of which its writer knows nothing.
+
+        Raises
+        ------
+        ValueError
+            If it has priorities already.
+        """
+        state = files.state_from(tree, files.AS_SAVED, None)
+        arguments = part_of(state, "arguments")
+        if part_of(arguments, "prioritized"):
+            raise ValueError(
+                "this replica is to have priorities of its own, and the buffer that it follows has "
+                "some, too: build that one with prioritized=False"
+            )
+        state["arguments"] = {**arguments, "prioritized": True, **priorities}
+        state["priorities"] = None
+        buffer = object.__new__(cls)
+        buffer.__setstate__(state)
+        buffer._has_own_priorities = True
+        return buffer
+
+    def _take_priorities_of(self, other: K) -> None:
+        """Have those that another replica of the same buffer has for the same transitions."""
+        with self._lock, other._lock:
+            other._writer.settle()
+            starts = self._windows.select(np.arange(len(self._windows)))
+            cells, held = other._transitions.find(self._transitions.names(starts))
+            top = other._tree.top
+            leaves = np.full(len(starts), top)
+            known = held & other._windows.holds(cells)
+            leaves[known] = other._tree.leaves[cells[known]]
+            self._tree.set_to(starts, leaves, top)
+
     def _follow(self, position: Any) -> None:
         for entry in self._observations.images:
             frames = entry.frames
@@ -115,7 +151,10 @@ class Keeping(BufferParts):
             self._writer.run(self._take_within, items, position)
 
     def _take_within(self, items: Items, position: Any) -> None:
-        step = TakeStep(self, self._followed, position)
+        followed = self._followed
+        if self._has_own_priorities:
+            followed = followed._replace(tree=SumTree(0))
+        step = TakeStep(self, followed, position)
         self._writer.steps.append(step)
         self._settle(step.read_rows(items, self._actions.refuse_foreign))
         step.read_rest(items)
@@ -133,7 +172,9 @@ class Keeping(BufferParts):
         if rng is not None:
             self._draw_with(rng)
         if numbers:
-            self.gamma, self.beta, self.epsilon = numbers
+            self.gamma = numbers[0]
+            if not self._has_own_priorities:
+                self.beta, self.epsilon = numbers[1:]
         self._has_warned_of_no_reset = has_warned
 
     def share(self) -> SharedHandle:
@@ -393,8 +434,10 @@ class Keeping(BufferParts):
         self._actions.refuse_foreign(self._transitions.actions[held_cells])
         held_ones = self._transitions
         self._windows.rebuild(held_ones.oldest, held_ones.counts, held_ones.flags)
-        starts = held_cells[self._windows.holds(held_cells)]
-        self._tree.restore(part_of(state, "priorities"), starts, np.finfo(float).max / capacity)
+        priorities = part_of(state, "priorities")
+        if priorities is not None:  # else each start has got what a new one gets
+            starts = held_cells[self._windows.holds(held_cells)]
+            self._tree.restore(priorities, starts, np.finfo(float).max / capacity)
         self._resets.restore(part_of(state, "resets"))
         self._observations.restore(held, self._transitions)
         self._has_warned_of_no_reset = bool(int_of(state, "has_warned_of_no_reset", 0, 1))

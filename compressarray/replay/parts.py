@@ -86,6 +86,7 @@ class BufferParts:
     _output: NumpyOutput
     _rng: np.random.Generator
     _position: Any  # how far this has come, as a replica
+    _has_own_priorities: bool  # as a replica, of which its writer knows nothing
 
     def _build(
         self,
@@ -204,6 +205,7 @@ class BufferParts:
         self._drawn: weakref.WeakSet[Drawn[Any]] = weakref.WeakSet()
         self._is_mapped = self._observations.are_mapped
         self._position = None
+        self._has_own_priorities = False
         self._plain_steps: PlainSteps | None = None  # made once there is one
         self._has_plain_steps = True  # as far as is known
         self._log: tuple[str, CheckpointLog] | None = None

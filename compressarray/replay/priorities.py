@@ -69,6 +69,15 @@ class SumTree:
         n = draw(self.leaves, self.sums, randoms, replace, cells, probabilities)
         return cells[:n], probabilities[:n]
 
+    def find(self, targets: Floats) -> Int64s:
+        """Return the cells, ``(n,)``, under which the running sum of all leaves passes targets.
+
+        Each is from zero to below `total`, which must be above zero.
+        """
+        cells = np.empty(len(targets), np.int64)
+        find(self.leaves, self.sums, targets, cells)
+        return cells
+
     def update(self, cells: Int64s, values: Floats) -> None:
         """Set leaves; of several for one cell the last one stays.
 
@@ -191,6 +200,13 @@ def find_leaf(leaves: Any, sums: Any, target: Any) -> Any:
                 break
             target -= leaves[i]
     return cell
+
+
+@kernel
+def find(leaves: Any, sums: Any, targets: Any, cells: Any) -> Any:
+    """Fill ``cells`` as `SumTree.find` says."""
+    for i in range(len(targets)):
+        cells[i] = find_leaf(leaves, sums, targets[i])
 
 
 @kernel

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,13 +16,22 @@ from compressarray.replay.checks import (
 from compressarray.replay.drawing import Batches, Drawn
 from compressarray.replay.parts import BufferParts
 from compressarray.replay.priorities import SumTree
-from compressarray.replay.windows import Windows
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
 Int64s = npt.NDArray[np.int64]
 
 B = TypeVar("B")
+
+
+class Starts(Protocol):
+    """Cells that may be drawn."""
+
+    def __len__(self) -> int:
+        """How many."""
+
+    def select(self, ranks: Int64s) -> Int64s:
+        """Return the cells of some ranks, each below ``len(self)``."""
 
 
 class Sampling(BufferParts):
@@ -169,11 +178,11 @@ class Sampling(BufferParts):
         weight = (probabilities.min() / probabilities) ** beta
         return cells, weight.astype(np.float32)
 
-    def _choose_uniformly(self, windows: Windows, size: int, replace: bool) -> Int64s:
-        self._refuse_more(len(windows), size, replace)
+    def _choose_uniformly(self, starts: Starts, size: int, replace: bool) -> Int64s:
+        self._refuse_more(len(starts), size, replace)
         if replace:
-            return windows.select(self._integers.below(len(windows), size))
-        return windows.select(self._rng.choice(len(windows), size, replace=False))
+            return starts.select(self._integers.below(len(starts), size))
+        return starts.select(self._rng.choice(len(starts), size, replace=False))
 
     def _refuse_more(self, n: int, size: int, replace: bool) -> None:
         if not replace and size > n:

@@ -12,7 +12,8 @@ from compressarray.replay.batches import SequenceBatch
 from compressarray.replay.checks import checked_int, checked_number
 from compressarray.replay.drawing import Batches, Drawn
 from compressarray.replay.priorities import SumTree
-from compressarray.replay.sampling import Sampling
+from compressarray.replay.sampling import Sampling, Starts
+from compressarray.replay.transitions import Transitions
 from compressarray.replay.windows import END, FIRST, Windows
 
 Bools = npt.NDArray[np.bool_]
@@ -41,6 +42,26 @@ class Asked(NamedTuple):
     crosses: bool
     replace: bool
     beta: float
+
+
+class Anywhere:
+    """The cells that any ``length`` steps of a lane start with, whatever episodes they are of."""
+
+    def __init__(self, transitions: Transitions, length: int) -> None:
+        self._n_slots = transitions.n_slots
+        self._oldest = transitions.oldest
+        self._n_starts = np.maximum(transitions.counts - self._oldest - length + 1, 0)
+        self._ends = np.cumsum(self._n_starts)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def select(self, ranks: Int64s) -> Int64s:
+        """Return the cells of some ranks, each below ``len(self)``."""
+        lanes = np.searchsorted(self._ends, ranks, "right")
+        times = self._oldest[lanes] + ranks - (self._ends - self._n_starts)[lanes]
+        cells: Int64s = lanes * self._n_slots + times % self._n_slots
+        return cells
 
 
 class Sequences(Sampling):
@@ -209,36 +230,20 @@ class Sequences(Sampling):
 
     def _choose_starts(self, asked: Asked) -> tuple[Int64s, Floats]:
         """Return the cells that runs start with, ``(B,)``, and their weights."""
-        uniform = np.ones(asked.size, np.float32)
-        if asked.crosses:
-            return self._choose_anywhere(asked), uniform
-        windows = self._sequences_of(asked.kind)
-        if not len(windows):
+        starts = self._starts(asked)
+        if not len(starts):
             raise self._no_sequence(asked.kind.length)
-        if asked.kind.is_prioritized:
-            self._refuse_more(len(windows), asked.size, asked.replace)
-            return self._choose_by_priority(windows.tree, asked.size, asked.replace, asked.beta)
-        return self._choose_uniformly(windows, asked.size, asked.replace), uniform
+        if isinstance(starts, Windows) and asked.kind.is_prioritized:
+            self._refuse_more(len(starts), asked.size, asked.replace)
+            return self._choose_by_priority(starts.tree, asked.size, asked.replace, asked.beta)
+        uniform = np.ones(asked.size, np.float32)
+        return self._choose_uniformly(starts, asked.size, asked.replace), uniform
 
-    def _choose_anywhere(self, asked: Asked) -> Int64s:
-        """Choose among all runs that a lane holds."""
-        transitions, length = self._transitions, asked.kind.length
-        oldest = transitions.oldest
-        n_starts = np.maximum(transitions.counts - oldest - length + 1, 0)
-        ends = np.cumsum(n_starts)
-        total = int(ends[-1])
-        if not total:
-            raise self._no_sequence(length)
-        self._refuse_more(total, asked.size, asked.replace)
-        ranks = (
-            self._integers.below(total, asked.size)
-            if asked.replace
-            else self._rng.choice(total, asked.size, replace=False)
-        )
-        lanes = np.searchsorted(ends, ranks, "right")
-        times = oldest[lanes] + ranks - (ends - n_starts)[lanes]
-        cells: Int64s = lanes * transitions.n_slots + times % transitions.n_slots
-        return cells
+    def _starts(self, asked: Asked) -> Starts:
+        """The cells that runs may start with."""
+        if asked.crosses:
+            return Anywhere(self._transitions, asked.kind.length)
+        return self._sequences_of(asked.kind)
 
     def _no_sequence(self, length: int) -> ValueError:
         return ValueError(

@@ -191,12 +191,16 @@ class Transitions:
         IndexError
             If a name is none that ever was.
         """
-        counts, lanes = np.divmod(names, self.n_lanes)
-        unknown = (names < 0) | (counts >= self.counts[lanes])
+        unknown = (names < 0) | (names // self.n_lanes >= self.counts[names % self.n_lanes])
         if unknown.any():
             raise IndexError(f"transition {names[unknown][0]} was never added")
+        return self.find(names)
+
+    def find(self, names: Int64s) -> tuple[Int64s, Bools]:
+        """Do the same, where what was never added is not held, either; no name is below zero."""
+        counts, lanes = np.divmod(names, self.n_lanes)
         cells: Int64s = lanes * self.n_slots + counts % self.n_slots
-        return cells, counts >= self.oldest[lanes]
+        return cells, (counts >= self.oldest[lanes]) & (counts < self.counts[lanes])
 
     def newest(self, n: int) -> Int64s:
         """Return the names of the ``n`` newest transitions that are held, or of all, in order."""

@@ -71,6 +71,10 @@ class Windows:
         held: npt.NDArray[np.bool_] = (bits & 1).astype(np.bool_)
         return held
 
+    def remove(self, cells: Int64s) -> None:
+        """Take cells out, until what they hold is replaced; nothing happens where they are not."""
+        remove(cells, self.words, self.counts, self.tree.leaves, self.tree.sums)
+
     def turn(
         self,
         lanes: Int64s,
@@ -153,6 +157,13 @@ def put(cell: Any, present: Any, priority: Any, words: Any, counts: Any, leaves:
         node >>= 1
     if len(leaves):
         set_leaf(leaves, sums, cell, priority if present else 0.0)
+
+
+@kernel
+def remove(cells: Any, words: Any, counts: Any, leaves: Any, sums: Any) -> Any:
+    """See `Windows.remove`."""
+    for cell in cells:
+        put(cell, False, 0.0, words, counts, leaves, sums)
 
 
 @kernel

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from compressarray.array import DiffFrameArray
-from compressarray.sb3.planes import Planes
+from compressarray.planes import Planes
 from compressarray.sb3.rows import FrameRows
 
 AnyArray = npt.NDArray[Any]

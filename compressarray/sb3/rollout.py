@@ -15,10 +15,10 @@ from stable_baselines3.common.type_aliases import DictRolloutBufferSamples, Roll
 from stable_baselines3.common.vec_env import VecNormalize
 
 from compressarray.array import DiffFrameArray
+from compressarray.planes import Planes
 from compressarray.sb3.codecs import check_foreign, choose_codec
 from compressarray.sb3.columns import RolloutObservations
 from compressarray.sb3.host import check_space
-from compressarray.sb3.planes import Planes
 from compressarray.sb3.steps import Settled, Undo
 from compressarray.writing import Writer
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from compressarray.array import DiffFrameArray
-from compressarray.sb3.planes import Planes
+from compressarray.planes import Planes
 from compressarray.sb3.steps import Undo
 
 AnyArray = npt.NDArray[Any]

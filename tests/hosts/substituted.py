@@ -19,8 +19,8 @@ import stable_baselines3
 from stable_baselines3.common import buffers
 from stable_baselines3.her import her_replay_buffer
 
+from compressarray.planes import Planes, Shape
 from compressarray.sb3 import contrib, tools
-from compressarray.sb3.planes import Planes, Shape
 
 OURS: dict[Any, Any] = tools.KINDS | contrib.KINDS
 # Where the parents themselves are, and name one another.

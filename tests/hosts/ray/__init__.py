@@ -1,0 +1,1 @@
+"""What stands on Ray: `make test-hosts-ray`."""
