@@ -260,6 +260,21 @@ TestUnreliable = Unreliable.TestCase
 TestUnreliable.settings = settings(max_examples=examples(25), stateful_step_count=40, deadline=None)
 
 
+def test_with_two_requests_at_once_a_runner_that_begins_anew_is_followed():
+    replay = JointReplay(steps=2, seed=0)
+    for life in range(3):
+        runner = WorldRunner(Setting(seed=life, n_envs=1, n_slots=50))
+        requests = [replay.request("one")]
+        if life:
+            requests.append(replay.request("one"))
+        for _ in range(8):
+            replay.take("one", runner.collect(*requests.pop(0)))
+            while len(requests) < 2:
+                requests.append(replay.request("one"))
+        assert int(list(replay.buffers.values())[-1].position[0]) >= 8
+        replay.forget("one")
+
+
 def test_priorities_stay_where_everything_comes_anew():
     runner = WorldRunner(Setting(n_slots=10, n_envs=1))
     replay = JointReplay(steps=4, prioritized=True, seed=0, epsilon=0, alpha=1)

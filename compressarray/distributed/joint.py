@@ -177,14 +177,17 @@ class JointReplay(ReplayEnsemble):
         """
         with self._lock:
             known = self._runners.setdefault(runner, _Runner())
-            if known.asked:
-                known.asked.popleft()
+            expected = known.asked.popleft()[0] if known.asked else None
             try:
                 gained = self._taken(runner, known, delivery)
             except BaseException:
                 known.asked.clear()  # what was asked for after it does not follow, either
                 raise
             self.limiter.inserts += gained
+            stands = known.lives[-1].replica.position
+            if known.asked and expected != stands:
+                # It has begun anew, and answers what it was asked before that with the same again.
+                known.asked = deque((stands, n) for _, n in known.asked)
             return gained
 
     def _taken(self, runner: str, known: _Runner, delivery: Delivery) -> int:

@@ -72,7 +72,7 @@ def test_what_was_acknowledged_outlives_runners_that_are_killed(end):
     replay = RayReplay(handles, steps=10, seed=1, retry_s=0.1, prioritized=True)
     rng, known, acknowledged = random.Random(0), {}, {}
     killed, next_kill = 0, time.monotonic()
-    while killed < 8:
+    while killed < 5:
         batch = replay.sample(16)
         check_batch(batch)
         replay.update_priorities(batch.index, np.ones(16))
@@ -82,8 +82,9 @@ def test_what_was_acknowledged_outlives_runners_that_are_killed(end):
             assert had.get(life, CAPACITY) >= n  # one that was let go of has had as much after it
         acknowledged = had
         if known and time.monotonic() > next_kill:
-            os.kill(known.pop(rng.choice(list(known)))["pid"], signal.SIGKILL)
-            killed, next_kill = killed + 1, time.monotonic() + 1.5 * rng.random()
+            with contextlib.suppress(ProcessLookupError):  # its last words came after its end
+                os.kill(known.pop(rng.choice(list(known)))["pid"], signal.SIGKILL)
+                killed, next_kill = killed + 1, time.monotonic() + 1.5 * rng.random()
     stats = replay.stats()
     assert stats["deaths"] > 0
     assert stats["lives"] > 3
@@ -94,16 +95,20 @@ def test_lives_are_let_go_of_once_as_much_has_come_since(end):
     handles = made(end, 1)
     replay = RayReplay(handles, steps=100, seed=1, retry_s=0.05)
     known: dict[int, dict[str, Any]] = {}
-    most = 0
-    for _ in range(4):
-        before, lives = replay.limiter.inserts, replay.stats()["lives"]
-        while replay.limiter.inserts < before + 2 * CAPACITY or replay.stats()["lives"] < lives:
+    most, pid = 0, None
+    for _ in range(3):
+        while not known or known[0]["pid"] == pid:
+            replay.collect(1)
+            latest(replay, known)
+        n_enough = replay.limiter.inserts + 2 * CAPACITY
+        while replay.limiter.inserts < n_enough:
             replay.collect(1)
             most = max(most, len(replay))
-        latest(replay, known)
-        os.kill(known[0]["pid"], signal.SIGKILL)
+        assert replay.stats()["lives"] == 1
+        check(replay)
+        pid = known[0]["pid"]
+        os.kill(pid, signal.SIGKILL)
     assert CAPACITY < most <= 2 * CAPACITY
-    check(replay)
 
 
 @ray.remote(num_cpus=0.1, max_restarts=-1, max_task_retries=0)
@@ -134,7 +139,7 @@ def test_learners_that_are_killed_go_on_from_their_checkpoints(end, tmp_path):
         {name: Learner.remote(name, handles, str(tmp_path / name)) for name in ("a", "b")}
     )
     saved: dict[str, dict[int, int]] = {}
-    for turn in range(4):
+    for turn in range(3):
         for name, learner in learners.items():
             said = result_of(learner.work, 30)
             if name in saved and name == "a" and turn:
