@@ -5,6 +5,7 @@
 #   make run RUN_ARGS="--env-id ALE/Breakout-v5"   other flags for the script
 #   make run-qrdqn QRDQN_ARGS="--n-step 3"         other flags for that one
 #   make run-dmc DMC_ARGS="--full-compress"    the same for DrQ-v2's
+#   make run-ray RAY_ARGS="--address auto --num-runners 100"   the same for the distributed one, on a cluster
 #   make run-sb3 SB3_ARGS="--steps 100000"     the same for Stable-Baselines3's training
 #   make test PYTEST_ARGS="-k lossless -x"         other flags for pytest
 #   make bench-replay BENCH_ARGS=--quick           other flags for a benchmark
@@ -25,6 +26,8 @@ QRDQN_ARGS ?= --env-id ALE/Pong-v5 --total-timesteps 10000 --learning-starts 200
 DMC_ARGS ?= --env-id walker_walk --preset paper --total-timesteps 1500 --buffer-size 1500 \
 	--learning-starts 1300 --random-steps 1300 --batch-size 16 --eval-every 1400 --eval-episodes 1
 
+RAY_ARGS ?= --env-id ALE/Pong-v5 --num-runners 2 --total-timesteps 12000 --learning-starts 2000 \
+	--buffer-size 12000 --batch-size 32 --samples-per-insert 2
 SB3_PRESET ?= pong-ppo
 SB3_ARGS ?= --steps 4096 --n-eval-envs 0 --learning-starts 2000
 VIZDOOM_ARGS ?= --steps 1024 --episodes 4
@@ -43,7 +46,7 @@ SUBSTITUTED = PYTHONPATH=$(CURDIR)/tests/hosts $(CURDIR)/$(PYTEST) -c /dev/null 
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run run-qrdqn run-dmc run-sb3 run-vizdoom run-vizdoom-here gl test test-portable test-long test-lowest \
+.PHONY: help run run-qrdqn run-dmc run-ray run-ray-here bench-ray bench-ray-here run-sb3 run-vizdoom run-vizdoom-here gl test test-portable test-long test-lowest \
 	test-hosts test-hosts-sb3 test-hosts-sb3-here test-hosts-sb3-own \
 	test-hosts-sb3-own-here test-hosts-ray test-hosts-ray-here lint format format-check type \
 	check bench bench-peers bench-codecs bench-ppo bench-replay bench-million bench-dmc bench-memory \
@@ -86,6 +89,14 @@ run-sb3: $(READY) ## Stable-Baselines3 for a minute (SB3_PRESET=pong-ppo, mspacm
 	$(SB3_EXAMPLE) evaluate --preset $(SB3_PRESET) --episodes 4 --n-envs 2
 	$(SB3_EXAMPLE) watch --preset $(SB3_PRESET)
 	$(SB3_EXAMPLE) report
+
+# In the environment of the tests on Ray.
+RAY_HERE = VENV=.venv-hosts-ray EXTRAS=hosts-ray CONSTRAINTS=constraints-hosts-ray.txt
+run-ray: ## distributed QR-DQN on Pong for about two minutes, with two runners on Ray
+	@$(MAKE) --no-print-directory run-ray-here $(RAY_HERE)
+
+run-ray-here: $(READY)
+	$(BIN)/python cleanrl_scripts/apex_qrdqn_atari.py $(RAY_ARGS)
 
 run-vizdoom: ## Stable-Baselines3 on ViZDoom for a minute each: pictures, and masks of what they show
 	@$(MAKE) --no-print-directory run-vizdoom-here VENV=.venv-vizdoom EXTRAS=vizdoom
@@ -137,7 +148,7 @@ test-hosts-sb3-own-here: $(READY)
 	cd "$(CONTRIB)" && $(SUBSTITUTED) $(addprefix tests/test_,lstm.py invalid_actions.py save_load.py dict_env.py) $(PYTEST_ARGS)
 
 test-hosts-ray: ## our buffers in Ray's RLlib, which wants a Gymnasium of its own (minutes)
-	@$(MAKE) --no-print-directory test-hosts-ray-here VENV=.venv-hosts-ray EXTRAS=hosts-ray CONSTRAINTS=constraints-hosts-ray.txt
+	@$(MAKE) --no-print-directory test-hosts-ray-here $(RAY_HERE)
 
 test-hosts-ray-here: $(READY)
 	$(PYTEST) -W default tests/hosts/ray $(PYTEST_ARGS)
@@ -201,6 +212,12 @@ bench-files-here: $(READY)
 # In the environment of `bench`: beside sb3-extra-buffers.
 bench-sb3: ## replay buffers of Stable-Baselines3: memory, files, adding, drawing (BENCH_ARGS=--quick)
 	@$(MAKE) --no-print-directory bench-sb3-here VENV=.venv-bench EXTRAS=bench
+
+bench-ray: ## runners on Ray: bytes over the wire, transitions a second, drawing meanwhile (six minutes)
+	@$(MAKE) --no-print-directory bench-ray-here $(RAY_HERE)
+
+bench-ray-here: $(READY)
+	$(BIN)/python -m benchmarks.bench_ray $(BENCH_ARGS)
 
 # In an environment of its own: nothing else needs what builds it.
 docs: ## build the site, into build/site

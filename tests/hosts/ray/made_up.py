@@ -39,9 +39,9 @@ class MadeUp(RayEnvRunner):
     def __init__(self, index: int, options: dict[str, Any] | None = None) -> None:
         self.options = options or {}
         self.life = self.options.get("life", int.from_bytes(os.urandom(4), "little"))
-        size = STACK + (index if self.options.get("mixed") else 0)
-        space = Box(0, 255, (size, SIDE, SIDE), np.uint8)
-        self.buffer = ReplayBuffer(CAPACITY, space, Discrete(251), n_envs=None, n_step=2)
+        space = Box(0, 255, (STACK, SIDE, SIDE), np.uint8)
+        actions = Discrete(251 + (index if self.options.get("mixed") else 0))
+        self.buffer = ReplayBuffer(CAPACITY, space, actions, n_envs=None, n_step=2)
         self.t = 0
         self.index = index
         self.calls = 0
