@@ -92,7 +92,7 @@ run-sb3: $(READY) ## Stable-Baselines3 for a minute (SB3_PRESET=pong-ppo, mspacm
 
 # In the environment of the tests on Ray.
 RAY_HERE = VENV=.venv-hosts-ray EXTRAS=hosts-ray CONSTRAINTS=constraints-hosts-ray.txt
-run-ray: ## distributed QR-DQN on Pong for about two minutes, with two runners on Ray
+run-ray: ## distributed QR-DQN on Pong for about a minute, with two runners on Ray
 	@$(MAKE) --no-print-directory run-ray-here $(RAY_HERE)
 
 run-ray-here: $(READY)
@@ -213,7 +213,7 @@ bench-files-here: $(READY)
 bench-sb3: ## replay buffers of Stable-Baselines3: memory, files, adding, drawing (BENCH_ARGS=--quick)
 	@$(MAKE) --no-print-directory bench-sb3-here VENV=.venv-bench EXTRAS=bench
 
-bench-ray: ## runners on Ray: bytes over the wire, transitions a second, drawing meanwhile (six minutes)
+bench-ray: ## runners on Ray: bytes over the wire, transitions a second, drawing meanwhile (five minutes)
 	@$(MAKE) --no-print-directory bench-ray-here $(RAY_HERE)
 
 bench-ray-here: $(READY)

@@ -44,7 +44,7 @@ class Args:
     """games of each"""
     steps: int = 32
     """of each game, asked for at once"""
-    seconds: float = 8
+    seconds: float = 5
     """of each measurement"""
     turns: int = 3
     """measurements of each kind; the median counts"""

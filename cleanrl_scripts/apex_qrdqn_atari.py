@@ -41,8 +41,6 @@ from tqdm import tqdm
 from compressarray import ReplayBuffer
 from compressarray.ray import RayEnvRunner, RayReplay, connect, start_runners
 
-gym.register_envs(ale_py)
-
 
 @dataclass
 class Args:
@@ -129,6 +127,7 @@ def check_args(args: Args) -> Args:
 
 def make_env(args: Args, seed: int) -> gym.vector.VectorEnv:
     """Build ALE's vector environment, whose observations are stacks of four frames."""
+    gym.register_envs(ale_py)  # here: a runner's process has not run this file
     try:
         envs = gym.make_vec(
             args.env_id,
@@ -404,7 +403,7 @@ def main(argv: list[str] | None = None) -> dict[str, Any]:
     try:
         connect(args.address)
         found = train(args)
-    except (ConnectionError, TimeoutError, ValueError) as error:
+    except (ConnectionError, RuntimeError, TimeoutError, ValueError) as error:
         fail(error)
     if not args.quiet:
         print(

@@ -103,6 +103,8 @@ class RayReplay(JointReplay):
         ------
         RayTaskError
             If a runner's own code has raised; the others go on, and so does it when asked again.
+        RuntimeError
+            If a runner's ``__init__`` has raised.
         ValueError
             If a runner does not fit to the others, see `JointReplay.take`.
         """
@@ -142,6 +144,10 @@ class RayReplay(JointReplay):
         try:
             delivery = ray.get(reference)
         except RayActorError as error:
+            if "creation task" in str(error):  # Ray will not try again
+                self._start_over(name, self._retry_s)
+                reason = str(error).strip().splitlines()[-1].strip()
+                raise RuntimeError(f"{name} cannot be made: {reason}") from error
             self._counts["deaths"] += 1
             _log.warning("%s has died, and is waited for: %s", name, str(error).partition("\n")[0])
             self._start_over(name, self._retry_s)

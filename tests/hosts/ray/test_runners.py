@@ -199,6 +199,18 @@ def test_what_a_runner_raises_is_raised_and_the_others_go_on(end):
     assert raised == 2
 
 
+class Unmakeable(RayEnvRunner):
+    def __init__(self, index: int) -> None:
+        raise OSError("there is no such game")
+
+
+def test_a_runner_that_cannot_be_made_is_one_line(end):
+    replay = RayReplay(end(start_runners(Unmakeable, 1, **FEW)))
+    with pytest.raises(RuntimeError, match=r"runner 0 cannot be made: .*no such game") as error:
+        collect_all(replay)
+    assert "\n" not in str(error.value)
+
+
 def test_other_versions_and_other_spaces(end):
     handles = made(end, 2, old=(1,))
     replay = RayReplay(handles, steps=7, seed=1)
