@@ -213,7 +213,7 @@ bench-files-here: $(READY)
 bench-sb3: ## replay buffers of Stable-Baselines3: memory, files, adding, drawing (BENCH_ARGS=--quick)
 	@$(MAKE) --no-print-directory bench-sb3-here VENV=.venv-bench EXTRAS=bench
 
-bench-ray: ## runners on Ray: bytes over the wire, transitions a second, drawing meanwhile (five minutes)
+bench-ray: ## runners on Ray: bytes over the wire, transitions a second, drawing meanwhile (four minutes)
 	@$(MAKE) --no-print-directory bench-ray-here $(RAY_HERE)
 
 bench-ray-here: $(READY)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import ale_py
@@ -27,6 +27,7 @@ import tyro
 
 from benchmarks.common import RESULTS, machine, make_command
 from compressarray import ReplayBuffer
+from compressarray.distributed import JointReplay
 from compressarray.ray import RayEnvRunner, RayReplay, connect, start_runners
 
 STACK = (4, 84, 84)
@@ -44,7 +45,7 @@ class Args:
     """games of each"""
     steps: int = 32
     """of each game, asked for at once"""
-    seconds: float = 5
+    seconds: float = 3
     """of each measurement"""
     turns: int = 3
     """measurements of each kind; the median counts"""
@@ -211,9 +212,40 @@ def quiet_sample_us(args: Args) -> float:
     return float(np.median(times) * 1e6)
 
 
+def learner_costs(n: int, args: Args) -> dict[str, float]:
+    """What a learner spends on ``n`` runners, without Ray: processor time, one thread."""
+    per_runner = max(256, 40_000 // n)
+    players = [Player(i, replace(args, capacity=per_runner), True) for i in range(min(n, 4))]
+    replay = JointReplay(steps=args.steps, seed=1)
+    names = [f"runner {i}" for i in range(n)]
+    for name in names:  # of four players, each plays several runners to the learner
+        player = players[names.index(name) % len(players)]
+        for _ in range(2):
+            request = replay.request(name)._replace(learner=name)
+            replay.take(name, player.collect(*request))
+    spent, n_taken = 0.0, 0
+    for _ in range(max(2, 200 // n)):
+        for i, name in enumerate(names):
+            request = replay.request(name)._replace(learner=name)
+            delivery = players[i % len(players)].collect(*request)
+            begun = time.thread_time()
+            n_taken += replay.take(name, delivery)
+            spent += time.thread_time() - begun
+    costs = {"take_us": spent / n_taken * 1e6}
+    for size in (32, 512):
+        times = []
+        for _ in range(100):
+            begun = time.thread_time()
+            replay.sample(size)
+            times.append(time.thread_time() - begun)
+        costs[f"sample_{size}_us"] = float(np.median(times) * 1e6)
+    return costs
+
+
 def main(args: Args) -> None:
     connect(None, num_cpus=16, include_dashboard=False, log_to_driver=False)
     quiet = quiet_sample_us(args)
+    costs = {n: learner_costs(n, args) for n in (1, 8, 100)}
     found: dict[int, dict[str, Any]] = {}
     for n in args.runners:
         taken = defaultdict(list)
@@ -244,6 +276,17 @@ def main(args: Args) -> None:
             *rows,
         ]
     )
+    cost_table = "\n".join(
+        [
+            "| replicas | taking a transition, µs | drawing 32, µs | drawing 512, µs |",
+            "| --: | --: | --: | --: |",
+            *(
+                f"| {n} | {c['take_us']:.1f} | {c['sample_32_us']:,.0f} "
+                f"| {c['sample_512_us']:,.0f} |"
+                for n, c in costs.items()
+            ),
+        ]
+    )
     path.with_suffix(".md").write_text(
         f"""# Runners on Ray
 
@@ -255,11 +298,19 @@ those of what is sent, without Ray's own envelope. With no runner beside, ours d
 {quiet:,.0f} µs.
 
 {table}
+
+What a learner spends on replicas of so many runners, in processor time of one thread, without Ray. A
+message brings 128 transitions where there is one replica, and more the more there are, which makes taking
+them cheaper: four players stand for all runners.
+
+{cost_table}
 """
     )
-    data = {"machine": machine(), "quiet_sample_us": quiet, "runners": found}
+    data = {
+        "machine": machine(), "quiet_sample_us": quiet, "runners": found, "learner": costs,
+    }  # fmt: skip
     path.with_suffix(".json").write_text(json.dumps(data, indent=1) + "\n")
-    print(table)
+    print(table, cost_table, sep="\n\n")
     print(f"written: {path}.md, {path}.json")
 
 
