@@ -132,6 +132,7 @@ def make_env(args: Args, seed: int) -> gym.vector.VectorEnv:
         envs = gym.make_vec(
             args.env_id,
             num_envs=args.envs_per_runner,
+            num_threads=1,  # a runner has one CPU
             vectorization_mode="vector_entry_point",
             autoreset_mode=gym.vector.AutoresetMode.SAME_STEP,
             repeat_action_probability=0.0,

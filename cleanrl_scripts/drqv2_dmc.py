@@ -677,7 +677,7 @@ def update(args: Args, agent: Agent, optimizers: dict, batch: Batch, stddev: flo
     """Optimise encoder, critic and actor on one batch; returns what is to be logged, as tensors."""
     device = agent.encoder.convnet[0].weight.device
     obs, action, reward, next_obs, terminated, discount = (
-        torch.from_numpy(array).to(device, non_blocking=True) for array in batch
+        torch.as_tensor(array).to(device, non_blocking=True) for array in batch
     )
     obs = agent.encoder(random_shift(to_channels(obs)).float())
     with torch.no_grad():
@@ -912,6 +912,8 @@ def train(args: Args) -> dict:
 
 def run(args, run_dir, device, checkpoint, storage, eval_env, counter=None) -> dict:
     envs, replay, stacks = storage
+    if device.type == "cuda" and isinstance(replay, ReplayBuffer):
+        replay.device = device  # batches are decoded there
     agent = Agent(args, envs.single_action_space.shape[0]).to(device)
     optimizers = {
         name: optim.Adam(getattr(agent, name).parameters(), lr=args.learning_rate)

@@ -132,7 +132,7 @@ MAY_IMPORT = {
         "compressarray.replay",
     },
     "wrappers": {"compressarray"},
-    "cleanrl_scripts": {"compressarray", "wrappers"},
+    "cleanrl_scripts": {"compressarray", "compressarray.ray", "wrappers"},
 }
 # What only some parts may load, at import or later.
 OPTIONAL = {
