@@ -326,15 +326,12 @@ def train(args: Args) -> dict[str, Any]:
     target_network.load_state_dict(q_network.state_dict())
     optimizer = optim.Adam(q_network.parameters(), args.learning_rate, eps=0.01 / args.batch_size)
 
-    at_once = args.steps_per_request * args.envs_per_runner
-    least = (args.batch_size + at_once * args.samples_per_insert) / 2
     runners = start_runners(AtariRunner, args.num_runners, args)
     replay = RayReplay(
         runners,
         steps=args.steps_per_request,
         samples_per_insert=args.samples_per_insert,
         min_size=args.learning_starts,
-        error_buffer=max(0.1 * args.learning_starts * args.samples_per_insert, 2 * least),
         prioritized=True,
         alpha=args.priority_alpha,
         beta=args.priority_beta,

@@ -380,6 +380,13 @@ def test_both_sides_never_wait_for_each_other():
     lock_step(WorldRunner(Setting(n_envs=2)), replay)
     with pytest.raises(ValueError, match=r"would wait for each other\. Give at least 18"):
         replay.sample(28)
+    runner, replay = WorldRunner(Setting(n_envs=2)), JointReplay(steps=2, samples_per_insert=2)
+    for _ in range(40):
+        lock_step(runner, replay)
+        while replay.may_sample(28):
+            replay.sample(28)
+    assert replay.limiter.error_buffer == 18
+    assert replay.limiter.samples >= 28 * 4
     for arguments in ({"samples_per_insert": 0}, {"min_size": 0}, {"error_buffer": -1}):
         with pytest.raises(ValueError, match=next(iter(arguments))):
             SamplesPerInsert(**arguments)

@@ -145,7 +145,7 @@ class JointReplay(ReplayEnsemble):
             if known.lives and known.lives[-1].replica.number:
                 n_new = self.steps * known.lives[-1].replica.buffer.n_envs
                 asked = sum(n for each in self._runners.values() for _, n in each.asked)
-                if self.limiter.may_insert(asked + n_new):
+                if self.limiter.may_insert(n_new, asked):
                     n_steps = self.steps
                 else:
                     n_new = 0
@@ -245,6 +245,7 @@ class JointReplay(ReplayEnsemble):
         with self._lock:
             n = self.n_samplable
             enough = n >= batch_size if self._most is not None else n > 0
+            self.limiter.fit(batch_size, self._steps_at_once())
             return enough and self.limiter.may_sample(batch_size)
 
     def _draw(self, batch_size: int, replace: bool, beta: float | None) -> Drawn[Any]:
@@ -267,7 +268,7 @@ class JointReplay(ReplayEnsemble):
 
     def _refuse_early(self, size: int) -> None:
         limiter = self.limiter
-        limiter.refuse_stall(size, self._steps_at_once())
+        limiter.fit(size, self._steps_at_once())
         if not limiter.may_sample(size):
             raise ValueError(
                 f"{size} transitions cannot be drawn yet: {limiter.inserts} have come and "

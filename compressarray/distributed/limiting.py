@@ -20,7 +20,8 @@ class SamplesPerInsert:
     min_size : int
         Transitions that have to be added before any is drawn.
     error_buffer : float, optional
-        Left out, a tenth of what `min_size` transitions are worth, and never less than 1.
+        Left out, a tenth of what `min_size` transitions are worth, or as much more as batches and
+        what is added at once need.
     """
 
     def __init__(
@@ -40,9 +41,8 @@ class SamplesPerInsert:
         self.samples_per_insert = samples_per_insert
         self.min_size = min_size
         ratio = samples_per_insert or 0.0
-        self.error_buffer = (
-            max(0.1 * min_size * ratio, 1.0) if error_buffer is None else error_buffer
-        )
+        self.error_buffer = 0.1 * min_size * ratio if error_buffer is None else error_buffer
+        self._may_grow = error_buffer is None
         self._offset = ratio * min_size
         self.inserts = 0
         self.samples = 0
@@ -56,25 +56,35 @@ class SamplesPerInsert:
         ahead = self.inserts * self.samples_per_insert - self.samples
         return ahead - n >= self._offset - self.error_buffer
 
-    def may_insert(self, n: int) -> bool:
-        """Say whether ``n`` transitions may be added now, beside those that were."""
-        if self.samples_per_insert is None or self.inserts + n <= self.min_size:
+    def may_insert(self, n: int, under_way: int = 0) -> bool:
+        """Say whether ``n`` transitions may be added now, beside those that are under way."""
+        inserts = self.inserts + under_way
+        if self.samples_per_insert is None or inserts < self.min_size:
             return True
-        ahead = (self.inserts + n) * self.samples_per_insert - self.samples
+        ahead = (inserts + n) * self.samples_per_insert - self.samples
         return ahead <= self._offset + self.error_buffer
 
-    def refuse_stall(self, n_samples: int, n_inserts: int) -> None:
-        """Raise a ValueError if steps of these sizes could ever leave both sides waiting."""
+    def fit(self, n_samples: int, n_inserts: int) -> None:
+        """Make room for steps of these sizes, so that both sides never wait for each other.
+
+        Raises
+        ------
+        ValueError
+            If the `error_buffer` that was given has none.
+        """
         if self.samples_per_insert is None:
             return
         least = (n_samples + n_inserts * self.samples_per_insert) / 2
-        if self.error_buffer < least:
+        if self.error_buffer >= least:
+            return
+        if not self._may_grow:
             raise ValueError(
                 f"error_buffer={self.error_buffer:g} is too small for batches of {n_samples} and "
                 f"{n_inserts} transitions that are added at once at samples_per_insert="
                 f"{self.samples_per_insert:g}: learner and runners would wait for each other. Give "
                 f"at least {least:g}"
             )
+        self.error_buffer = least
 
     def state(self) -> dict[str, Any]:
         """What it takes to go on."""

@@ -206,7 +206,6 @@ class RayReplay(JointReplay):
                 self.collect()
             self._heard = time.monotonic()
             while not self.may_sample(n):
-                self.limiter.refuse_stall(n, self._steps_at_once())
                 self.collect(timeout_s=min(1.0, self._timeout_s))
                 waited = time.monotonic() - self._heard
                 if waited > self._timeout_s:
