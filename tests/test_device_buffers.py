@@ -20,6 +20,7 @@ from compressarray import (
     DiffFrameArray,
     FrameEvictedError,
     ReplayBuffer,
+    ReplayEnsemble,
     StaleStreamError,
 )
 from compressarray.readers.cuda import devices
@@ -314,3 +315,21 @@ def test_devices_that_cannot_be_are_refused_in_one_line() -> None:
 def test_stats_say_where_pixels_are_decoded() -> None:
     stats = ReplayBuffer(10, STACKS, Discrete(2)).stats()
     assert (stats["decode_on"], stats["nbytes_on_device"]) == ("cpu", 0)
+
+
+@pytest.mark.parametrize("decode_on", [None, "cpu"])
+@pytest.mark.parametrize("n_step", [1, 3])
+def test_ensembles_decode_there_too(n_step: int, decode_on: str | None) -> None:
+    buffers = {}
+    for key in range(3):
+        buffer = ReplayBuffer(60, STACKS, Discrete(6), 2, n_step=n_step)
+        for step in steps(40 + key, 2, STACKS, key):
+            buffer.add(*step)
+        buffers[key] = buffer
+    here = ReplayEnsemble(buffers, seed=1)
+    there: Any = with_device(ReplayEnsemble(buffers, seed=1), HostDevice(), decode_on)
+    for _ in range(5):
+        assert_same_batch(here.sample(16), there.sample(16))
+    one, other = here.sample_sequences(4, 3), there.sample_sequences(4, 3)
+    for name in ("obs", "next_obs", "action", "reward"):
+        assert_same(np.array(getattr(one, name)), np.array(getattr(other, name)))

@@ -68,7 +68,7 @@ def batch_of(
         [signals, joined([part.action for part in parts]), *fields.values()]
     )
     reward, terminated, discount, weights = rows
-    return Batch(
+    batch = Batch(
         obs=obs,
         action=action,
         reward=reward,
@@ -79,6 +79,8 @@ def batch_of(
         weight=weights,
         fields=dict(zip(fields, rest, strict=True)),
     )
+    output.finish()
+    return batch
 
 
 def sequence_batch_of(
@@ -98,7 +100,7 @@ def sequence_batch_of(
     action, reward, terminated, truncated, is_first, mask, weights, *rest = output.deliver_together(
         [joined([part.action for part in parts]), *flags, shown, weight, *fields.values()]
     )
-    return SequenceBatch(
+    batch = SequenceBatch(
         obs=obs,
         action=action,
         reward=reward,
@@ -111,6 +113,8 @@ def sequence_batch_of(
         weight=weights,
         fields=dict(zip(fields, rest, strict=True)),
     )
+    output.finish()
+    return batch
 
 
 def joined(arrays: Sequence[AnyArray], axis: int = 0) -> AnyArray:

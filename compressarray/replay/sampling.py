@@ -134,9 +134,7 @@ class Sampling(BufferParts):
                 def observe(readers: Any) -> Any:
                     return self._observations.read(readers, output, kept)
 
-                batch = batch_of([part], names, weight, observe, output)
-                output.finish()
-                return batch
+                return batch_of([part], names, weight, observe, output)
 
             return self._note(Drawn(names, decode, output.arrive))
 

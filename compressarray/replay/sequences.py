@@ -197,9 +197,7 @@ class Sequences(Sampling):
                 def observe(readers: Any) -> Any:
                     return self._observations.read(readers, output)
 
-                batch = sequence_batch_of([part], part.names, weight, observe, output)
-                output.finish()
-                return batch
+                return sequence_batch_of([part], part.names, weight, observe, output)
 
             return self._note(Drawn(self._transitions.names(cells[:, 0]), decode, output.arrive))
 
