@@ -29,9 +29,11 @@ def read_entry(readers: Sequence[Reader], output: NumpyOutput, kept: Any = None)
     """
     first = readers[0]
     axis = int(first.in_parts)
-    shape = list(first.indices.shape)
-    shape[axis] = sum(reader.indices.shape[axis] for reader in readers)
-    whole = (*shape, *first.layout.frame_shape)
+    shape = first.indices.shape
+    if len(readers) > 1:
+        n = sum(reader.indices.shape[axis] for reader in readers)
+        shape = (*shape[:axis], n, *shape[axis + 1 :])
+    whole = shape + first.layout.frame_shape
     there = output.read_there(readers, whole, kept)
     if there is not None:
         return first.views(there)
