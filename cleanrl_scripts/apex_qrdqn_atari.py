@@ -194,7 +194,8 @@ class AtariRunner(RayEnvRunner):
             n_step=args.n_step,
             gamma=args.gamma,
         )
-        self.values: list[tuple[np.ndarray, np.ndarray]] = []  # of the action taken, and the best
+        # Of each step the value of the action taken, the best value, the reward, and what ended.
+        self.values: list[tuple[np.ndarray, ...]] = []
         self.returns = np.zeros(args.envs_per_runner)
         self.finished: list[tuple[int, float]] = []
         self.told = 0
@@ -223,10 +224,10 @@ class AtariRunner(RayEnvRunner):
             if over.any():
                 final_obs[over] = info["final_obs"][over]
             info["final_obs"] = final_obs
-        self.buffer.add(
-            self.obs, actions, np.sign(rewards), terminated | lost, truncated, next_obs, info
-        )
-        self.values.append((q[np.arange(n), actions], q.max(axis=1)))
+        rewards, terminated = np.sign(rewards), terminated | lost
+        self.buffer.add(self.obs, actions, rewards, terminated, truncated, next_obs, info)
+        taken = q[np.arange(n), actions]
+        self.values.append((taken, q.max(axis=1), rewards, terminated | truncated))
         self.obs = next_obs
 
     def priorities(self) -> tuple[np.ndarray, np.ndarray]:
@@ -234,10 +235,7 @@ class AtariRunner(RayEnvRunner):
         n, back = self.args.envs_per_runner, self.args.n_step
         t_now = int(self.buffer.position[0])
         first = max(self.told - back, 0)
-        steps = self.buffer.get(np.arange(first * n, t_now * n))
-        taken, best = (np.stack(each) for each in zip(*self.values, strict=True))
-        rewards = steps.reward.reshape(-1, n)
-        ended = (steps.terminated + steps.truncated).reshape(-1, n) > 0
+        taken, best, rewards, ended = (np.stack(each) for each in zip(*self.values, strict=True))
         names, errors = [], []
         for t in range(t_now - first - back):
             target, goes_on = np.zeros(n), np.ones(n, bool)

@@ -13,7 +13,6 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from compressarray.distributed import JointReplay
 from compressarray.errors import CorruptFrameError
-from compressarray.replay import Batch, SequenceBatch
 
 _log = logging.getLogger(__name__)
 
@@ -22,7 +21,7 @@ class RayReplay(JointReplay):
     """A learner's replay memory: a replica of each runner's buffer, kept in step by Ray.
 
     Runners are asked for steps no faster than `samples_per_insert` allows, and what has come is
-    taken whenever something is drawn. `sample` waits where too little has come.
+    taken whenever something is drawn, ahead or not; where too little has come, that waits.
 
     Parameters
     ----------
@@ -36,7 +35,7 @@ class RayReplay(JointReplay):
     retry_s : float
         Seconds until a runner that has died, or was refused, is asked again.
     timeout_s : float
-        Seconds that `sample` waits for runners that bring nothing.
+        Seconds that drawing waits for runners that bring nothing; then it raises TimeoutError.
     **how
         For `JointReplay`.
 
@@ -182,38 +181,26 @@ class RayReplay(JointReplay):
 
     # -- drawing -----------------------------------------------------------------------------
 
-    def sample(self, batch_size: int, replace: bool = True, *, beta: float | None = None) -> Batch:
-        """Draw transitions; see `ReplayEnsemble.sample`. Waits until so many may be drawn.
+    def _refuse_early(self, size: int) -> None:
+        """Wait until so many transitions may be drawn: whatever draws, ahead or not, comes here.
 
         Raises
         ------
         TimeoutError
             If no runner has answered for ``timeout_s``.
         """
-        self._wait_for(batch_size)
-        return super().sample(batch_size, replace, beta=beta)
-
-    def sample_sequences(
-        self, batch_size: int, length: int, replace: bool = True, **how: Any
-    ) -> SequenceBatch:
-        """Draw runs of steps; see `ReplayEnsemble.sample_sequences`. Waits as `sample` does."""
-        self._wait_for(batch_size * length)
-        return super().sample_sequences(batch_size, length, replace, **how)
-
-    def _wait_for(self, n: int) -> None:
-        with self._lock:
-            if time.monotonic() - self._polled >= self._poll_s:
-                self.collect()
-            self._heard = time.monotonic()
-            while not self.may_sample(n):
-                self.collect(timeout_s=min(1.0, self._timeout_s))
-                waited = time.monotonic() - self._heard
-                if waited > self._timeout_s:
-                    raise TimeoutError(
-                        f"no runner has answered for {waited:.0f} s, and {n} transitions cannot be "
-                        f"drawn yet ({self.limiter.inserts} have come); `ray list actors` says how "
-                        "they are"
-                    )
+        if time.monotonic() - self._polled >= self._poll_s:
+            self.collect()
+        self._heard = time.monotonic()
+        while not self.may_sample(size):
+            self.collect(timeout_s=min(1.0, self._timeout_s))
+            waited = time.monotonic() - self._heard
+            if waited > self._timeout_s:
+                raise TimeoutError(
+                    f"no runner has answered for {waited:.0f} s, and {size} transitions cannot be "
+                    f"drawn yet ({self.limiter.inserts} have come); `ray list actors` says how "
+                    "they are"
+                )
 
     # -- accounts ----------------------------------------------------------------------------
 

@@ -272,6 +272,15 @@ def test_the_ratio_is_kept_and_sample_waits(end):
     assert replay.stats()["samples_per_insert"] == pytest.approx(2, rel=0.1)
 
 
+def test_what_is_drawn_ahead_takes_what_has_come_too(end):
+    replay = RayReplay(made(end, 2), steps=4, samples_per_insert=2, min_size=50, seed=1)
+    with replay.batches(16, lookahead=2) as batches, replay.sequences(4, 3) as runs:
+        for _ in range(60):
+            check_batch(next(batches))
+            assert next(runs).obs.shape[:2] == (4, 3)
+    assert replay.limiter.inserts > 300
+
+
 def test_a_transition_is_drawn_no_more_often_than_it_may(end):
     handles = made(end, 2)
     replay = RayReplay(handles, steps=10, max_times_drawn=1, seed=1)
