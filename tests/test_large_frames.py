@@ -19,6 +19,7 @@ from compressarray import DiffFrameArray, ReplayBuffer
 from compressarray.store import MAX_FRAME_BYTES, MAX_STACK
 from compressarray.store.arena import MAX_CHUNK_BYTES, Arena
 from compressarray.store.arena import allocate as allocate_chunk
+from compressarray.store.gop_reading import STREAMED_BYTES
 from tests.effort import examples
 from tests.naive import assert_same
 from tests.strategies import (
@@ -265,3 +266,21 @@ def test_strings_of_no_characters(codec: str) -> None:
     texts[0] = dense["name"][0]
     assert (texts[0] == b"").all()
     assert (texts[1] == b"abc").all()
+
+
+@pytest.mark.parametrize("codec", ["sparse", "delta", "delta-huffman"])
+@pytest.mark.parametrize("offset", [0, 1, 15])
+@pytest.mark.parametrize("frame", [(37, 23), (84, 84), (3, 3)])
+def test_large_reads_go_past_the_caches(codec: str, offset: int, frame: tuple[int, ...]) -> None:
+    """Wherever the memory begins and frames end, in any order, earlier and later ones alike."""
+    dense = frames("sprites", 200, frame, np.dtype(np.uint8), seed=3)
+    array = DiffFrameArray((200, *frame), codec=codec)
+    array.append(dense)
+    n = STREAMED_BYTES // dense[0].nbytes + 2
+    rows = np.random.default_rng(offset).integers(0, 200, n)
+    memory = np.full(n * dense[0].nbytes + 32, 7, np.uint8)
+    out = memory[offset:][: n * dense[0].nbytes].reshape(n, *frame)
+    assert array.gather(rows, out=out) is out
+    assert np.array_equal(out, dense[rows])
+    assert (memory[:offset] == 7).all()
+    assert (memory[offset + out.size :] == 7).all()

@@ -123,6 +123,47 @@ def array_at(address: Any, shape: Any, dtype: Any) -> Any:
 copy_bytes = _mover("llvm.memcpy")
 move_bytes = _mover("llvm.memmove")
 
+_STREAMED_BYTES = 16  # at once, the widest that every 64-bit processor has
+
+
+def _streamer(typingctx: Any, target: Any, source: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        pointer = ir.VectorType(ir.IntType(64), 2).as_pointer()
+        value = builder.load(builder.inttoptr(args[1], pointer), align=1)
+        store = builder.store(value, builder.inttoptr(args[0], pointer), align=_STREAMED_BYTES)
+        one = ir.Constant(ir.IntType(32), 1)
+        store.set_metadata("nontemporal", builder.module.add_metadata([one]))
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64), codegen
+
+
+_stream_16: Any = intrinsic(_streamer)
+
+
+@inlined
+def stream_bytes(target: Any, source: Any, n_bytes: Any) -> None:
+    """Copy what nobody reads soon, past the caches; `order_streams` has to follow, once."""
+    head = min(-target & (_STREAMED_BYTES - 1), n_bytes)
+    copy_bytes(target, source, head)
+    done = head
+    while done + _STREAMED_BYTES <= n_bytes:
+        _stream_16(target + done, source + done)
+        done += _STREAMED_BYTES
+    copy_bytes(target + done, source + done, n_bytes - done)
+
+
+def _fence(typingctx: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        builder.fence("seq_cst")
+        return context.get_dummy_value()
+
+    return types.void(), codegen
+
+
+# Streamed bytes are in order with nothing: this lets all that follows come after them.
+order_streams: Any = intrinsic(_fence)
+
 
 def _prefetch(typingctx: Any, address: Any) -> Any:
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:

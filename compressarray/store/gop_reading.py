@@ -10,7 +10,16 @@ import numpy as np
 import numpy.typing as npt
 
 from compressarray.kernels.compiling import inlined, kernel
-from compressarray.kernels.memory import base_of, copy_bytes, load16, load32, load64, prefetch
+from compressarray.kernels.memory import (
+    base_of,
+    copy_bytes,
+    load16,
+    load32,
+    load64,
+    order_streams,
+    prefetch,
+    stream_bytes,
+)
 from compressarray.kernels.sorting import sort_by
 from compressarray.store.arena import GRANULE_SHIFT
 from compressarray.store.gop_layout import (
@@ -44,6 +53,11 @@ PREFETCHED_LINES = 16
 # 1,486 microseconds) with delta, 0.66, 0.57 and 0.54 with delta-huffman: smaller parts would not
 # gain.
 PART_BYTES = 1 << 21
+# What is decoded into so many bytes or more goes past the caches, which could not hold two such
+# batches that take turns. 64, 96, 128, 192 and 256 stacks of MsPacman take 277, 400, 402, 600 and
+# 808 microseconds so, and 265, 403, 499, 846 and 1,360 without; with a conversion to float32 behind
+# it 795, 1,330, 1,687, 2,340 and 3,351, and 839, 1,607, 2,001, 2,846 and 3,980.
+STREAMED_BYTES = 1 << 22
 _HASH_MULTIPLIER = 0x9E3779B1  # odd, near 2**32 over the golden ratio
 
 
@@ -137,9 +151,24 @@ def locate(view: Any, cells: Any, chunk: Any, where: Any, order: Any) -> None:
 
 
 @inlined
+def _hand_over(target: Any, frame: Any, n_bytes: Any, is_large: Any) -> None:
+    """Copy a decoded frame out."""
+    if is_large:
+        stream_bytes(target, frame, n_bytes)
+    else:
+        copy_bytes(target, frame, n_bytes)
+
+
+@inlined
 def _number(flags: Any, map_at: Any, where: Any, stack: Any) -> Any:
     """Which of its stream's frames a cell has."""
     return np.int64(load16(map_at + 2 * where)) if flags & MAP_FLAG else where // stack
+
+
+@inlined
+def decoding_bytes(n_bytes: Any, packed: Any) -> Any:
+    """Bytes of scratch to decode: to walk, and two frames."""
+    return walking_bytes(n_bytes, packed) + 2 * (n_bytes + 32)
 
 
 @kernel
@@ -157,7 +186,7 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins: Any,
     out : ndarray, (n * frame bytes,) uint8
         Overwritten: frame ``i`` follows frame ``i - 1``.
     scratch : ndarray, uint8
-        `walking_bytes`.
+        `decoding_bytes`.
     counts : ndarray, (2,) int64
         Frames and groups that were decoded are added.
     """
@@ -171,6 +200,10 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins: Any,
     base = base_of(out)
     map_bytes = 2 * meta[GOP] * stack
     n = len(order)
+    # A frame is decoded where it stays in the first cache, and copied out: groups are walked there.
+    frame = walking + walking_bytes(n_bytes, meta[PACKS] != 0)
+    key_frame = frame + n_bytes + 32
+    is_large = len(out) >= STREAMED_BYTES
     start = 0
     while start < n:
         i = order[start]
@@ -215,9 +248,9 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins: Any,
                 prefetch(ahead + 64 * line)
         # forwards from the keyframe; `frame` holds number `at`
         at = key - 1
-        frame = background
         record = records
-        key_frame = np.int64(0)
+        copy_bytes(frame, background, n_bytes)
+        has_key = False
         n_earlier = 0
         for j in range(start, end):
             i = order[j]
@@ -231,53 +264,49 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins: Any,
                 continue
             if number < at:
                 at = key - 1
-                frame = background
                 record = records
-            copy_bytes(target, frame, n_bytes)
+                copy_bytes(frame, background, n_bytes)
             if number > at:
                 record = walk(
-                    kind, record, number - at, target, background, records, n_bytes, row_bytes,
+                    kind, record, number - at, frame, background, records, n_bytes, row_bytes,
                     codebook, walking,
                 )  # fmt: skip
                 counts[0] += number - at
                 at = number
-            frame = target
-            if number == key:
-                key_frame = target
+            if number == key and n_earlier > 0:
+                copy_bytes(key_frame, frame, n_bytes)
+                has_key = True
+            _hand_over(target, frame, n_bytes, is_large)
+        if n_earlier == 0:
+            start = end
+            continue
         # and backwards
-        at = np.int64(-1)
+        if has_key:
+            copy_bytes(frame, key_frame, n_bytes)
+        else:
+            copy_bytes(frame, background, n_bytes)
+            walk(
+                kind, records, 1, frame, background, records, n_bytes, row_bytes, codebook, walking
+            )  # fmt: skip
+            counts[0] += 1
+        at = key
+        record = records + turn
         for j in range(end - 1, start - 1, -1):
-            if n_earlier == 0:
-                break
             i = order[j]
-            target = base + i * n_bytes
             number = _number(flags, map_at, where[i], stack)
             if number >= key:
                 continue
-            n_earlier -= 1
-            if number <= at:
-                copy_bytes(target, frame, n_bytes)
-            else:
-                if key_frame:
-                    copy_bytes(target, key_frame, n_bytes)
-                else:
-                    copy_bytes(target, background, n_bytes)
-                    walk(
-                        kind, records, 1, target, background, records, n_bytes, row_bytes,
-                        codebook, walking,
-                    )  # fmt: skip
-                    counts[0] += 1
-                at = key
-                record = records + turn
             if number < at:
                 record = walk(
-                    kind, record, at - number, target, background, records, n_bytes, row_bytes,
+                    kind, record, at - number, frame, background, records, n_bytes, row_bytes,
                     codebook, walking,
                 )  # fmt: skip
                 counts[0] += at - number
                 at = number
-            frame = target
+            _hand_over(base + i * n_bytes, frame, n_bytes, is_large)
         start = end
+    if is_large:
+        order_streams()
 
 
 @kernel
@@ -286,7 +315,7 @@ def _decode_part(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins
     """Decode with scratch and counts of its own; return frames and groups decoded."""
     meta = state_at(view).meta
     counts = np.zeros(2, np.int64)
-    scratch = np.empty(walking_bytes(meta[FRAME_BYTES], meta[PACKS] != 0), np.uint8)
+    scratch = np.empty(decoding_bytes(meta[FRAME_BYTES], meta[PACKS] != 0), np.uint8)
     decode(view, cells, chunk, where, order, pins, out, scratch, counts)
     return counts[0], counts[1]
 
