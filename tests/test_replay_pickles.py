@@ -146,18 +146,16 @@ def test_numbers_altered_by_one_are_refused(feed: str) -> None:
     """Those that say which transitions and frames there are."""
     world = played(replace(PLAYED, feed=feed))
     state = world.buffer.__getstate__()
-    counts, flags = (state["transitions"][name] for name in ("counts", "flags"))
-    goes_on = flags & 8 == 0  # the episode of the step before it, which is held
-    goes_on[np.arange(2), counts % 9] = False
-    assert goes_on.sum() > 5
     everywhere = range(2)
     entry = ("observations", "entries", 0, "stacks")
+    newest = np.cumsum(at(state, (*entry, "runs", "counts"))) - 1
     altered = [
         (("transitions", "counts"), everywhere),
         ((*entry, "lanes", "at"), everywhere),
         ((*entry, "lanes", "age"), everywhere),
-        ((*entry, "cells", "newest"), np.flatnonzero(goes_on)),
-        ((*entry, "cells", "age"), np.flatnonzero(goes_on)),
+        ((*entry, "runs", "counts"), everywhere),
+        ((*entry, "runs", "newest"), newest),  # which led to where the lane stands
+        ((*entry, "runs", "times"), newest),
     ]
     for path, places in altered:
         for place in places:

@@ -23,7 +23,8 @@ from compressarray.replay.observations import Observations
 from compressarray.replay.plain import PlainRing
 from compressarray.replay.priorities import SumTree
 from compressarray.replay.resets import Resets
-from compressarray.replay.stack_kernels import LANE, find_wrong
+from compressarray.replay.runs import LANE, RUN_FIELDS, cell_dtype
+from compressarray.replay.stack_kernels import find_wrong
 from compressarray.replay.stacks import Stacks
 from compressarray.replay.transitions import NewRows, Transitions
 from compressarray.replay.windows import CUT, END, FIRST, TERMINATED, TRUNCATED, Windows
@@ -151,8 +152,9 @@ def _put_frames(frames: Any, message: Message, mark: Any) -> bool:
 
 
 def _put_stacks(entry: Stacks, message: Message, mark: EntryMark, cells: Int64s) -> None:
-    for name in entry.cells.dtype.names or ():
-        message.put_bytes(entry.cells[name][cells])
+    new = entry.runs.cells(cells, entry.lanes)
+    for name in new.dtype.names or ():
+        message.put_bytes(new[name])
     changed = np.flatnonzero(entry.lanes != mark.lanes)
     message.put_ints(changed)
     for name in _LANE_FIELDS:
@@ -266,7 +268,7 @@ class TakeStep:
         else:
             assert isinstance(frames, PlainRing)
             frames.take_within(items)
-        cells = np.zeros(len(rows.cells), entry.cells.dtype)
+        cells = np.zeros(len(rows.cells), cell_dtype(entry.layout.stack_size))
         size = entry.layout.stack_size
         for name, most in (("newest", None), ("age", size - 1), ("step", size), ("marks", 7)):
             dtype = cells.dtype[name]
@@ -299,7 +301,8 @@ class TakeStep:
         some_cells = np.zeros((len(chosen), n_slots), cells.dtype)
         some_flags = np.zeros((len(chosen), n_slots), np.uint8)
         newest = (transitions.counts[chosen] - 1) % transitions.n_slots
-        some_cells[:, 0] = entry.cells.reshape(transitions.n_lanes, -1)[chosen, newest]
+        numbers = chosen * transitions.n_slots + newest
+        some_cells[:, 0] = entry.runs.cells(numbers, entry.lanes)
         some_flags[:, 0] = transitions.flags[chosen, newest]
         some_cells[is_new], some_flags[is_new] = cells, rows.flags
         oldest, n_frames, in_order = entry._bounds()
@@ -348,4 +351,4 @@ class TakeStep:
         self._buffer._position = self._position
 
 
-assert {*_LANE_FIELDS, "oldest"} == set(LANE.names or ())
+assert {*_LANE_FIELDS, "oldest", *RUN_FIELDS} == set(LANE.names or ())

@@ -408,7 +408,7 @@ class Keeping(BufferParts):
                 "transitions": self._transitions.snapshot(),
                 "priorities": self._tree.snapshot(),
                 "resets": self._resets.snapshot(),
-                "observations": self._observations.snapshot(),
+                "observations": self._observations.snapshot(self._transitions.oldest),
                 "has_warned_of_no_reset": int(self._has_warned_of_no_reset),
             }
 

@@ -356,8 +356,14 @@ class Observations:
 
     # -- pickling ----------------------------------------------------------------------------
 
-    def snapshot(self) -> Snapshot:
-        """Show what cannot be worked out from the rest, as views; frame arrays as they are."""
+    def snapshot(self, since: Int64s) -> Snapshot:
+        """Show what cannot be worked out from the rest, as views; frame arrays as they are.
+
+        Parameters
+        ----------
+        since : ndarray, (n_lanes,) int64
+            The oldest transition that each lane holds.
+        """
         indexed = enumerate(self.entries)
         return {
             "breaks": self._breaks.snapshot(),
@@ -368,7 +374,7 @@ class Observations:
                     "frames": entry.frames.snapshot()
                     if isinstance(entry.frames, PlainRing)
                     else entry.frames,
-                    "stacks": entry.snapshot(),
+                    "stacks": entry.snapshot(since),
                 }
                 for entry in self.entries
             ),

@@ -25,6 +25,8 @@ from compressarray.kernels.attaching import (
     UInt8Row,
     UInt8Table,
     UInt32Row,
+    UInt32Table,
+    UInt64Table,
     attacher,
     describe,
     kind_of_row,
@@ -32,14 +34,15 @@ from compressarray.kernels.attaching import (
 from compressarray.kernels.compiling import kernel
 from compressarray.kernels.memory import base_of
 from compressarray.replay.observations import Observations
+from compressarray.replay.runs import LANE, RUN
 from compressarray.replay.stack_kernels import (
-    LANE,
     LET_GO_AT,
     PLAN,
     find_needed,
     keep_stacks,
     plan_newest,
     plan_stacks,
+    runs_fit,
     write_down,
 )
 from compressarray.replay.stacks import StoredStacks
@@ -54,6 +57,7 @@ from compressarray.writing import Writer
 AnyArray = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
 
+RunRow = Annotated[npt.NDArray[np.void], kind_of_row(RUN)]
 LaneRow = Annotated[npt.NDArray[np.void], kind_of_row(LANE)]
 PlanRow = Annotated[npt.NDArray[np.void], kind_of_row(PLAN)]
 
@@ -66,7 +70,7 @@ _STATE, _MAY_LET_GO, _N_PROGRESS = range(3)
 
 
 class StepArrays(NamedTuple):
-    """What the kernel sees of a buffer, but for its frames and its cells."""
+    """What the kernel sees of a buffer, but for its frames."""
 
     sizes: (
         Int64Row  # (3,): frames that a lane keeps, of a stack, and whether one is given at a time
@@ -76,6 +80,9 @@ class StepArrays(NamedTuple):
     all_lanes: Int64Row
     items: Int64Row  # of all frames that a step brings, which one is the lane's newest
     numbers: Int64Block  # (2, 1, n_lanes): overwritten with indices and slots of new frames
+    begins: UInt64Table
+    before: UInt32Table
+    table: RunRow
     lanes: LaneRow
     plan: PlanRow
     current: UInt8Block
@@ -142,6 +149,9 @@ class PlainSteps:
             all_lanes=np.arange(n_lanes),
             items=np.arange(n_lanes) * n_given + n_given - 1,
             numbers=np.zeros((2, 1, n_lanes), np.int64),
+            begins=entry.runs.begins,
+            before=entry.runs.before,
+            table=entry.runs.table,
             lanes=entry.lanes,
             plan=entry.plan,
             current=entry.current,
@@ -174,6 +184,7 @@ class PlainSteps:
         """Whether these are still the parts that it was made of."""
         return (
             self._frames._now is self._now
+            and self._entry.runs.table is self._arrays.table
             and self._transitions is transitions
             and len(self._windows) == n_windows
         )
@@ -205,7 +216,7 @@ class PlainSteps:
         self._progress[_STATE] = _UNTOUCHED
         writer.steps.append(self)
         row = store.append_with(
-            add_plain, self._step_view, self._window_views, self._entry.cells,
+            add_plain, self._step_view, self._window_views,
             layout.as_bytes(obs), layout.as_bytes(successor),
             action.reshape(n_lanes, -1).view(np.uint8), reward.astype(np.float64, copy=False),
             terminated, truncated,
@@ -248,7 +259,7 @@ def plain_steps_of(
 
 
 @kernel
-def add_plain(view: Any, step_view: Any, window_views: Any, cells: Any, obs: Any, successor: Any,
+def add_plain(view: Any, step_view: Any, window_views: Any, obs: Any, successor: Any,
               action: Any, reward: Any, terminated: Any, truncated: Any, coding: Any,
               stream: Any, held: Any) -> Any:  # fmt: skip
     """Add a step if it is a plain one.
@@ -286,7 +297,10 @@ def add_plain(view: Any, step_view: Any, window_views: Any, cells: Any, obs: Any
             obs, successor, step.current, step.zeros, step.live, step.frame_counts, step.lanes,
             step.plan,
         )  # fmt: skip
-    if not is_plain:
+    n_kept = step.flags.shape[1]  # transitions of a lane
+    if not is_plain or not runs_fit(
+        step.live, counts, step.plan, stack_size, n_kept, step.table, step.lanes
+    ):
         return np.int64(_NOT_PLAIN)
 
     both, saved = step.both, step.saved
@@ -307,7 +321,10 @@ def add_plain(view: Any, step_view: Any, window_views: Any, cells: Any, obs: Any
     finish(view)
     count_rows(step.frame_counts, step.all_lanes, 1)
 
-    write_down(step.live, counts, step.plan, stack_size, cells, step.lanes)
+    write_down(
+        step.live, counts, step.plan, stack_size, n_kept, step.begins, step.before, step.table,
+        step.lanes,
+    )  # fmt: skip
     keep_stacks(successor, step.live, step.plan, step.current, step.lanes)
     record(
         step.all_lanes, action, reward, terminated, truncated, step.actions, step.rewards,
@@ -319,6 +336,9 @@ def add_plain(view: Any, step_view: Any, window_views: Any, cells: Any, obs: Any
             step.all_lanes, True, counts, step.runs, step.flags, each.size[0], each.size[1] != 0,
             each.words, each.counts, each.leaves, each.sums, each.sums[0],
         )  # fmt: skip
-    progress[_MAY_LET_GO] = find_needed(counts, step.first, cells, step.lanes, LET_GO_AT)
+    progress[_MAY_LET_GO] = find_needed(
+        counts, step.first, stack_size, n_kept, step.begins, step.before, step.table, step.lanes,
+        LET_GO_AT,
+    )  # fmt: skip
     progress[_STATE] = _WRITTEN
     return rows[len(rows) - 1]

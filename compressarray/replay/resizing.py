@@ -14,7 +14,7 @@ from compressarray.replay.fields import Fields, spaces_of
 from compressarray.replay.layout import Layout, read_layouts
 from compressarray.replay.observations import rows_of_frames, rows_of_given_frames
 from compressarray.replay.priorities import GROUP
-from compressarray.replay.stack_kernels import cell_dtype
+from compressarray.replay.runs import trimmed
 from compressarray.snapshots import Snapshot, array_of, int_of, part_of
 
 Int64s = npt.NDArray[np.int64]
@@ -91,7 +91,7 @@ def resized(state: Snapshot, capacity: Any) -> Snapshot:
         },
         "priorities": _moved_priorities(part_of(state, "priorities"), move, n_cells),
         "observations": _moved_observations(
-            part_of(state, "observations"), arguments, move, n_lanes, n_old, n_new
+            part_of(state, "observations"), arguments, move, n_lanes, n_new
         ),
     }
 
@@ -108,7 +108,7 @@ def _moved_priorities(priorities: Snapshot, move: _Move, n_cells: int) -> Snapsh
 
 
 def _moved_observations(
-    observations: Snapshot, arguments: Snapshot, move: _Move, n_lanes: int, n_old: int, n_new: int
+    observations: Snapshot, arguments: Snapshot, move: _Move, n_lanes: int, n_new: int
 ) -> Snapshot:
     entries = part_of(observations, "entries")
     given = int_of(observations, "given", -1, len(entries) - 1)
@@ -124,29 +124,29 @@ def _moved_observations(
     return {
         **observations,
         "entries": tuple(
-            _moved_entry(entry, layout, move, n_lanes, n_old, n_new)
+            _moved_entry(entry, layout, move, n_lanes, n_new)
             for entry, layout in zip(entries, layouts, strict=True)
         ),
     }
 
 
 def _moved_entry(
-    entry: Snapshot, layout: Layout, move: _Move, n_lanes: int, n_old: int, n_new: int
+    entry: Snapshot, layout: Layout, move: _Move, n_lanes: int, n_new: int
 ) -> Snapshot:
     stacks, frames = part_of(entry, "stacks"), part_of(entry, "frames")
-    held, lanes = part_of(stacks, "cells"), part_of(stacks, "lanes")
-    dtype = cell_dtype(layout.stack_size)
-    cells = {
-        name: move(array_of(held, name, dtype[name], (n_lanes * n_old,)))
-        for name in dtype.names or ()
-    }
+    lanes = part_of(stacks, "lanes")
+    runs = trimmed(part_of(stacks, "runs"), move.oldest, move.counts)
     if isinstance(frames, DiffFrameArray):
-        at = array_of(lanes, "at", np.int64, (n_lanes,))
         first = array_of(lanes, "first", np.int64, (n_lanes,), 0)
-        has_any = move.counts > move.oldest
-        oldest = np.arange(n_lanes) * n_new + move.oldest % n_new
-        newest = at - ((at - cells["newest"][oldest].astype(np.int64)) & 0xFFFFFFFF)
-        needed = np.where(has_any, newest - cells["age"][oldest].astype(np.int64), first)
+        at = array_of(lanes, "at", np.int64, (n_lanes,))
+        needed = first.copy()
+        has_any = runs["counts"] > 0
+        begin = (np.cumsum(runs["counts"]) - runs["counts"])[has_any]
+        done = move.oldest[has_any] - runs["times"][begin]
+        newest = runs["newest"][begin].astype(np.int64) + done
+        newest = at[has_any] - ((at[has_any] - newest) & 0xFFFFFFFF)
+        age = np.minimum(runs["age"][begin].astype(np.int64) + done, layout.stack_size - 1)
+        needed[has_any] = newest - age
         if layout.feed == "indices":
             needed = first  # the wrapper's own array gets longer, never shorter
             n_rows = max(frames.shape[0], rows_of_given_frames(layout, n_new))
@@ -154,7 +154,7 @@ def _moved_entry(
             n_rows = rows_of_frames(layout, n_new)
         frames = with_rows(frames, n_rows, np.maximum(needed, first))
         lanes = {**lanes, "first": np.maximum(needed, first)}
-    return {"frames": frames, "stacks": {**stacks, "cells": cells, "lanes": lanes}}
+    return {"frames": frames, "stacks": {**stacks, "runs": runs, "lanes": lanes}}
 
 
 def with_rows(frames: DiffFrameArray, n_rows: int, first: Int64s) -> DiffFrameArray:

@@ -8,13 +8,18 @@ import numpy as np
 import numpy.typing as npt
 
 from compressarray.kernels.compiling import inlined, kernel
-from compressarray.kernels.memory import base_of, copy_bytes, prefetch, same_bytes
-from compressarray.replay.transitions import AHEAD
+from compressarray.kernels.memory import base_of, copy_bytes, same_bytes
+from compressarray.replay.runs import (
+    APART,
+    NEXT_PINNED,
+    PINNED,
+    has_room,
+    put_cell,
+    stack_of,
+    time_in,
+)
 from compressarray.replay.windows import FIRST
 
-# Bits of marks: padding is the lane's pinned frame; the successor stands apart; its padding is
-# the pinned frame.
-PINNED, APART, NEXT_PINNED = 1, 2, 4
 # What may be wrong with frame indices.
 FINE, NO_STACK, NO_NEXT_STACK, NOT_NEXT, NOT_HELD, GOES_BACK = range(6)
 _UINT32 = 2**32 - 1
@@ -25,23 +30,6 @@ _LOWEST_PIN = 2**62
 # transition, and memory comes back by groups of as many.
 LET_GO_AT = 16
 
-Cells = npt.NDArray[np.void]  # of `cell_dtype`
-# What is known of each lane.
-Lanes = npt.NDArray[np.void]
-LANE = np.dtype(
-    [
-        # Of its last successor, the stack that its next observation should be: the count of the
-        # newest frame, the age, and PINNED or 0.
-        ("at", np.int64),
-        ("age", np.int64),
-        ("marks", np.int64),
-        ("oldest", np.int64),  # place of the oldest frame of that stack in the ring of ``current``
-        ("first", np.int64),  # count of the first frame that has not been let go
-        ("pad", np.int64),  # index of the padding frame, -1 as long as there is none
-        ("known", np.bool_),  # whether there is a last successor
-    ],
-    align=True,
-)
 # What one step brings to each lane; nothing that counts where it adds no transition.
 Plan = npt.NDArray[np.void]
 PLAN = np.dtype(
@@ -56,12 +44,6 @@ PLAN = np.dtype(
     ],
     align=True,
 )
-
-
-def cell_dtype(stack_size: int) -> np.dtype[np.void]:
-    """Return the dtype of what is known of a transition: one cache line, seven bytes."""
-    small = np.min_scalar_type(stack_size)
-    return np.dtype([("newest", np.uint32), ("age", small), ("step", small), ("marks", np.uint8)])
 
 
 # -- planning --------------------------------------------------------------------------------
@@ -281,25 +263,43 @@ def plan_indices(obs: Any, successor: Any, current: Any, live: Any, counts: Any,
 
 
 @kernel
-def write_down(live: Any, counts: Any, plan: Any, stack_size: Any, cells: Any,
-               lanes: Any) -> Any:  # fmt: skip
-    """Write a plan into the cells, and where its successors leave the lanes.
+def runs_fit(live: Any, counts: Any, plan: Any, stack_size: Any, n_slots: Any, table: Any,
+             lanes: Any) -> Any:  # fmt: skip
+    """Whether there is room for the runs that may begin with a plan."""
+    for k in range(len(live)):
+        ours = plan[k]
+        if live[k] and not has_room(
+            k, counts[k], ours.newest, ours.age, ours.marks, stack_size, n_slots, table, lanes
+        ):
+            return False
+    return True
+
+
+@kernel
+def write_down(live: Any, counts: Any, plan: Any, stack_size: Any, n_slots: Any, begins: Any,
+               before: Any, table: Any, lanes: Any) -> Any:  # fmt: skip
+    """Write a plan into the runs, and where its successors leave the lanes.
 
     Parameters
     ----------
     counts : ndarray, (n_lanes,) int64
         Transitions that each lane had before.
+
+    Returns
+    -------
+    bool
+        Whether there was room; otherwise nothing was written.
     """
-    n_slots = len(cells) // len(lanes)
+    if not runs_fit(live, counts, plan, stack_size, n_slots, table, lanes):
+        return False
     for k in range(len(live)):
         if not live[k]:
             continue
         lane, ours = lanes[k], plan[k]
-        cell = cells[k * n_slots + counts[k] % n_slots]
-        cell.newest = ours.newest & _UINT32
-        cell.age = ours.age
-        cell.step = ours.step
-        cell.marks = ours.marks
+        put_cell(
+            k, counts[k], ours.newest, ours.age, ours.step, ours.marks, stack_size, n_slots,
+            begins, before, table, lanes,
+        )  # fmt: skip
         lane.known = True
         lane.at = ours.newest + ours.step
         if ours.marks & APART:
@@ -308,6 +308,7 @@ def write_down(live: Any, counts: Any, plan: Any, stack_size: Any, cells: Any,
         else:
             lane.age = min(ours.age + 1, stack_size - 1)
             lane.marks = ours.marks & PINNED
+    return True
 
 
 @kernel
@@ -331,7 +332,8 @@ def keep_stacks(successor: Any, live: Any, plan: Any, current: Any, lanes: Any) 
 
 
 @kernel
-def find_needed(counts: Any, since: Any, cells: Any, lanes: Any, least: Any) -> Any:
+def find_needed(counts: Any, since: Any, stack_size: Any, n_slots: Any, begins: Any, before: Any,
+                table: Any, lanes: Any, least: Any) -> Any:  # fmt: skip
     """Find of each lane the first frame that a transition needs.
 
     Parameters
@@ -348,25 +350,32 @@ def find_needed(counts: Any, since: Any, cells: Any, lanes: Any, least: Any) -> 
     bool
         Whether they are; then ``first`` of all lanes has moved on.
     """
-    n_slots = len(cells) // len(lanes)
     is_worth_it = False
     for k in range(len(counts)):
-        if needed_of(k, counts[k], since[k], n_slots, cells, lanes[k]) >= lanes[k].first + least:
+        needed = needed_of(
+            k, counts[k], since[k], stack_size, n_slots, begins, before, table, lanes
+        )  # fmt: skip
+        if needed >= lanes[k].first + least:
             is_worth_it = True
             break
     if is_worth_it:
         for k in range(len(counts)):
-            lanes[k].first = needed_of(k, counts[k], since[k], n_slots, cells, lanes[k])
+            lanes[k].first = needed_of(
+                k, counts[k], since[k], stack_size, n_slots, begins, before, table, lanes
+            )  # fmt: skip
     return is_worth_it
 
 
 @kernel
-def needed_of(k: Any, count: Any, since: Any, n_slots: Any, cells: Any, lane: Any) -> Any:
+def needed_of(k: Any, count: Any, since: Any, stack_size: Any, n_slots: Any, begins: Any,
+              before: Any, table: Any, lanes: Any) -> Any:  # fmt: skip
     """Return the count of the first frame that lane ``k`` of ``count`` transitions needs."""
     if count == since:
-        return lane.first
-    cell = cells[k * n_slots + max(count - n_slots, since) % n_slots]
-    return max(count_of(cell, lane) - np.int64(cell.age), lane.first)
+        return lanes[k].first
+    newest, age, _, _ = stack_of(
+        k, max(count - n_slots, since), stack_size, begins, before, table, lanes
+    )
+    return max(newest - age, lanes[k].first)
 
 
 # -- checking --------------------------------------------------------------------------------
@@ -458,38 +467,37 @@ def fill_stack(count: Any, age: Any, mark: Any, k: Any, lanes: Any, out: Any) ->
 
 
 @kernel
-def fill_stacks(numbers: Any, after: Any, cells: Any, lanes: Any, out: Any) -> Any:
+def fill_stacks(numbers: Any, after: Any, n_slots: Any, begins: Any, before: Any, table: Any,
+                lanes: Any, out: Any) -> Any:  # fmt: skip
     """See `Stacks.stack_indices`."""
-    n_slots = len(cells) // len(lanes)
+    size = out.shape[1]
     for i in range(len(numbers)):
-        cell, k = cells[numbers[i]], numbers[i] // n_slots
-        count = count_of(cell, lanes[k])
-        age, mark = np.int64(cell.age), np.int64(cell.marks)
+        k = numbers[i] // n_slots
+        time = time_in(lanes[k], numbers[i] - k * n_slots, n_slots)
+        count, age, step, mark = stack_of(k, time, size, begins, before, table, lanes)
         if after:
-            count += cell.step
+            count += step
             if mark & APART:
-                age = np.int64(cell.step) - 1
+                age = step - 1
                 mark = PINNED if mark & NEXT_PINNED else 0
             else:
-                age = min(age + 1, out.shape[1] - 1)
+                age = min(age + 1, size - 1)
         fill_stack(count, age, mark, k, lanes, out[i])
 
 
 @kernel
-def fill_windows(numbers: Any, cells: Any, lanes: Any, stack_size: Any, out: Any) -> Any:
+def fill_windows(numbers: Any, stack_size: Any, n_slots: Any, begins: Any, before: Any, table: Any,
+                 lanes: Any, out: Any) -> Any:  # fmt: skip
     """See `Stacks.window_indices`; return whether there are windows of all cells."""
     n_lanes = len(lanes)
-    n_slots = len(cells) // n_lanes
     for i in range(len(numbers)):
-        later = numbers[min(i + AHEAD, len(numbers) - 1), 0]
-        prefetch(base_of(cells) + later * cells.itemsize)
-        cell, k = cells[numbers[i, 0]], numbers[i, 0] // n_slots
-        lane = lanes[k]
-        count, age, mark = count_of(cell, lane), np.int64(cell.age), np.int64(cell.marks)
-        fill_stack(count, age, mark, k, lanes, out[i, :stack_size])
+        k = numbers[i, 0] // n_slots
+        time = time_in(lanes[k], numbers[i, 0] - k * n_slots, n_slots)
         for t in range(numbers.shape[1]):
-            cell = cells[numbers[i, t]]
-            if cell.marks & APART:
+            count, age, step, mark = stack_of(k, time + t, stack_size, begins, before, table, lanes)
+            if mark & APART:
                 return False
-            out[i, stack_size + t] = (count_of(cell, lane) + cell.step) * n_lanes + k
+            if t == 0:
+                fill_stack(count, age, mark, k, lanes, out[i, :stack_size])
+            out[i, stack_size + t] = (count + step) * n_lanes + k
     return True

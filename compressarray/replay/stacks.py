@@ -1,10 +1,10 @@
-"""Which frames make up each observation, in seven bytes a transition.
+"""Which frames make up each observation, in next to nothing a transition.
 
 The frames of a lane are numbered as they are stored: their *count*. A stack whose newest frame has
 count c, and whose episode (or padding) began ``age`` frames before, is ``c - age, ..., c`` behind
-as many padding frames as are missing: frame ``c - age`` again, or a pinned one. So a transition
-needs the count of its newest frame (four bytes, relative to the lane's newest), the age (one), how
-many frames on its successor's newest frame lies (one), and three bits.
+as many padding frames as are missing: frame ``c - age`` again, or a pinned one. So of a transition
+there is to know the count of its newest frame, the age, how many frames on its successor's newest
+frame lies, and three bits; mostly they follow from those of the transition before it (`runs.py`).
 
 In the regular case the successor is the stack moved on by one frame. Where a wrapper hands out
 something else, the successor stands *apart*: all its frames are stored, whatever they are.
@@ -24,22 +24,24 @@ from compressarray.format.messages import Items, Message
 from compressarray.replay.layout import Layout, as_kernels_take
 from compressarray.replay.misuse import StackWatch
 from compressarray.replay.plain import PlainRing
-from compressarray.replay.stack_kernels import (
+from compressarray.replay.runs import (
     APART,
+    LANE,
+    PINNED,
+    RUN_FIELDS,
+    Cells,
+    Lanes,
+    Runs,
+)
+from compressarray.replay.stack_kernels import (
     FINE,
     GOES_BACK,
-    LANE,
     LET_GO_AT,
-    NEXT_PINNED,
     NO_NEXT_STACK,
     NO_STACK,
     NOT_NEXT,
-    PINNED,
     PLAN,
-    Cells,
-    Lanes,
     Plan,
-    cell_dtype,
     fill_stacks,
     fill_windows,
     find_needed,
@@ -108,7 +110,7 @@ class Stacks(ABC):
         self.stream = frames.stream
         self.n_lanes = n_lanes
         self.n_slots = n_slots
-        self.cells: Cells = np.zeros(n_lanes * n_slots, cell_dtype(layout.stack_size))
+        self.runs = Runs(n_lanes, n_slots, layout.stack_size)
         self.lanes: Lanes = np.zeros(n_lanes, LANE)
         self.lanes["at"] = self.lanes["pad"] = -1
         # Of the step that is being added; means nothing before and after.
@@ -169,14 +171,21 @@ class Stacks(ABC):
             Transitions that each lane had before.
         """
         del successor
-        write_down(live, counts, self.plan, self.layout.stack_size, self.cells, self.lanes)
+        self._write_down(live, counts)
+
+    def _write_down(self, live: Bools, counts: Int64s) -> None:
+        size, n_slots, runs = self.layout.stack_size, self.n_slots, self.runs
+        while not write_down(
+            live, counts, self.plan, size, n_slots, runs.begins, runs.before, runs.table, self.lanes
+        ):
+            runs.grow(self.lanes)
 
     def commit_again(self, live: Bools, counts: Int64s) -> None:
         """Do what `commit` does after it was cut off, without the successor: it may be gone.
 
         Where the lanes stood before has been restored.
         """
-        write_down(live, counts, self.plan, self.layout.stack_size, self.cells, self.lanes)
+        self._write_down(live, counts)
         lanes = np.flatnonzero(live)
         cells = lanes * self.n_slots + counts[lanes] % self.n_slots
         indices = np.empty((len(lanes), self.layout.stack_size), np.int64)
@@ -195,7 +204,10 @@ class Stacks(ABC):
         counts, since : ndarray, (n_lanes,) int64
             Transitions that each lane has had, and the first of them that there may be.
         """
-        if find_needed(counts, since, self.cells, self.lanes, LET_GO_AT):
+        if find_needed(
+            counts, since, self.layout.stack_size, self.n_slots, self.runs.begins,
+            self.runs.before, self.runs.table, self.lanes, LET_GO_AT,
+        ):  # fmt: skip
             self.frames.discard(self.lanes["first"])
 
     def clear(self) -> None:
@@ -205,6 +217,8 @@ class Stacks(ABC):
         """
         self.lanes["known"] = False
         self.lanes["at"] = -1
+        for name in RUN_FIELDS:
+            self.lanes[name] = 0
         if self.frames.stream != self.stream:
             self.lanes["first"] = 0
             self.stream = self.frames.stream
@@ -221,9 +235,9 @@ class Stacks(ABC):
         with_new : ndarray of int64
             The lanes that have got transitions.
         """
-        self.cells[numbers] = cells
+        self.runs.put(numbers, cells, self.lanes)
         for name in LANE.names or ():
-            if name != "oldest":
+            if name not in ("oldest", *RUN_FIELDS):
                 self.lanes[name][changed] = lanes[name][changed]
         if not len(with_new):
             return
@@ -266,21 +280,33 @@ class Stacks(ABC):
             The t-th observation is ``[t : t + stack_size]``, its successor one further on. None
             where a successor is something else than its observation moved on by one frame.
         """
-        out = np.empty((len(cells), self.layout.stack_size + cells.shape[1]), np.int64)
-        is_regular = fill_windows(cells, self.cells, self.lanes, self.layout.stack_size, out)
+        size, runs = self.layout.stack_size, self.runs
+        out = np.empty((len(cells), size + cells.shape[1]), np.int64)
+        is_regular = fill_windows(
+            cells, size, self.n_slots, runs.begins, runs.before, runs.table, self.lanes, out
+        )
         return out if is_regular else None
 
     def stack_indices(self, cells: Int64s, after: bool, out: Int64s) -> None:
         """Fill ``(n, stack_size)`` with the frame indices of observations, or of successors."""
-        fill_stacks(cells, after, self.cells, self.lanes, out)
+        runs = self.runs
+        fill_stacks(
+            cells, after, self.n_slots, runs.begins, runs.before, runs.table, self.lanes, out
+        )
 
     # -- pickling ----------------------------------------------------------------------------
 
-    def snapshot(self) -> Snapshot:
-        """Show what cannot be worked out from the rest, as views; the frames are not in it."""
+    def snapshot(self, since: Int64s) -> Snapshot:
+        """Show what cannot be worked out from the rest; the frames are not in it.
+
+        Parameters
+        ----------
+        since : ndarray, (n_lanes,) int64
+            The oldest transition that each lane holds.
+        """
         lanes = {name: self.lanes[name] for name in ("at", "age", "marks", "first")}
         return {
-            "cells": {name: self.cells[name] for name in self.cells.dtype.names or ()},
+            "runs": self.runs.snapshot(self.lanes, since),
             "lanes": {**lanes, "known": self.lanes["known"].astype(np.uint8)},
         }
 
@@ -301,26 +327,19 @@ class Stacks(ABC):
             If the snapshot is not one of such stacks over these frames.
         """
         size = self.layout.stack_size
-        cells, lanes = part_of(snapshot, "cells"), part_of(snapshot, "lanes")
-        all_marks = PINNED | APART | NEXT_PINNED
-        for name, highest in (("newest", None), ("age", size - 1), ("step", size),
-                              ("marks", all_marks)):  # fmt: skip
-            dtype = self.cells.dtype[name]
-            self.cells[name] = array_of(
-                cells, name, dtype, self.cells.shape, 0, highest, copy=False
-            )
+        lanes = part_of(snapshot, "lanes")
         for name, least, most in (("at", -1, MOST // self.n_lanes), ("age", 0, size - 1),
                                   ("marks", 0, PINNED), ("first", 0, MOST)):  # fmt: skip
             shape = self.lanes.shape
             self.lanes[name] = array_of(lanes, name, np.int64, shape, least, most, copy=False)
         self.lanes["known"] = array_of(lanes, "known", np.uint8, self.lanes.shape, 0, 1) != 0
         self._restore(snapshot)
+        self.runs.restore(part_of(snapshot, "runs"), self.lanes, since, counts)
         oldest, n_frames, in_order = self._bounds()
         if (self.lanes["first"] > n_frames).any():
             raise CorruptFrameError(f"stored first is {self.lanes['first']}, past {n_frames}")
-        lane = find_wrong(
-            since, counts, flags, self.cells, self.lanes, oldest, n_frames, size, in_order
-        )  # fmt: skip
+        cells = self.runs.cells(np.arange(self.n_lanes * self.n_slots), self.lanes)
+        lane = find_wrong(since, counts, flags, cells, self.lanes, oldest, n_frames, size, in_order)
         if lane >= 0:
             raise CorruptFrameError(
                 f"stored stacks of lane {lane} are not of the frames {oldest[lane]} to "
@@ -339,7 +358,7 @@ class Stacks(ABC):
     def nbytes(self) -> int:
         """Bytes held, frames apart."""
         arrays = (value for value in vars(self).values() if isinstance(value, np.ndarray))
-        return sum(array.nbytes for array in arrays)
+        return self.runs.nbytes + sum(array.nbytes for array in arrays)
 
 
 class StoredStacks(Stacks):
@@ -402,10 +421,10 @@ class StoredStacks(Stacks):
             self.frames.append(frame[None], np.array([lane]))
         self.lanes["at"][lane] = self.frames.lane_counts[lane] - 1
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self, since: Int64s) -> Snapshot:
         """Show also how the last successors look."""
         return {
-            **super().snapshot(),
+            **super().snapshot(since),
             "oldest": self.lanes["oldest"],
             "current": self.current,
         }
@@ -479,10 +498,10 @@ class GivenStacks(StoredStacks):
         if self._watch is not None and not self._watch.have(given):
             self._watch = None
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self, since: Int64s) -> Snapshot:
         """Show also what was seen of how stacks go on."""
         watch = None if self._watch is None else self._watch.snapshot()
-        return {**super().snapshot(), "watch": watch}
+        return {**super().snapshot(since), "watch": watch}
 
     def _restore(self, snapshot: Snapshot) -> None:
         super()._restore(snapshot)
@@ -690,10 +709,10 @@ class FrameIndices(Stacks):
     def _padding_is_checked(self) -> int:
         return int(isinstance(self._padding, str) and self._padding == "any")
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self, since: Int64s) -> Snapshot:
         """Show also the last successors' indices, and what is known of padding."""
         return {
-            **super().snapshot(),
+            **super().snapshot(since),
             "stream": self.stream,
             "pad": self.lanes["pad"],
             "current": self.current,

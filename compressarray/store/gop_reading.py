@@ -281,21 +281,24 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins: Any,
             start = end
             continue
         # and backwards
-        if has_key:
-            copy_bytes(frame, key_frame, n_bytes)
-        else:
-            copy_bytes(frame, background, n_bytes)
-            walk(
-                kind, records, 1, frame, background, records, n_bytes, row_bytes, codebook, walking
-            )  # fmt: skip
-            counts[0] += 1
-        at = key
-        record = records + turn
+        at = np.int64(-1)
         for j in range(end - 1, start - 1, -1):
             i = order[j]
             number = _number(flags, map_at, where[i], stack)
             if number >= key:
                 continue
+            if number > at:
+                if has_key:
+                    copy_bytes(frame, key_frame, n_bytes)
+                else:
+                    copy_bytes(frame, background, n_bytes)
+                    walk(
+                        kind, records, 1, frame, background, records, n_bytes, row_bytes,
+                        codebook, walking,
+                    )  # fmt: skip
+                    counts[0] += 1
+                at = key
+                record = records + turn
             if number < at:
                 record = walk(
                     kind, record, at - number, frame, background, records, n_bytes, row_bytes,
