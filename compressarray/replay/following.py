@@ -235,7 +235,7 @@ class TakeStep:
         self._rows = NewRows(lanes, n_new, was_cut, cells, flags, rewards, actions, fields)
         rewritten = np.cumsum(items.ints(None, 0))
         others = items.octets(4 * len(rewritten)).view(np.float32)
-        if rewritten.max(initial=0) >= transitions.rewards.size or not np.isfinite(others).all():
+        if rewritten.max(initial=0) >= len(transitions.rewards) or not np.isfinite(others).all():
             raise CorruptFrameError("a message rewrites rewards of no transition")
         self._rewritten = rewritten, others
         added = np.zeros(transitions.n_lanes, np.int64)
@@ -253,7 +253,7 @@ class TakeStep:
             leaves = items.octets(8 * len(cells)).view(np.float64)
             top = float(items.octets(8).view(np.float64)[0])
             highest = np.finfo(float).max / len(tree.leaves)
-            if cells.max(initial=0) >= self._parts.transitions.rewards.size or not (
+            if cells.max(initial=0) >= len(self._parts.transitions.rewards) or not (
                 tree.top <= top <= highest and ((leaves >= 0) & (leaves <= top)).all()
             ):
                 raise CorruptFrameError("a message has priorities of no buffer")

@@ -417,9 +417,10 @@ class Keeping(BufferParts):
         held, transitions = part_of(state, "observations"), part_of(state, "transitions")
         # Nothing is allocated that is larger than what came.
         capacity = int_of(arguments, "capacity", 1)
-        if capacity % int_of(arguments, "n_envs", 1, capacity):
+        n_lanes = int_of(arguments, "n_envs", 1, capacity)
+        if capacity % n_lanes:
             raise CorruptFrameError(f"stored capacity is {capacity}, not the same for each lane")
-        array_of(transitions, "rewards", np.float32, (capacity,), copy=False)
+        array_of(transitions, "flags", np.uint8, (n_lanes, capacity // n_lanes), copy=False)
         frames = Observations.given_frames(held)
         self._rng = _part_of_type(state, "rng", np.random.Generator)
         self._output = _part_of_type(state, "output", NumpyOutput)

@@ -34,6 +34,7 @@ from compressarray.kernels.attaching import (
 from compressarray.kernels.compiling import kernel
 from compressarray.kernels.memory import base_of
 from compressarray.replay.observations import Observations
+from compressarray.replay.rewards import has_codes
 from compressarray.replay.runs import LANE, RUN
 from compressarray.replay.stack_kernels import (
     LET_GO_AT,
@@ -93,7 +94,9 @@ class StepArrays(NamedTuple):
     saved: Int64Table
     frame_changes: Int64Row
     retired: BoolRow
-    rewards: Float32Row
+    codes: UInt8Row
+    values: Float32Row
+    known: Int64Row
     flags: UInt8Table
     actions: UInt8Table
     counts: Int64Row
@@ -162,7 +165,9 @@ class PlainSteps:
             saved=ring.saved,
             frame_changes=ring.changes,
             retired=np.zeros(0, np.bool_),
-            rewards=transitions.rewards,
+            codes=transitions.rewards.arrays.codes,
+            values=transitions.rewards.arrays.values,
+            known=transitions.rewards.arrays.known,
             flags=transitions.flags,
             actions=transitions.action_bytes,
             counts=transitions.counts,
@@ -185,6 +190,7 @@ class PlainSteps:
         return (
             self._frames._now is self._now
             and self._entry.runs.table is self._arrays.table
+            and transitions.rewards.arrays.values is self._arrays.values
             and self._transitions is transitions
             and len(self._windows) == n_windows
         )
@@ -298,8 +304,10 @@ def add_plain(view: Any, step_view: Any, window_views: Any, obs: Any, successor:
             step.plan,
         )  # fmt: skip
     n_kept = step.flags.shape[1]  # transitions of a lane
-    if not is_plain or not runs_fit(
-        step.live, counts, step.plan, stack_size, n_kept, step.table, step.lanes
+    if (
+        not is_plain
+        or not runs_fit(step.live, counts, step.plan, stack_size, n_kept, step.table, step.lanes)
+        or not has_codes(step.all_lanes, reward, step.codes, step.values, step.known)
     ):
         return np.int64(_NOT_PLAIN)
 
@@ -327,8 +335,8 @@ def add_plain(view: Any, step_view: Any, window_views: Any, obs: Any, successor:
     )  # fmt: skip
     keep_stacks(successor, step.live, step.plan, step.current, step.lanes)
     record(
-        step.all_lanes, action, reward, terminated, truncated, step.actions, step.rewards,
-        step.flags, counts, step.runs, step.running,
+        step.all_lanes, action, reward, terminated, truncated, step.actions, step.codes,
+        step.values, step.known, step.flags, counts, step.runs, step.running,
     )  # fmt: skip
     for i in range(len(window_views)):
         each = _windows_at(window_views[i])

@@ -69,7 +69,9 @@ def resized(state: Snapshot, capacity: Any) -> Snapshot:
     move = _Move(transitions, n_lanes, n_old, n_new)
     n_cells = n_lanes * n_old
     flags = array_of(transitions, "flags", np.uint8, (n_lanes, n_old)).reshape(-1)
-    rewards = array_of(transitions, "rewards", np.float32, (n_cells,))
+    rewards = part_of(transitions, "rewards")
+    of_cells = "codes" if len(array_of(rewards, "codes", np.uint8, (None,))) else "values"
+    kind = np.uint8 if of_cells == "codes" else np.float32
     actions = part_of(transitions, "actions")
     if not isinstance(actions, np.ndarray) or len(actions) != n_cells:
         raise CorruptFrameError(f"stored actions are not those of {n_cells} transitions")
@@ -82,7 +84,7 @@ def resized(state: Snapshot, capacity: Any) -> Snapshot:
             **transitions,
             "first": move.oldest,
             "flags": move(flags).reshape(n_lanes, n_new),
-            "rewards": move(rewards),
+            "rewards": {**rewards, of_cells: move(array_of(rewards, of_cells, kind, (n_cells,)))},
             "actions": move(actions),
             "fields": {
                 name: move(array_of(held, name, values.dtype, (n_cells, *values.shape[1:])))

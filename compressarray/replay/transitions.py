@@ -14,6 +14,7 @@ from compressarray.kernels.compiling import kernel
 from compressarray.kernels.memory import base_of, prefetch
 from compressarray.replay.changed import ChangedCells
 from compressarray.replay.fields import Fields
+from compressarray.replay.rewards import Rewards, put_reward, reward_at
 from compressarray.replay.windows import CUT, END, FIRST, TERMINATED, TRUNCATED, Windows
 from compressarray.snapshots import MOST, Snapshot, array_of, part_of
 
@@ -77,7 +78,7 @@ class Transitions:
         self.n_lanes = n_lanes
         self.n_slots = n_slots
         self.all_lanes = np.arange(n_lanes)
-        self.rewards: Floats = np.zeros(n_lanes * n_slots, np.float32)
+        self.rewards = Rewards(n_lanes * n_slots)
         self.flags = np.zeros((n_lanes, n_slots), np.uint8)
         # As bytes, so that kernels need not be compiled for each dtype.
         n_bytes = prod(action_shape) * action_dtype.itemsize
@@ -144,9 +145,11 @@ class Transitions:
         if fields:
             cells = lanes * self.n_slots + self.counts[lanes] % self.n_slots
             self.fields.write(cells, fields, lanes)
+        self.rewards.make_room(lanes, reward)
         record(
             lanes, action.reshape(self.n_lanes, -1).view(np.uint8), reward, terminated, truncated,
-            self.action_bytes, self.rewards, self.flags, self.counts, self.runs, self.running,
+            self.action_bytes, *self.rewards.arrays, self.flags, self.counts, self.runs,
+            self.running,
         )  # fmt: skip
         for each in windows:
             each.turn(lanes, True, self.counts, self.runs, self.flags)
@@ -235,8 +238,8 @@ class Transitions:
         action = np.empty((n, self.action_bytes.shape[1]), np.uint8)
         last, names = np.empty(n, np.int64), np.empty(n, np.int64)
         read_windows(
-            cells, powers, self.counts, self.rewards, self.flags, self.action_bytes, signals,
-            action, last, names,
+            cells, powers, self.counts, *self.rewards.arrays[:2], self.flags, self.action_bytes,
+            signals, action, last, names,
         )  # fmt: skip
         return Returns(signals, self.as_actions(action), last, names)
 
@@ -270,7 +273,7 @@ class Transitions:
             "counts": self.counts,
             "first": self.first,
             "flags": self.flags,
-            "rewards": self.rewards,
+            "rewards": self.rewards.snapshot(),
             "actions": self.actions,
             "fields": self.fields.snapshot(),
         }
@@ -292,9 +295,8 @@ class Transitions:
             snapshot, "flags", np.uint8, self.flags.shape, 0,
             TERMINATED | TRUNCATED | CUT | FIRST,
         )  # fmt: skip
-        rewards = array_of(snapshot, "rewards", np.float32, (n_cells,))
-        if not np.isfinite(rewards).all():
-            raise CorruptFrameError("stored rewards are not all finite")
+        rewards = Rewards(n_cells)
+        rewards.restore(part_of(snapshot, "rewards"))
         actions = array_of(snapshot, "actions", self._action_dtype, (n_cells, *self._action_shape))
         self.counts, self.flags, self.rewards, self.first = counts, flags, rewards, first
         self.action_bytes = actions.reshape(n_cells, prod(self._action_shape)).view(np.uint8)
@@ -335,9 +337,9 @@ class Transitions:
     @property
     def nbytes(self) -> int:
         """Bytes held."""
-        parts = (self.rewards, self.flags, self.action_bytes, self.counts, self.runs, self.running,
+        parts = (self.flags, self.action_bytes, self.counts, self.runs, self.running,
                  self.first)  # fmt: skip
-        beside = self.fields.nbytes + self.rewritten.nbytes
+        beside = self.rewards.nbytes + self.fields.nbytes + self.rewritten.nbytes
         return beside + sum(part.nbytes for part in parts)
 
 
@@ -352,15 +354,16 @@ def first_not_finite(reward: Any, live: Any) -> Any:
 
 @kernel
 def record(lanes: Any, action: Any, reward: Any, terminated: Any, truncated: Any, actions: Any,
-           rewards: Any, flags: Any, counts: Any, runs: Any, running: Any) -> Any:  # fmt: skip
-    """Write down a transition of each of some lanes."""
+           codes: Any, values: Any, known: Any, flags: Any, counts: Any, runs: Any,
+           running: Any) -> Any:  # fmt: skip
+    """Write down a transition of each of some lanes; there are codes for their rewards."""
     n_slots = flags.shape[1]
     for lane in lanes:
         slot = counts[lane] % n_slots
         cell = lane * n_slots + slot
         for i in range(action.shape[1]):
             actions[cell, i] = action[lane, i]
-        rewards[cell] = reward[lane]
+        put_reward(cell, reward[lane], codes, values, known)
         flag = TERMINATED * terminated[lane] | TRUNCATED * truncated[lane]
         if not running[lane]:
             flag |= FIRST
@@ -403,14 +406,15 @@ def end_runs(named: Any, flags: Any, counts: Any, running: Any, ended: Any) -> A
 
 
 @kernel
-def read_windows(cells: Any, powers: Any, counts: Any, rewards: Any, flags: Any, actions: Any,
-                 signals: Any, action: Any, last: Any, names: Any) -> Any:  # fmt: skip
+def read_windows(cells: Any, powers: Any, counts: Any, codes: Any, values: Any, flags: Any,
+                 actions: Any, signals: Any, action: Any, last: Any,
+                 names: Any) -> Any:  # fmt: skip
     """Fill the fields of `Returns`; sums are of ``gamma ** k * reward[t + k]`` until an end."""
     n_lanes, n_slots = flags.shape
     n_step = len(powers) - 1
     for i in range(len(cells)):
         later = cells[min(i + AHEAD, len(cells) - 1)]
-        prefetch(base_of(rewards) + later * rewards.itemsize)
+        prefetch(base_of(codes) + later if len(codes) else base_of(values) + later * 4)
         prefetch(base_of(flags) + later)
         prefetch(base_of(actions) + later * actions.shape[1])
         lane = cells[i] // n_slots
@@ -422,7 +426,7 @@ def read_windows(cells: Any, powers: Any, counts: Any, rewards: Any, flags: Any,
         total = 0.0
         k = 0
         while True:
-            total += powers[k] * rewards[lane * n_slots + slot]
+            total += powers[k] * reward_at(codes, values, lane * n_slots + slot)
             k += 1
             ends = flags[lane, slot] & END
             if ends or k == n_step:
