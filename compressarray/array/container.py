@@ -17,7 +17,7 @@ from compressarray.array import files
 from compressarray.array.blockwise import Blocked, dense
 from compressarray.array.dispatch import on_dense
 from compressarray.array.elsewhere import Located
-from compressarray.array.frames import _Frames, as_bytes
+from compressarray.array.frames import _Frames, _Stream, as_bytes
 from compressarray.array.leads import Leads
 from compressarray.array.ndarray import NDArrayFace
 from compressarray.checks import (
@@ -790,6 +790,15 @@ class DiffFrameArray(NDArrayFace):
                 _, bad = now.ring.places(flat, now.store.n_pins)
         _refuse_evicted(now, flat, bad)
         return result if out is None else out
+
+    def _gather_found(
+        self, places: Int64s, now: _Stream, n_changes: int, out: npt.NDArray[Any]
+    ) -> bool:
+        """Fill `out` from places found before; False if any may hold another frame by now."""
+        if now.ring.n_changes != n_changes or self._frames.now is not now:
+            return False
+        self._frames.gather(now.store, places, out)
+        return now.ring.n_changes == n_changes
 
     def _gather_there(
         self, indices: npt.ArrayLike, out: Any, stream: int | None, device: Any

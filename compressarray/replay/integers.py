@@ -29,14 +29,29 @@ class Integers:
         self.rng = rng
         interface: Any = rng.bit_generator.ctypes
         self._state = int(interface.state_address)
-        self._next = ctypes.cast(interface.next_uint32, ctypes.c_void_p).value
+        self._next: int = ctypes.cast(interface.next_uint32, ctypes.c_void_p).value or 0
+
+    @property
+    def source(self) -> tuple[int, int]:
+        """The addresses of the bit generator's function and of its state, for `draw_below`."""
+        return self._next, self._state
+
+    @property
+    def lock(self) -> Any:
+        """To be held while `draw_below` draws."""
+        return self.rng.bit_generator.lock
+
+    @staticmethod
+    def serves(n: int) -> bool:
+        """Whether `draw_below` draws integers below ``n``."""
+        return 1 < n < 2**32
 
     def below(self, n: int, size: int) -> npt.NDArray[np.int64]:
         """Return ``rng.integers(n, size=size)``."""
-        if not 1 < n < 2**32:
+        if not self.serves(n):
             return self.rng.integers(n, size=size)
         out = np.empty(size, np.int64)
-        with self.rng.bit_generator.lock:
+        with self.lock:
             draw_below(self._next, self._state, n, out)
         return out
 

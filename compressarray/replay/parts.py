@@ -28,6 +28,7 @@ from compressarray.replay.following import Followed
 from compressarray.replay.integers import Integers
 from compressarray.replay.observations import Claims, Observations
 from compressarray.replay.outputs import NumpyOutput, worker_seed
+from compressarray.replay.plain_draws import PlainDraws
 from compressarray.replay.plain_steps import PlainSteps
 from compressarray.replay.priorities import SumTree
 from compressarray.replay.resets import Mode, Resets
@@ -208,6 +209,9 @@ class BufferParts:
         self._has_own_priorities = False
         self._plain_steps: PlainSteps | None = None  # made once there is one
         self._has_plain_steps = True  # as far as is known
+        self._plain_draws: PlainDraws | None = None
+        self._draws_plainly = True
+        self._discount: tuple[float, npt.NDArray[np.float64]] = np.nan, np.zeros(0)
         self._log: tuple[str, CheckpointLog] | None = None
         self._restored = "", 0  # the checkpoint that this was restored from
         _CLAIMS.claim(self._observations)

@@ -35,7 +35,7 @@ from compressarray.kernels.compiling import kernel
 from compressarray.kernels.memory import base_of
 from compressarray.replay.observations import Observations
 from compressarray.replay.rewards import has_codes
-from compressarray.replay.runs import LANE, RUN
+from compressarray.replay.runs import LaneRow, RunRow
 from compressarray.replay.stack_kernels import (
     LET_GO_AT,
     PLAN,
@@ -58,8 +58,6 @@ from compressarray.writing import Writer
 AnyArray = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
 
-RunRow = Annotated[npt.NDArray[np.void], kind_of_row(RUN)]
-LaneRow = Annotated[npt.NDArray[np.void], kind_of_row(LANE)]
 PlanRow = Annotated[npt.NDArray[np.void], kind_of_row(PLAN)]
 
 # How far a step has come: nothing was changed; frames are being written; all is written.

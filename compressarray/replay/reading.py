@@ -131,6 +131,31 @@ class StepReader(Reader):
         return self.layout.to_sample(parts[0], 1), self.layout.to_sample(parts[1], 1)
 
 
+class FoundReader(StepReader):
+    """Reads windows of frames that were found when the transitions were drawn.
+
+    Parameters
+    ----------
+    indices : ndarray, (B, stack_size + 1) int64
+    places : ndarray, (B * (stack_size + 1),) int64
+        As `Ring.places` has found them,
+    now, n_changes
+        in this ring and store, when so many of its indices had ended.
+    """
+
+    def __init__(
+        self, stacks: Stacks, indices: Int64s, places: Int64s, now: Any, n_changes: int
+    ) -> None:
+        Reader.__init__(self, stacks, indices, True)
+        self._found = places, now, n_changes
+
+    def decode(self, memory: Any) -> None:
+        """See `Reader`."""
+        assert isinstance(self._frames, DiffFrameArray)
+        if not self._frames._gather_found(*self._found, memory):
+            super().decode(memory)
+
+
 class SequenceReader(Reader):
     """Reads the observations of runs of steps.
 

@@ -11,12 +11,13 @@ that a new lap never meets what is held of the old one.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from compressarray.errors import CorruptFrameError
+from compressarray.kernels.attaching import kind_of_row
 from compressarray.kernels.compiling import inlined, kernel
 from compressarray.kernels.memory import count_bits
 from compressarray.snapshots import MOST, Snapshot, array_of
@@ -62,6 +63,8 @@ LANE = np.dtype(
     align=True,
 )
 _SAVED = ("newest", "age", "step", "marks")
+RunRow = Annotated[npt.NDArray[np.void], kind_of_row(RUN)]
+LaneRow = Annotated[npt.NDArray[np.void], kind_of_row(LANE)]
 RUN_FIELDS = ("count", "n_runs", "first_run")  # of a lane: how its runs lie, and no more
 # One transition as others are told of it.
 Cells = npt.NDArray[np.void]

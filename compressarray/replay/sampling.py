@@ -15,7 +15,10 @@ from compressarray.replay.checks import (
 )
 from compressarray.replay.drawing import Batches, Drawn
 from compressarray.replay.parts import BufferParts
+from compressarray.replay.plain_draws import Found, plain_draws_of
 from compressarray.replay.priorities import SumTree
+from compressarray.replay.reading import Reader
+from compressarray.replay.transitions import Returns
 
 Bools = npt.NDArray[np.bool_]
 Floats = npt.NDArray[np.float32]
@@ -125,8 +128,7 @@ class Sampling(BufferParts):
                         "memory fits batches of its own size"
                     )
                 kept = self._observations.memories(out.obs, self._output)
-            cells, weight = self._choose(size, replace, exponent)
-            part = self._part(cells)
+            part, weight = self._draw_part(size, replace, exponent)
             names = part.returns.names
             output = self._output.begin([part.readers])
 
@@ -138,16 +140,55 @@ class Sampling(BufferParts):
 
             return self._note(Drawn(names, decode, output.arrive))
 
+    def _draw_part(self, size: int, replace: bool, beta: float) -> tuple[Part, Floats | None]:
+        """Draw transitions, and read all of them but the pixels."""
+        if replace and not self.prioritized and self._draws_plainly:
+            found = self._found_plainly(size)
+            if found is not None:
+                return self._part_of(found.cells, found.returns, reader=found.reader), None
+        cells, weight = self._choose(size, replace, beta)
+        return self._part(cells), weight
+
+    def _found_plainly(self, size: int) -> Found | None:
+        """Draw as most draws do, if that can be."""
+        parts = self._transitions, self._windows, self._powers
+        draws = self._plain_draws
+        if draws is None or not draws.fits(*parts):
+            draws = self._plain_draws = plain_draws_of(self._observations, *parts)
+            if draws is None:
+                self._draws_plainly = False
+                return None
+        return draws.draw(self._integers, size)
+
+    @property
+    def _powers(self) -> npt.NDArray[np.float64]:
+        """Of the discount, from the zeroth; the same array while it is the same."""
+        gamma, powers = self._discount
+        if gamma != self.gamma:
+            powers = np.array([self.gamma**k for k in range(self.n_step + 1)])
+            self._discount = self.gamma, powers
+        return powers
+
     def _part(self, cells: Int64s, as_stacks: bool = False) -> Part:
         """Read, of windows that start in some cells, all but the pixels."""
-        powers = np.array([self.gamma**k for k in range(self.n_step + 1)])
-        returns = self._transitions.returns(cells, powers)
-        return Part(
-            returns,
-            self._actions.given_back(returns.action),
-            self._transitions.fields.read(cells),
-            self._observations.step_readers(cells, returns.last, self.n_step, as_stacks=as_stacks),
+        return self._part_of(cells, self._transitions.returns(cells, self._powers), as_stacks)
+
+    def _part_of(
+        self,
+        cells: Int64s,
+        returns: Returns,
+        as_stacks: bool = False,
+        reader: Reader | None = None,
+    ) -> Part:
+        readers = (
+            [reader]
+            if reader is not None
+            else self._observations.step_readers(
+                cells, returns.last, self.n_step, as_stacks=as_stacks
+            )
         )
+        action = self._actions.given_back(returns.action)
+        return Part(returns, action, self._transitions.fields.read(cells), readers)
 
     def _choose(self, size: int, replace: bool, beta: float) -> tuple[Int64s, Floats | None]:
         windows = self._windows

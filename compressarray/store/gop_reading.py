@@ -151,15 +151,6 @@ def locate(view: Any, cells: Any, chunk: Any, where: Any, order: Any) -> None:
 
 
 @inlined
-def _hand_over(target: Any, frame: Any, n_bytes: Any, is_large: Any) -> None:
-    """Copy a decoded frame out."""
-    if is_large:
-        stream_bytes(target, frame, n_bytes)
-    else:
-        copy_bytes(target, frame, n_bytes)
-
-
-@inlined
 def _number(flags: Any, map_at: Any, where: Any, stack: Any) -> Any:
     """Which of its stream's frames a cell has."""
     return np.int64(load16(map_at + 2 * where)) if flags & MAP_FLAG else where // stack
@@ -167,8 +158,8 @@ def _number(flags: Any, map_at: Any, where: Any, stack: Any) -> Any:
 
 @inlined
 def decoding_bytes(n_bytes: Any, packed: Any) -> Any:
-    """Bytes of scratch to decode: to walk, and two frames."""
-    return walking_bytes(n_bytes, packed) + 2 * (n_bytes + 32)
+    """Bytes of scratch to decode: to walk, and a frame."""
+    return walking_bytes(n_bytes, packed) + n_bytes + 32
 
 
 @kernel
@@ -200,9 +191,9 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins: Any,
     base = base_of(out)
     map_bytes = 2 * meta[GOP] * stack
     n = len(order)
-    # A frame is decoded where it stays in the first cache, and copied out: groups are walked there.
-    frame = walking + walking_bytes(n_bytes, meta[PACKS] != 0)
-    key_frame = frame + n_bytes + 32
+    # Frames are decoded where they go, each from the one before it, or, where that is past the
+    # caches, aside and copied out.
+    aside = walking + walking_bytes(n_bytes, meta[PACKS] != 0)
     is_large = len(out) >= STREAMED_BYTES
     start = 0
     while start < n:
@@ -248,9 +239,9 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins: Any,
                 prefetch(ahead + 64 * line)
         # forwards from the keyframe; `frame` holds number `at`
         at = key - 1
+        frame = background
         record = records
-        copy_bytes(frame, background, n_bytes)
-        has_key = False
+        key_frame = np.int64(0)
         n_earlier = 0
         for j in range(start, end):
             i = order[j]
@@ -264,49 +255,59 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins: Any,
                 continue
             if number < at:
                 at = key - 1
+                frame = background
                 record = records
-                copy_bytes(frame, background, n_bytes)
+            here = aside if is_large else target
+            if here != frame:
+                copy_bytes(here, frame, n_bytes)
             if number > at:
                 record = walk(
-                    kind, record, number - at, frame, background, records, n_bytes, row_bytes,
+                    kind, record, number - at, here, background, records, n_bytes, row_bytes,
                     codebook, walking,
                 )  # fmt: skip
                 counts[0] += number - at
                 at = number
-            if number == key and n_earlier > 0:
-                copy_bytes(key_frame, frame, n_bytes)
-                has_key = True
-            _hand_over(target, frame, n_bytes, is_large)
-        if n_earlier == 0:
-            start = end
-            continue
+            frame = here
+            if is_large:
+                stream_bytes(target, here, n_bytes)
+            if number == key:
+                key_frame = target
         # and backwards
         at = np.int64(-1)
         for j in range(end - 1, start - 1, -1):
+            if n_earlier == 0:
+                break
             i = order[j]
+            target = base + i * n_bytes
             number = _number(flags, map_at, where[i], stack)
             if number >= key:
                 continue
+            n_earlier -= 1
+            here = aside if is_large else target
             if number > at:
-                if has_key:
-                    copy_bytes(frame, key_frame, n_bytes)
+                if key_frame:
+                    copy_bytes(here, key_frame, n_bytes)
                 else:
-                    copy_bytes(frame, background, n_bytes)
+                    copy_bytes(here, background, n_bytes)
                     walk(
-                        kind, records, 1, frame, background, records, n_bytes, row_bytes,
+                        kind, records, 1, here, background, records, n_bytes, row_bytes,
                         codebook, walking,
                     )  # fmt: skip
                     counts[0] += 1
                 at = key
                 record = records + turn
+            elif here != frame:
+                copy_bytes(here, frame, n_bytes)
             if number < at:
                 record = walk(
-                    kind, record, at - number, frame, background, records, n_bytes, row_bytes,
+                    kind, record, at - number, here, background, records, n_bytes, row_bytes,
                     codebook, walking,
                 )  # fmt: skip
                 counts[0] += at - number
                 at = number
-            _hand_over(base + i * n_bytes, frame, n_bytes, is_large)
+            frame = here
+            if is_large:
+                stream_bytes(target, here, n_bytes)
         start = end
     if is_large:
         order_streams()
