@@ -434,6 +434,8 @@ class Spread:
 
 def _as_row(value: Any) -> Any:
     """Give what one environment gives a leading axis."""
+    if isinstance(value, (np.ndarray, np.generic, int, float)):  # most, and fast to tell
+        return np.asarray(value)[None]
     if isinstance(value, Mapping):
         return {key: _as_row(each) for key, each in value.items()}
     return value if value is None else np.asarray(value)[None]

@@ -118,10 +118,11 @@ class ReplayBuffer(Adding, Naming, Sequences, Keeping):
     What is sampled is bit for bit what was added, whatever a wrapper did: a stack that is not
     its predecessor moved on by one frame is stored whole.
 
-    Beside frames, a transition takes 13 bytes with up to 256 discrete actions, and less than one
-    for the index of starts, and for each length of sequences that was asked for lately; priorities
-    take nine more. Methods may be called from several threads; pickle while none of them adds.
-    What a pickle brings is checked, and `CorruptFrameError` raised where no buffer has pickled it.
+    Beside frames, a transition takes four bytes with up to 256 discrete actions, three more once
+    more than 256 different rewards have come, and less than one more for each length of sequences
+    that was asked for lately; priorities take nine. Methods may be called from several threads;
+    pickle while none of them adds. What a pickle brings is checked, and `CorruptFrameError` raised
+    where no buffer has pickled it.
 
     Examples
     --------
