@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from compressarray import CorruptFrameError, DiffFrameArray
 from compressarray.codecs import checking, reasons, sparse, words
-from compressarray.store import gops
+from compressarray.store import gop_learning
 from tests.effort import examples
 from tests.naive import assert_same
 from tests.strategies import camera, game
@@ -340,7 +340,10 @@ def use(array: DiffFrameArray, rng: np.random.Generator) -> None:
 
 def fuzz(codec: str, first: int, n: int) -> None:
     """Spoil pickled arrays, one example a seed; die where an example does."""
-    gops.MIN_CHANGES, gops.PACK_AT_BYTES = 500, 1000  # arrays of a few frames learn too
+    gop_learning.MIN_CHANGES, gop_learning.PACK_AT_BYTES = (
+        500,
+        1000,
+    )  # arrays of a few frames learn too
     if sys.platform == "linux":
         import resource
 

@@ -122,6 +122,11 @@ class Codebooks:
         """The codebook to encode with."""
         return self.of(self.newest)
 
+    @property
+    def free_number(self) -> int | None:
+        """The first number that no codebook has, if there is one."""
+        return next((number for number, book in enumerate(self.books) if book is None), None)
+
     def of(self, number: int) -> Codebook:
         """A codebook that exists."""
         book = self.books[number]
