@@ -6,6 +6,7 @@ import numpy as np
 
 from compressarray.codecs.codebooks import Codebooks
 from compressarray.errors import CorruptFrameError
+from compressarray.format.groups import CODEBOOK_SHIFT, MAP_FLAG, codebook_of
 from compressarray.kernels.compiling import plain
 from compressarray.snapshots import MOST, Snapshot, array_of, int_of, part_of
 from compressarray.store import gop_layout as layout
@@ -27,7 +28,7 @@ def snapshot_of(groups: Groups, more: Snapshot) -> Snapshot:
     state, meta, n_bytes = groups.state, groups.state.meta, groups.frame_bytes
     chunks, numbers = groups.arena.snapshot(groups.table)
     is_open = state.open_gop != layout.CLOSED
-    mapped = is_open & (state.open_flags & layout.MAP_FLAG != 0)
+    mapped = is_open & (state.open_flags & MAP_FLAG != 0)
     sizes = np.where(is_open, state.open_size, 0)
     streams = [
         stream[:size]
@@ -37,7 +38,7 @@ def snapshot_of(groups: Groups, more: Snapshot) -> Snapshot:
         "counts": meta[_COUNTS].copy(),
         **more,
         "codebooks": None if groups.codebooks is None else groups.codebooks.snapshot(),
-        "open_codebook": plain(layout.codebook_of)(state.open_flags),
+        "open_codebook": plain(codebook_of)(state.open_flags),
         "backgrounds": state.backgrounds[1:, :n_bytes].copy(),
         "background": int(meta[layout.BACKGROUND]),
         "candidate": state.candidate[:, :n_bytes].copy(),
@@ -137,8 +138,8 @@ def _restore_open(groups: Groups, snapshot: Snapshot) -> Int64s:
     state.open_number[:] = 1 + np.arange(sizes.size).reshape(shape)
     mapped = array_of(snapshot, "open_mapped", np.uint8, shape, 0, 1).view(np.bool_)
     books = array_of(snapshot, "open_codebook", np.int64, shape, 0, MAX_CODEBOOKS - 1)
-    state.open_flags[:] = books << layout.CODEBOOK_SHIFT
-    state.open_flags[mapped] |= layout.MAP_FLAG
+    state.open_flags[:] = books << CODEBOOK_SHIFT
+    state.open_flags[mapped] |= MAP_FLAG
     if mapped.any():
         wanted = int(mapped.sum()), state.open_map.shape[2]
         if not wanted[1]:

@@ -16,22 +16,16 @@ from compressarray.codecs.codebooks import Codebooks
 from compressarray.codecs.entropy import N_CONTEXTS, N_SYMBOLS
 from compressarray.codecs.learning import Changes, Learnt, read_changes
 from compressarray.codecs.packing import Packer
+from compressarray.format.groups import CODEBOOK_MASK, CODEBOOK_SHIFT, reference_of
 from compressarray.kernels.compiling import kernel
 from compressarray.kernels.memory import base_of
 from compressarray.store import gop_layout as layout
 from compressarray.store.base import Int64s, UInt8s, address_of
 from compressarray.store.gop_layout import (
     FRAME_BYTES,
-    GOP,
-    HEADER_BYTES,
-    MAP_FLAG,
-    RECORD_KIND,
     ROW_BYTES,
-    STACK,
     background_at,
-    codebook_at,
-    keyframe,
-    read_header,
+    closed_group,
     unroll,
 )
 from compressarray.store.gop_packing import count_stream
@@ -273,24 +267,18 @@ def collect_changes(view: Any, stream: Any, frames: Any, pixel_bytes: Any, keys:
         How many changes there are now.
     """
     state = state_at(view)
-    meta = state.meta
-    n_bytes, row_bytes = meta[FRAME_BYTES], meta[ROW_BYTES]
-    flags, chosen, n_frames, turn = read_header(stream)
-    records = stream + HEADER_BYTES
-    if flags & MAP_FLAG:
-        records += 2 * meta[GOP] * meta[STACK]
-    key = keyframe(meta[RECORD_KIND], n_frames)
-    background = background_at(state, chosen)
+    n_bytes, row_bytes = state.meta[FRAME_BYTES], state.meta[ROW_BYTES]
+    group = closed_group(state, stream)
+    background = background_at(state, group.background)
     held, step = base_of(frames), frames.shape[1]
-    unroll(
-        state, records, n_frames, key, turn, background, codebook_at(state, flags), held, step
-    )  # fmt: skip
-    for i in range(n_frames):
-        new = held + i * step
-        old = background if i == key else new - step if i > key else new + step
+    unroll(state, group, group.n_frames, held, step)
+    for number in range(group.n_frames):
+        reference = reference_of(number, group.key)
+        old = background if reference < 0 else held + reference * step
         n = read_changes(
-            old, new, background, n_bytes, row_bytes, pixel_bytes, keys, words, residuals, n
-        )
+            old, held + number * step, background, n_bytes, row_bytes, pixel_bytes, keys, words,
+            residuals, n,
+        )  # fmt: skip
     return n
 
 
@@ -354,6 +342,4 @@ def _counted(groups: Groups) -> Int64s:
 
 def _naming(flags: Any, number: int) -> Any:
     """Flags that name another codebook."""
-    return (
-        flags & ~(layout.CODEBOOK_MASK << layout.CODEBOOK_SHIFT) | number << layout.CODEBOOK_SHIFT
-    )
+    return flags & ~(CODEBOOK_MASK << CODEBOOK_SHIFT) | number << CODEBOOK_SHIFT

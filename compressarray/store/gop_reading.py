@@ -9,28 +9,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from compressarray.codecs.walking import walk_on, walking_bytes
+from compressarray.format.groups import frame_of_cell
 from compressarray.kernels.compiling import inlined, kernel
-from compressarray.kernels.memory import base_of, copy_bytes, load16, load32, load64, prefetch
+from compressarray.kernels.memory import base_of, copy_bytes, load32, load64, prefetch
 from compressarray.kernels.sorting import sort_by
 from compressarray.store.arena import GRANULE_SHIFT
 from compressarray.store.gop_layout import (
     FRAME_BYTES,
     GOP,
-    HEADER_BYTES,
-    MAP_FLAG,
     N_LANES,
     OPEN_PER_LANE,
-    PACKED,
-    PACKED_FLAG,
     PACKS,
-    RECORD_KIND,
-    ROW_BYTES,
     STACK,
-    codebook_at,
-    keyframe,
-    read_header,
-    walk,
-    walking_bytes,
+    closed_group,
+    group_in_slot,
+    walk_of,
 )
 from compressarray.store.gop_view import arena_at, state_at
 from compressarray.store.workers import n_threads, run
@@ -136,12 +130,6 @@ def locate(view: Any, cells: Any, chunk: Any, where: Any, order: Any) -> None:
         sort_by(stream, n_streams, by_time, order)
 
 
-@inlined
-def _number(flags: Any, map_at: Any, where: Any, stack: Any) -> Any:
-    """Which of its stream's frames a cell has."""
-    return np.int64(load16(map_at + 2 * where)) if flags & MAP_FLAG else where // stack
-
-
 @kernel
 def decode(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins: Any, out: Any,
            scratch: Any, counts: Any) -> None:  # fmt: skip
@@ -163,13 +151,10 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins: Any,
     """
     state, arena = state_at(view), arena_at(view)
     meta = state.meta
-    stack, walking = meta[STACK], base_of(scratch)
-    n_bytes, row_bytes = meta[FRAME_BYTES], meta[ROW_BYTES]
+    stack, n_bytes = meta[STACK], meta[FRAME_BYTES]
     memory, chunk_offset = base_of(arena.memory), base_of(arena.offset)
     granule_shift = arena.meta[GRANULE_SHIFT]
-    fill, padded = base_of(state.backgrounds), state.backgrounds.shape[1]
-    base = base_of(out)
-    map_bytes = 2 * meta[GOP] * stack
+    fill, base = base_of(state.backgrounds), base_of(out)
     n = len(order)
     start = 0
     while start < n:
@@ -185,28 +170,13 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins: Any,
         end = start + 1
         while end < n and chunk[order[end]] == entry:
             end += 1
-        kind = meta[RECORD_KIND]
         if entry < 0:
-            place = -1 - entry
-            flags = _int_at(base_of(state.open_flags), place)
-            chosen = _int_at(base_of(state.open_background), place)
-            n_frames = _int_at(base_of(state.open_frames), place)
-            key = np.int64(0)
-            turn = np.int64(0)
-            map_at = base_of(state.open_map) + place * map_bytes
-            records = base_of(state.open_bytes) + place * state.open_bytes.shape[1]
+            group = group_in_slot(state, -1 - entry)
         else:
             offset = np.int64(load32(chunk_offset + (entry << 2)))
-            here = memory + (offset << granule_shift)
-            flags, chosen, n_frames, turn = read_header(here)
-            key = keyframe(kind, n_frames)
-            map_at = here + HEADER_BYTES
-            records = map_at + (map_bytes if flags & MAP_FLAG else 0)
-            if flags & PACKED_FLAG:
-                kind = np.int64(PACKED)
-                records <<= 3
-        background = fill + chosen * padded
-        codebook = codebook_at(state, flags)
+            group = closed_group(state, memory + (offset << granule_shift))
+        walk = walk_of(state, group, base_of(scratch))
+        key, records = group.key, walk.records
         counts[1] += 1
         if end < n and chunk[order[end]] > 0:
             offset = np.int64(load32(chunk_offset + (chunk[order[end]] << 2)))
@@ -215,15 +185,15 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins: Any,
                 prefetch(ahead + 64 * line)
         # forwards from the keyframe; `frame` holds number `at`
         at = key - 1
-        frame = background
+        frame = walk.background
         record = records
         key_frame = np.int64(0)
         n_earlier = 0
         for j in range(start, end):
             i = order[j]
             target = base + i * n_bytes
-            number = _number(flags, map_at, where[i], stack)
-            if number >= n_frames:
+            number = frame_of_cell(group, where[i], stack)
+            if number >= group.n_frames:
                 copy_bytes(target, fill, n_bytes)
                 continue
             if number < key:
@@ -231,14 +201,11 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins: Any,
                 continue
             if number < at:
                 at = key - 1
-                frame = background
+                frame = walk.background
                 record = records
             copy_bytes(target, frame, n_bytes)
             if number > at:
-                record = walk(
-                    kind, record, number - at, target, background, records, n_bytes, row_bytes,
-                    codebook, walking,
-                )  # fmt: skip
+                record = walk_on(walk, record, number - at, target)
                 counts[0] += number - at
                 at = number
             frame = target
@@ -251,7 +218,7 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins: Any,
                 break
             i = order[j]
             target = base + i * n_bytes
-            number = _number(flags, map_at, where[i], stack)
+            number = frame_of_cell(group, where[i], stack)
             if number >= key:
                 continue
             n_earlier -= 1
@@ -261,19 +228,13 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins: Any,
                 if key_frame:
                     copy_bytes(target, key_frame, n_bytes)
                 else:
-                    copy_bytes(target, background, n_bytes)
-                    walk(
-                        kind, records, 1, target, background, records, n_bytes, row_bytes,
-                        codebook, walking,
-                    )  # fmt: skip
+                    copy_bytes(target, walk.background, n_bytes)
+                    walk_on(walk, records, 1, target)
                     counts[0] += 1
                 at = key
-                record = records + turn
+                record = records + group.earlier
             if number < at:
-                record = walk(
-                    kind, record, at - number, target, background, records, n_bytes, row_bytes,
-                    codebook, walking,
-                )  # fmt: skip
+                record = walk_on(walk, record, at - number, target)
                 counts[0] += at - number
                 at = number
             frame = target

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from compressarray.errors import CorruptFrameError
+from compressarray.format.groups import CODEBOOK_MASK, CODEBOOK_SHIFT, MAP_FLAG
 from compressarray.format.messages import Items
 from compressarray.store import gop_feed as feed
 from compressarray.store import gop_journal as journal
@@ -15,7 +16,7 @@ from compressarray.store.gop_checking import check_chunks, check_open
 from compressarray.store.gop_layout import GopState
 from compressarray.store.groups import GUARD_BYTES, MAX_BACKGROUNDS, Groups
 
-_OPEN_FLAGS = layout.MAP_FLAG | layout.CODEBOOK_MASK << layout.CODEBOOK_SHIFT
+_OPEN_FLAGS = MAP_FLAG | CODEBOOK_MASK << CODEBOOK_SHIFT
 
 
 def take_changes(groups: Groups, items: Items) -> None:
@@ -109,7 +110,7 @@ def _check_table(
     goes_on = (state.open_gop.ravel()[slots] == table[feed.GROUP]) & (
         state.open_size.ravel()[slots] == start
     )
-    n_maps = int(np.count_nonzero(table[feed.FLAGS] & layout.MAP_FLAG))
+    n_maps = int(np.count_nonzero(table[feed.FLAGS] & MAP_FLAG))
     if (
         ((start > 0) & ~goes_on).any()
         or (size < start).any()

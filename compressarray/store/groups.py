@@ -9,7 +9,17 @@ import numpy as np
 from compressarray.codecs import Codec
 from compressarray.codecs.codebooks import Codebooks
 from compressarray.codecs.records import coding_bytes
+from compressarray.codecs.walking import record_room
 from compressarray.codecs.words import CODEBOOK_WORDS, encode_table_words, record_bytes
+from compressarray.format.groups import (
+    CODEBOOK_MASK,
+    DELTA,
+    HEADER_BYTES,
+    NO_FRAME,
+    PACKED_FLAG,
+    SPARSE,
+    codebook_of,
+)
 from compressarray.kernels.compiling import plain
 from compressarray.store import gop_journal as journal
 from compressarray.store import gop_layout as layout
@@ -22,7 +32,7 @@ from compressarray.store.gop_packing import pack_stream, unpack_stream
 from compressarray.store.gop_view import Attached, attached
 from compressarray.store.scratch import Scratch, borrow, give_back
 
-MAX_CODEBOOKS = layout.CODEBOOK_MASK + 1
+MAX_CODEBOOKS = CODEBOOK_MASK + 1
 MAX_BACKGROUNDS = 255
 MAX_GOP_BYTES = 1 << 28
 MAX_PACKED_BYTES = 1 << 26  # of a frame, so that three bytes count its words
@@ -62,9 +72,7 @@ class Encoded(NamedTuple):
 def gop_length_of(stack: int, frame_bytes: int, codec: Codec) -> int:
     """As asked for, but no more frames than can be numbered, or bytes than ``turn`` can count."""
     gop = codec.gop_length
-    while gop > 1 and (
-        gop * stack >= layout.NO_FRAME or gop * stack * frame_bytes >= MAX_GOP_BYTES
-    ):
+    while gop > 1 and (gop * stack >= NO_FRAME or gop * stack * frame_bytes >= MAX_GOP_BYTES):
         gop //= 2
     return gop
 
@@ -120,14 +128,14 @@ class Groups:
         meta[layout.GOP] = gop
         meta[layout.FRAME_BYTES] = frame_bytes
         meta[layout.ROW_BYTES] = row_bytes
-        meta[layout.RECORD_KIND] = layout.SPARSE if codec.name == "sparse" else layout.DELTA
+        meta[layout.RECORD_KIND] = SPARSE if codec.name == "sparse" else DELTA
         meta[layout.OPEN_PER_LANE] = per_lane = open_per_lane(stack, frame_bytes, codec)
         # what coding a frame takes, its record, then a closed stream
-        record_room = plain(layout.record_room)(frame_bytes)
-        self._coding_bytes = plain(coding_bytes)(frame_bytes) + GUARD_BYTES + record_room
+        record_bytes_at_most = plain(record_room)(frame_bytes)
+        self._coding_bytes = plain(coding_bytes)(frame_bytes) + GUARD_BYTES + record_bytes_at_most
         map_bytes = 2 * gop * stack
         self.stream_bytes = (
-            layout.HEADER_BYTES + 2 * map_bytes + gop * stack * record_room + GUARD_BYTES
+            HEADER_BYTES + 2 * map_bytes + gop * stack * record_bytes_at_most + GUARD_BYTES
         )
         # ``turn`` counts the bits of packed records in 32 bits
         self.packs = (
@@ -179,7 +187,7 @@ class Groups:
         self.ready_at_votes = -1
         self.taken_from: tuple[Attached, int] | None = None
         codebooks = None
-        if meta[layout.RECORD_KIND] == layout.DELTA:
+        if meta[layout.RECORD_KIND] == DELTA:
             codebooks = Codebooks.starting(
                 row_bytes, MAX_CODEBOOKS, pixel_bytes if self.packs else 0
             )
@@ -215,10 +223,10 @@ class Groups:
         A view or a copy, with room to look behind it.
         """
         chunk = self.arena.view(int(self.state.gop_chunk[index]))
-        if not chunk[0] & layout.PACKED_FLAG:
+        if not chunk[0] & PACKED_FLAG:
             return chunk
         stream = np.empty(self.stream_bytes, np.uint8)
-        codes = np.empty(plain(layout.record_room)(self.frame_bytes), np.uint8)
+        codes = np.empty(plain(record_room)(self.frame_bytes), np.uint8)
         size = unpack_stream(self.at.view, address_of(chunk), address_of(stream), address_of(codes))
         return stream[:size]
 
@@ -293,7 +301,7 @@ class Groups:
         if not self.packs:
             return stream
         assert self.codebooks is not None
-        packer = self.codebooks.of(plain(layout.codebook_of)(int(stream[0]))).packer
+        packer = self.codebooks.of(plain(codebook_of)(int(stream[0]))).packer
         if packer is None:
             return stream
         chunk = np.empty(2 * len(stream) + GUARD_BYTES, np.uint8)
@@ -351,9 +359,9 @@ class Groups:
             self.have_open()
             state = self.state
             state.head_row[:] = layout.STALE
-            if state.meta[layout.RECORD_KIND] == layout.DELTA:
+            if state.meta[layout.RECORD_KIND] == DELTA:
                 state.meta[layout.VOTES] = 0
-        if state.meta[layout.RECORD_KIND] == layout.DELTA:
+        if state.meta[layout.RECORD_KIND] == DELTA:
             n = len(state.backgrounds)
             in_use = state.background_uses > 0
             in_use[[0, int(state.meta[layout.BACKGROUND])]] = True
@@ -373,7 +381,7 @@ class Groups:
         state = self.state
         per_lane = state.open_gop.shape[1]
         mapped = self.gop_length * self.stack if self.stack > 1 else 0
-        votes = self.padded if state.meta[layout.RECORD_KIND] == layout.DELTA else 0
+        votes = self.padded if state.meta[layout.RECORD_KIND] == DELTA else 0
         self.attach(
             state._replace(
                 head=np.zeros((self.n_lanes, self.stack, self.padded), np.uint8),

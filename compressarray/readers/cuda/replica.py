@@ -10,7 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from compressarray.codecs.codebooks import Codebooks
+from compressarray.codecs.walking import record_room
 from compressarray.errors import CorruptFrameError
+from compressarray.format.groups import DELTA, MAP_FLAG
 from compressarray.format.messages import Items, Message
 from compressarray.kernels.compiling import plain
 from compressarray.readers.cuda.blocks import SIZE_BYTES, Blocks
@@ -77,7 +79,7 @@ class Replica:
         self._mark: Any = None
         self._is_fresh = True
         self._codebooks: Codebooks | None = None
-        if said.kind == layout.DELTA:
+        if said.kind == DELTA:
             self._codebooks = Codebooks.starting(said.row_bytes, said.most_books, said.pixel_bytes)
         self._padded = (said.frame_bytes + 7) // 8 * 8 + 8
         self._blocks = Blocks(allocate, said.most_chunk_bytes)
@@ -330,7 +332,7 @@ class Replica:
             slot, start, size = (int(table[k, i]) for k in (feed.SLOT, feed.START, feed.SIZE))
             pieces.put(self._open.address + self._row * slot, row)
             self._open_sizes[slot] = size
-            if table[feed.FLAGS, i] & layout.MAP_FLAG:
+            if table[feed.FLAGS, i] & MAP_FLAG:
                 pieces.put(
                     self._open_maps.address + 2 * n_map * slot, maps[at_map : at_map + n_map]
                 )
@@ -446,4 +448,4 @@ class Replica:
 
 def _record_room(frame_bytes: int) -> int:
     """Bytes of an unpacked record, a multiple of 8."""
-    return plain(layout.record_room)(frame_bytes) + 7 & ~7  # type: ignore[no-any-return]
+    return plain(record_room)(frame_bytes) + 7 & ~7  # type: ignore[no-any-return]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from compressarray.codecs import copies, entropy, numbers, reasons, sparse, words
+from compressarray.format import groups
 from compressarray.store import description
-from compressarray.store import gop_layout as layout
 
 # A request, 64 bits each, and behind it the cells that are wanted. Addresses are the device's.
 FIELDS = (
@@ -51,7 +51,7 @@ OPEN_FIELDS = (
     "OPEN_SIZE",
 )
 BOOK_FIELDS = ("BOOK_TABLE", "BOOK_WORDS", "BOOK_N_WORDS", "BOOK_MODEL", "BOOK_MODEL_BYTES")
-# What `store.gop_layout` says of groups, and one kind more: frames as they are.
+# What `format.groups` says of groups, and one kind more: frames as they are.
 RAW = description.RAW
 # What may be wrong with a cell, besides what may be wrong with a record.
 NO_CELL, NO_BOOK = -18, -19
@@ -80,7 +80,7 @@ _SHARED = {
     ),
     numbers: ("MAX_NUMBER_BYTES",),
     sparse: ("RAW_TAG",),
-    layout: (
+    groups: (
         "MAP_FLAG", "PACKED_FLAG", "CODEBOOK_SHIFT", "CODEBOOK_MASK", "NO_FRAME", "DELTA", "SPARSE",
     ),
     reasons: (
@@ -95,7 +95,7 @@ def _numbers() -> dict[str, int]:
         name: int(getattr(module, name)) for module, names in _SHARED.items() for name in names
     }
     found["SPARSE_HEADER_BYTES"] = sparse.HEADER_BYTES
-    found["CHUNK_HEADER_BYTES"] = layout.HEADER_BYTES
+    found["CHUNK_HEADER_BYTES"] = groups.HEADER_BYTES
     found |= {"RAW": RAW, "NO_CELL": NO_CELL, "NO_BOOK": NO_BOOK, "GUARD_BYTES": GUARD_BYTES}
     for fields, count in (
         (FIELDS, "N_FIELDS"),
