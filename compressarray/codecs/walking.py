@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 from compressarray.codecs.entropy import unpack_record
 from compressarray.codecs.sparse import apply_sparse, skip_sparse
-from compressarray.codecs.words import apply_record, model_of, table_of
+from compressarray.codecs.words import apply_record
+from compressarray.format.codebooks import model_of, table_of
 from compressarray.format.groups import PACKED, SPARSE, frame_of_record, reference_of
 from compressarray.kernels.compiling import inlined, kernel
 from compressarray.kernels.memory import copy_bytes

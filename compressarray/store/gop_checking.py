@@ -21,10 +21,8 @@ from compressarray.codecs.checking import (
     check_sparse,
 )
 from compressarray.codecs.entropy import unpack_record
-from compressarray.codecs.reasons import REASONS as REASONS_OF_RECORDS
-from compressarray.codecs.reasons import SHORT
-from compressarray.codecs.words import model_of, table_of
 from compressarray.errors import CorruptFrameError
+from compressarray.format.codebooks import model_of, table_of
 from compressarray.format.groups import (
     ALL_FLAGS,
     DELTA,
@@ -35,6 +33,8 @@ from compressarray.format.groups import (
     SPARSE,
     codebook_of,
 )
+from compressarray.format.reasons import REASONS as REASONS_OF_RECORDS
+from compressarray.format.reasons import SHORT
 from compressarray.kernels.attaching import describe
 from compressarray.kernels.compiling import kernel
 from compressarray.kernels.memory import base_of, copy_bytes

@@ -17,7 +17,8 @@ import numpy.typing as npt
 from compressarray.codecs.records import PATIENCE_WORDS, encode
 from compressarray.codecs.sparse import encode_sparse
 from compressarray.codecs.walking import Walk, decode_all, walking_bytes
-from compressarray.codecs.words import CODEBOOK_WORDS, codebook_number
+from compressarray.codecs.words import codebook_number
+from compressarray.format.codebooks import codebook_at as row_of_codebook
 from compressarray.format.groups import (
     CODEBOOK_MASK,
     CODEBOOK_SHIFT,
@@ -42,7 +43,6 @@ from compressarray.kernels.compiling import inlined, kernel, plain
 from compressarray.kernels.memory import base_of, load8, load64
 from compressarray.store.arena import N_ENTRIES, ArenaState, chunk_start
 
-CODEBOOK_BYTES = 8 * CODEBOOK_WORDS
 CLOSED = -1  # in GopState.open_gop
 STALE = -2  # in GopState.head_row: the head frames are of no row
 
@@ -97,7 +97,7 @@ class GopState(NamedTuple):
     backgrounds: UInt8Table  # (n, padded frame); 0 holds the fill value
     background_uses: Int64Row
     candidate: UInt8Table  # (2, padded frame): majority votes, and their counts
-    codebooks: Int64Table  # (numbers, CODEBOOK_WORDS) addresses
+    codebooks: UInt8Row  # as `format.codebooks` says
     encode_table: UInt64Row  # of the newest codebook
     open_born: Int64Table  # the write in which a stream began last
     open_dropped: Int64Table  # the write in which one ended last
@@ -117,8 +117,8 @@ def background_at(state: Any, i: Any) -> Any:
 
 @inlined
 def codebook_at(state: Any, flags: Any) -> Any:
-    """Where the codebook that a stream's flags name is found."""
-    return base_of(state.codebooks) + codebook_of(flags) * CODEBOOK_BYTES
+    """Address of the codebook that a group's flags name."""
+    return row_of_codebook(base_of(state.codebooks), codebook_of(flags))
 
 
 @inlined

@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from compressarray.codecs.codebooks import Codebooks
-from compressarray.codecs.entropy import N_CONTEXTS, N_SYMBOLS
 from compressarray.codecs.learning import Changes, Learnt, read_changes
 from compressarray.codecs.packing import Packer
 from compressarray.format.groups import CODEBOOK_MASK, CODEBOOK_SHIFT, reference_of
+from compressarray.format.packed import N_CONTEXTS, N_SYMBOLS
 from compressarray.kernels.compiling import kernel
 from compressarray.kernels.memory import base_of
 from compressarray.store import gop_layout as layout

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 
 from compressarray.codecs.entropy import count_symbols, pack_record, unpack_record
-from compressarray.codecs.words import model_of, skip_record, table_of
+from compressarray.format.codebooks import model_of, table_of
 from compressarray.format.groups import PACKED_FLAG, write_header
+from compressarray.format.records import skip_record
 from compressarray.kernels.compiling import kernel
 from compressarray.kernels.memory import copy_bytes
 from compressarray.store.gop_layout import FRAME_BYTES, closed_group, codebook_at

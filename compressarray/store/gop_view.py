@@ -1,7 +1,8 @@
 """Where the arrays of a store of groups lie: the one description that its kernels are called with.
 
-Whoever reads a store, or writes it, from anywhere needs no more than this: see `GopState`,
-`ArenaState` and the layout of groups in `gop_layout`.
+Whoever reads a store, or writes it, from anywhere needs no more than this: see `GopState` and
+`ArenaState`. No array holds an address: what lies in one is named by number or by offset, and only
+a description says where the arrays lie, for as long as they do.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ class Attached(NamedTuple):
 def attached(state: GopState, arena: ArenaState, codebooks: Codebooks | None) -> Attached:
     """Let a store's arrays, and its codebooks where it has any, be found by kernels."""
     if codebooks is not None:
-        state = state._replace(codebooks=codebooks.addresses, encode_table=codebooks.encode_table)
+        state = state._replace(codebooks=codebooks.data, encode_table=codebooks.encode_table)
     return Attached(state, arena, view_of(state, arena), codebooks)
 
 

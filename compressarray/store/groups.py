@@ -10,7 +10,8 @@ from compressarray.codecs import Codec
 from compressarray.codecs.codebooks import Codebooks
 from compressarray.codecs.records import coding_bytes
 from compressarray.codecs.walking import record_room
-from compressarray.codecs.words import CODEBOOK_WORDS, encode_table_words, record_bytes
+from compressarray.codecs.words import encode_table_words
+from compressarray.format.codebooks import CODEBOOK_BYTES
 from compressarray.format.groups import (
     CODEBOOK_MASK,
     DELTA,
@@ -20,6 +21,7 @@ from compressarray.format.groups import (
     SPARSE,
     codebook_of,
 )
+from compressarray.format.records import record_bytes
 from compressarray.kernels.compiling import plain
 from compressarray.store import gop_journal as journal
 from compressarray.store import gop_layout as layout
@@ -176,7 +178,7 @@ class Groups:
             backgrounds=backgrounds,
             background_uses=np.zeros(1, np.int64),
             candidate=np.zeros((2, 0), np.uint8),
-            codebooks=np.zeros((1, CODEBOOK_WORDS), np.int64),
+            codebooks=np.zeros(CODEBOOK_BYTES, np.uint8),
             encode_table=np.zeros(encode_table_words(0), np.uint64),
             open_born=np.zeros((n_lanes, per_lane), np.int64),
             open_dropped=np.zeros((n_lanes, per_lane), np.int64),
