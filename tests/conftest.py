@@ -63,4 +63,4 @@ def learning_early(monkeypatch: pytest.MonkeyPatch) -> None:
         "PACKED_TOKENS_GAIN": -1.0,
         "CODES_GAIN": -1.0,
     }.items():
-        monkeypatch.setattr(f"compressarray.store.gops.{name}", value)
+        monkeypatch.setattr(f"compressarray.store.gop_learning.{name}", value)

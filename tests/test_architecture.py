@@ -27,7 +27,11 @@ MAY_IMPORT = {
     "compressarray.kernels": set(),
     "compressarray.writing": set(),
     "compressarray.snapshots": {"compressarray.errors"},
-    "compressarray.format": {"compressarray.errors", "compressarray.snapshots"},
+    "compressarray.format": {
+        "compressarray.errors",
+        "compressarray.kernels",
+        "compressarray.snapshots",
+    },
     "compressarray.codecs": {
         "compressarray.errors",
         "compressarray.format",

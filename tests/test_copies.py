@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compressarray import DiffFrameArray
-from compressarray.codecs import copies, entropy, packing, reasons, records, words
+from compressarray.codecs import copies, entropy, packing, records, words
+from compressarray.format import packed as packed_records
+from compressarray.format import reasons
 from tests.effort import examples
 
 GUARD = 64
@@ -195,7 +197,7 @@ def test_records_of_copies_round_trip(world: World, kinds: list[str]) -> None:
                 assert np.array_equal(naive_decode(record, old, row_bytes, pixel_bytes), new)
                 assert check(record, n, pixel_bytes) == len(record)
                 written.append(np.concatenate([leb128(-(-n // 8) + 2), record]))
-        counts = np.zeros((packing.N_CONTEXTS, 256), np.int32)
+        counts = np.zeros((packed_records.N_CONTEXTS, 256), np.int32)
         for record in written:
             held = guarded(record)
             end = entropy.count_symbols(held.ctypes.data, 1, n, table.ctypes.data, counts)

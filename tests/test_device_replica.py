@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from compressarray import CorruptFrameError, DiffFrameArray
 from compressarray.errors import DeviceError
+from compressarray.format.codebooks import CODEBOOK_BYTES
 from compressarray.readers.cuda import blocks as device_blocks
 from compressarray.readers.cuda.replica import Replica
 from compressarray.readers.cuda.source import REASONS
@@ -240,8 +241,8 @@ def test_no_bytes_lead_a_kernel_out_of_the_replica(
         values = memory.data[: min(memory.nbytes, 96)]
         values[:] = rng.integers(0, 256, len(values))
         _read_spoilt(replica)
-    # and what records are read with, but for the addresses
-    begin = 8 * 5 * replica._n_books
+    # and what records are read with, but for where it lies
+    begin = CODEBOOK_BYTES * replica._n_books
     if codec.startswith("delta"):
         books = replica._books.data
         n = 400 if seed % 3 else len(books) // 5

@@ -21,8 +21,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compressarray import CorruptFrameError, DiffFrameArray
-from compressarray.codecs import checking, reasons, sparse, words
-from compressarray.store import gops
+from compressarray.codecs import checking, sparse, words
+from compressarray.format import codebooks, reasons
+from compressarray.format import records as delta
+from compressarray.store import gop_learning
 from tests.effort import examples
 from tests.naive import assert_same
 from tests.strategies import camera, game
@@ -75,11 +77,14 @@ def guards(data: np.ndarray) -> np.ndarray:
 def tables(
     tokens: np.ndarray, dictionary: np.ndarray, near: int, pixel_bytes: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A decoding table, and the addresses that decoders find a codebook by."""
+    """A decoding table, and a codebook of it, at the end of which the dictionary lies."""
     decode = np.zeros((256, 4), np.uint64)
     encode = np.zeros(words.encode_table_words(len(dictionary)), np.uint64)
     words.build_tables(tokens, dictionary, near, pixel_bytes, 0, decode, encode)
-    return decode, np.array([decode.ctypes.data, dictionary.ctypes.data, 0], np.int64)
+    book = codebooks.Parts(decode, dictionary, None)
+    data, _, _ = codebooks.lay_out([book], np.zeros(0, np.uint8))
+    assert not len(dictionary) or (data[-dictionary.nbytes :] == dictionary.view(np.uint8)).all()
+    return decode, data
 
 
 @settings(max_examples=examples(400), deadline=None)
@@ -97,7 +102,7 @@ def test_spoilt_delta_records(
     n_tokens = int(rng.integers(0, 256))
     skips, kinds = rng.geometric(0.3, n_tokens) - 1, rng.integers(0, 10, n_tokens)
     masks = rng.choice([0, 1, 15, 200, 255], n_tokens)
-    tokens = np.array(list(map(words.token_key, np.minimum(skips, 4095), masks, kinds)), np.int64)
+    tokens = np.array(list(map(delta.token_key, np.minimum(skips, 4095), masks, kinds)), np.int64)
     dictionary = rng.integers(0, 2**64, n_words, dtype=np.uint64)
     near = int(rng.integers(0, n_words + 1))
     old, background = (bytes_of(rng, n_bytes, 3, 0.5) for _ in range(2))
@@ -117,8 +122,9 @@ def test_spoilt_delta_records(
         for guard in (0x00, 0xA7):
             held, behind = amid(old, guard), amid(padded, guard)
             before = np.zeros(n_bytes + 32, np.uint8)
-            coded, known = amid(record, guard), amid(dictionary, guard)
-            decode, codebook = tables(tokens, known, near, pixel_bytes)
+            coded = amid(record, guard)
+            decode, codebook = tables(tokens, dictionary, near, pixel_bytes)
+            codebook = amid(codebook, guard)
             start, table = coded.ctypes.data, decode.ctypes.data
             end = checking.check_record(
                 start, start + len(record), n_bytes, row_bytes, table, n_words
@@ -128,7 +134,7 @@ def test_spoilt_delta_records(
                 assert attempt, f"what the encoder wrote is refused: {reasons.REASONS[end]}"
                 break
             assert start < end <= start + len(record)
-            assert end == words.skip_record(start, n_bytes, table)
+            assert end == delta.skip_record(start, n_bytes, table)
             assert end == words.apply_record(
                 start, held.ctypes.data, behind.ctypes.data, n_bytes, row_bytes,
                 codebook.ctypes.data, before.ctypes.data,
@@ -340,7 +346,10 @@ def use(array: DiffFrameArray, rng: np.random.Generator) -> None:
 
 def fuzz(codec: str, first: int, n: int) -> None:
     """Spoil pickled arrays, one example a seed; die where an example does."""
-    gops.MIN_CHANGES, gops.PACK_AT_BYTES = 500, 1000  # arrays of a few frames learn too
+    gop_learning.MIN_CHANGES, gop_learning.PACK_AT_BYTES = (
+        500,
+        1000,
+    )  # arrays of a few frames learn too
     if sys.platform == "linux":
         import resource
 

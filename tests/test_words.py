@@ -11,6 +11,9 @@ from hypothesis import strategies as st
 
 from compressarray import DiffFrameArray
 from compressarray.codecs import checking, entropy, learning, packing, words
+from compressarray.format import codebooks
+from compressarray.format import packed as packed_records
+from compressarray.format import records as delta
 from compressarray.store import (
     gop_checking,
     gop_layout,
@@ -40,7 +43,7 @@ class Coder:
         pixel_bytes: int = 0,
     ) -> None:
         self.n_bytes, self.row_bytes = n_bytes, row_bytes
-        self.room = words.record_bytes(n_bytes, pixel_bytes) + 8
+        self.room = delta.record_bytes(n_bytes, pixel_bytes) + 8
         self.dictionary = np.zeros(0, np.uint64) if dictionary is None else dictionary
         self.decode_table = np.zeros((256, 4), np.uint64)
         n_dictionary = len(self.dictionary)
@@ -50,9 +53,8 @@ class Coder:
             self.encode_table,
         )  # fmt: skip
         assert words.codebook_number(self.encode_table.ctypes.data) == 3
-        self.codebook = np.array(
-            [self.decode_table.ctypes.data, self.dictionary.ctypes.data, 0], np.int64
-        )
+        book = codebooks.Parts(self.decode_table, self.dictionary, None)
+        self.codebook, _, _ = codebooks.lay_out([book], np.zeros(0, np.uint8))
         n_words = -(-n_bytes // 8)
         self.old = np.zeros(n_bytes + 32, np.uint8)
         self.scratch = np.zeros(17 * n_words + GUARD, np.uint8)
@@ -94,7 +96,7 @@ class Coder:
 
     def pack(self, records: list[np.ndarray]) -> None:
         """Records go through codes learnt from them, and come back one by one."""
-        counts = np.zeros((packing.N_CONTEXTS, 256), np.int32)
+        counts = np.zeros((packed_records.N_CONTEXTS, 256), np.int32)
         for record in records:
             end = entropy.count_symbols(
                 record.ctypes.data, 1, self.n_bytes, self.decode_table.ctypes.data, counts
@@ -102,7 +104,7 @@ class Coder:
             assert end == record.ctypes.data + len(record) - 8
         # and through codes learnt when there were no residuals, and codes that name nothing
         early = counts.copy()
-        early[entropy.FIRST_RESIDUAL_MAP :] = 0
+        early[packed_records.FIRST_RESIDUAL_MAP :] = 0
         for counted in (counts, early, np.zeros_like(counts)):
             packer = packing.Packer(counted, 8)
             model, encode = packer.model.ctypes.data, packer.encode.ctypes.data
@@ -116,7 +118,7 @@ class Coder:
                 assert end == record.ctypes.data + len(record) - 8
                 ends.append(pos)
             if counted is counts:
-                n_long = int(counts[entropy.COUNT_CODE, entropy.LONG_COUNT])
+                n_long = int(counts[packed_records.COUNT_CODE, packed_records.LONG_COUNT])
                 raw = any(self.is_raw(record) for record in records)
                 assert raw or packer.packed_bits(counts) + 24 * n_long == pos
             pos = 0
@@ -187,7 +189,7 @@ def test_records_round_trip(
     if len(changes.keys):
         known = rng.choice(changes.words, len(changes.words) // 2)
         learnt = learning.learn(changes, known[known != 0], 100.0)
-        near = np.zeros(words.N_NEAR, np.uint64)
+        near = np.zeros(delta.N_NEAR, np.uint64)
         near[: len(learnt.near)] = learnt.near
         dictionary = np.concatenate([known[known != 0], near, learnt.far])
         first_near = int(np.count_nonzero(known))
@@ -209,7 +211,7 @@ def test_chosen_tokens_write_a_record_in_fewer_bytes() -> None:
     rng = np.random.default_rng(0)
     skips, masks = rng.integers(0, 30, 4000), rng.integers(1, 40, 4000)
     pairs = zip(skips, masks, strict=True)
-    seen = [words.token_key(skip, mask, words.LITERAL) for skip, mask in pairs]
+    seen = [delta.token_key(skip, mask, delta.LITERAL) for skip, mask in pairs]
     keys, counts = np.unique(seen, return_counts=True)
     assert len(keys) > 4 * 255
     tokens = learning.choose_tokens(keys, counts)
@@ -224,7 +226,7 @@ def test_chosen_tokens_write_a_record_in_fewer_bytes() -> None:
 def test_a_change_may_take_two_tokens() -> None:
     """One that skips and one that changes, where no token does both."""
     parts = np.array(
-        [words.token_key(9, 0, words.LITERAL), words.token_key(0, 0x0F, words.LITERAL)], np.int64
+        [delta.token_key(9, 0, delta.LITERAL), delta.token_key(0, 0x0F, delta.LITERAL)], np.int64
     )
     coder = Coder(1024, 32, parts)
     old = np.zeros(1024, np.uint8)
@@ -235,7 +237,7 @@ def test_a_change_may_take_two_tokens() -> None:
     assert np.array_equal(coder.decode(record, old, background), new)
     assert record[0] == 2
     keys = changes_of(new, old, background, 32).keys
-    assert keys.tolist() == [words.token_key(10, 0x0F, words.LITERAL)]
+    assert keys.tolist() == [delta.token_key(10, 0x0F, delta.LITERAL)]
 
 
 def test_words_that_come_again_are_named() -> None:
@@ -246,7 +248,7 @@ def test_words_that_come_again_are_named() -> None:
     new = old.copy()
     new[:64:2] = rng.choice(sprites[:200], 32)
     new[1:64:2] = rng.choice(sprites[256:], 32)
-    tokens = np.array([words.token_key(0, 0xFF, kind) for kind in words.KINDS], np.int64)
+    tokens = np.array([delta.token_key(0, 0xFF, kind) for kind in delta.KINDS], np.int64)
     old, new = old.view(np.uint8), new.view(np.uint8)
     sizes = []
     for dictionary in (None, sprites):
@@ -273,11 +275,11 @@ def test_residuals_are_what_is_left_of_a_neighbour(pixel_bytes: int) -> None:
         above[i] = (int(above[i - row_bytes]) + int(small[i])) % 256
     old = rng.integers(0, 256, n_bytes, dtype=np.uint8)
     for kind, new, first in (
-        (words.LEFT_RESIDUAL, left, 1),
-        (words.ABOVE_RESIDUAL, above, row_bytes // 8),
-        (words.OLD_RESIDUAL, old + small + np.uint8(1), 0),
+        (delta.LEFT_RESIDUAL, left, 1),
+        (delta.ABOVE_RESIDUAL, above, row_bytes // 8),
+        (delta.OLD_RESIDUAL, old + small + np.uint8(1), 0),
     ):
-        keys = [words.token_key(0, 0xFF, words.LITERAL), words.token_key(0, 0xFF, kind)]
+        keys = [delta.token_key(0, 0xFF, delta.LITERAL), delta.token_key(0, 0xFF, kind)]
         coder = Coder(n_bytes, row_bytes, np.array(keys), pixel_bytes=pixel_bytes)
         record = coder.encode(new, old, background)
         assert np.array_equal(coder.decode(record, old, background), new)
@@ -285,7 +287,7 @@ def test_residuals_are_what_is_left_of_a_neighbour(pixel_bytes: int) -> None:
         assert record[0] == n_tokens
         assert record[1 : 1 + n_tokens].tolist() == [0] * first + [1] * (n_tokens - first)
         values = record[1 + n_tokens + 8 * first : -8]
-        expected = small[8 * first :] + np.uint8(kind == words.OLD_RESIDUAL)
+        expected = small[8 * first :] + np.uint8(kind == delta.OLD_RESIDUAL)
         assert np.array_equal(values, expected)
         coder.pack([record, record])
 

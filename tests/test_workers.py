@@ -17,7 +17,7 @@ from hypothesis import given, settings
 from numba import config
 
 from compressarray import DiffFrameArray, FrameEvictedError
-from compressarray.store import gop_reading, gops, workers
+from compressarray.store import gop_learning, gop_reading, workers
 from tests.effort import examples
 from tests.naive import assert_same
 from tests.strategies import filled, frames, game, layouts
@@ -104,8 +104,8 @@ def test_any_layout(data: st.DataObject) -> None:
 @pytest.mark.parametrize("codec", SHARING)
 def test_stacks_of_a_ring(codec: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As a replay buffer reads: stacks at random places, some padded, from two lanes."""
-    monkeypatch.setattr(gops, "MIN_CHANGES", 500)
-    monkeypatch.setattr(gops, "PACK_AT_BYTES", 1000)
+    monkeypatch.setattr(gop_learning, "MIN_CHANGES", 500)
+    monkeypatch.setattr(gop_learning, "PACK_AT_BYTES", 1000)
     content = np.stack([game(400, FRAME, seed=k) for k in range(2)], axis=1)
     array = DiffFrameArray((300, 2, *FRAME), codec=codec)
     index = array.append(content)

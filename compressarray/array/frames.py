@@ -12,9 +12,9 @@ import numpy.typing as npt
 from compressarray.array.elsewhere import Elsewhere
 from compressarray.checks import checked_shape, checked_stack_axis
 from compressarray.codecs import Codec
-from compressarray.codecs.words import MAX_PIXEL_BYTES
 from compressarray.errors import CorruptFrameError
 from compressarray.format.messages import Items, Message
+from compressarray.format.records import MAX_PIXEL_BYTES
 from compressarray.ring import Ring
 from compressarray.snapshots import Snapshot, array_of, int_of, part_of
 from compressarray.store import MAX_STACK, Int64s, Store, UInt8s, check_size, make_store

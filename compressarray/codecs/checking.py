@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from compressarray.codecs.copies import check_copies
-from compressarray.codecs.numbers import checked_varint
-from compressarray.codecs.reasons import (
+from compressarray.format.numbers import checked_varint
+from compressarray.format.reasons import (
     NO_COUNT,
     NO_KIND,
     NO_SOURCE,
@@ -23,13 +23,7 @@ from compressarray.codecs.reasons import (
     SHORT,
     TOO_LONG,
 )
-from compressarray.codecs.sparse import (
-    HEADER_BYTES,
-    RAW_TAG,
-    coordinate_bytes,
-    load_coordinate,
-)
-from compressarray.codecs.words import (
+from compressarray.format.records import (
     ABOVE,
     ABOVE_RESIDUAL,
     ENTRY_BYTES,
@@ -48,6 +42,7 @@ from compressarray.codecs.words import (
     pixel_bytes_of,
     record_bytes,
 )
+from compressarray.format.sparse import HEADER_BYTES, RAW_TAG, coordinate_bytes, load_coordinate
 from compressarray.kernels.compiling import kernel
 from compressarray.kernels.memory import load8, load16, load32, load64
 

@@ -21,8 +21,11 @@ from compressarray.codecs.learning import (
     written_bytes,
 )
 from compressarray.codecs.packing import Packer
-from compressarray.codecs.words import (
-    CODEBOOK_WORDS,
+from compressarray.codecs.words import build_tables, encode_table_words, set_dictionary
+from compressarray.errors import CorruptFrameError
+from compressarray.format.codebooks import Parts, lay_out
+from compressarray.format.messages import Items, Message
+from compressarray.format.records import (
     ESCAPE,
     FAR_WORD,
     KIND_MASK,
@@ -32,11 +35,7 @@ from compressarray.codecs.words import (
     N_NEAR,
     OLD_RESIDUAL,
     SKIP_SHIFT,
-    build_tables,
-    encode_table_words,
 )
-from compressarray.errors import CorruptFrameError
-from compressarray.format.messages import Items, Message
 from compressarray.snapshots import Snapshot, array_of, int_of, part_of
 
 Words = npt.NDArray[np.uint64]
@@ -75,6 +74,12 @@ class Codebook(NamedTuple):
         return skips << SKIP_SHIFT | masks << MASK_SHIFT | steps >> 40
 
     @property
+    def parts(self) -> Parts:
+        """What decoders need."""
+        model = None if self.packer is None else self.packer.model
+        return Parts(self.decode_table, self.words, model)
+
+    @property
     def near(self) -> Words:
         """The near words."""
         return self.words[self.first_near :][: self.n_near]
@@ -91,24 +96,29 @@ class Codebooks:
         The one to encode with.
     pixel_bytes : int
         Distance to the pixel to the left, for residuals; 0 for none.
+    data : ndarray, uint8
+        As `format.codebooks` says, and behind that what only the encoder needs.
+    n_read_bytes : int
+        So many of them are what decoders need: the same bytes in whatever memory.
     encode_table : ndarray, uint64
-        Of the newest.
-    addresses : ndarray, (numbers, `CODEBOOK_WORDS`) int64
-        Where kernels find each.
+        Of the newest, a view of `data`.
     """
 
     def __init__(
         self, books: tuple[Codebook | None, ...], newest: int, pixel_bytes: int, encode_table: Words
     ) -> None:
-        self.books = books
+        parts = [book and book.parts for book in books]
         self.newest = newest
         self.pixel_bytes = pixel_bytes
-        self.encode_table = encode_table
-        self.addresses = np.zeros((len(books), CODEBOOK_WORDS), np.int64)
-        for row, book in zip(self.addresses, books, strict=True):
-            if book is not None:
-                model = 0 if book.packer is None else _address(book.packer.model)
-                row[:] = _address(book.decode_table), _address(book.words), model
+        self.data, laid_out, self.n_read_bytes = lay_out(parts, encode_table)
+        self.books = tuple(
+            book and laid and _in_place(book, laid)
+            for book, laid in zip(books, laid_out, strict=True)
+        )
+        self.encode_table: Words = self.data[self.n_read_bytes :].view(np.uint64)
+        set_dictionary(
+            self.encode_table, _address(self.current.words) - _address(self.encode_table)
+        )
 
     @classmethod
     def starting(cls, row_bytes: int, most: int, pixel_bytes: int) -> Codebooks:
@@ -121,6 +131,11 @@ class Codebooks:
     def current(self) -> Codebook:
         """The codebook to encode with."""
         return self.of(self.newest)
+
+    @property
+    def free_number(self) -> int | None:
+        """The first number that no codebook has, if there is one."""
+        return next((number for number, book in enumerate(self.books) if book is None), None)
 
     def of(self, number: int) -> Codebook:
         """A codebook that exists."""
@@ -174,23 +189,24 @@ class Codebooks:
             book if used[number] or number == self.newest else None
             for number, book in enumerate(self.books)
         )
+        if all(book is before for book, before in zip(books, self.books, strict=True)):
+            return self
         return Codebooks(books, self.newest, self.pixel_bytes, self.encode_table)
 
     @property
     def nbytes(self) -> int:
         """Bytes held, Huffman codes apart."""
-        books = [book for book in self.books if book is not None]
-        tables = sum(book.decode_table.nbytes for book in books)
-        words = {_address(book.words): 0 for book in books}
-        for book in books:
-            words[_address(book.words)] = max(words[_address(book.words)], book.words.nbytes)
-        return tables + sum(words.values()) + self.encode_table.nbytes + self.addresses.nbytes
+        return self.data.nbytes - sum(packer.model.nbytes for packer in self._packers)
 
     @property
     def packer_bytes(self) -> int:
         """Bytes of Huffman codes."""
-        packers = {id(book.packer): book.packer for book in self.books if book is not None}
-        return sum(packer.nbytes for packer in packers.values() if packer is not None)
+        return sum(packer.nbytes for packer in self._packers)
+
+    @property
+    def _packers(self) -> list[Packer]:
+        packers = [book.packer for book in self.books if book is not None]
+        return list({_address(each.model): each for each in packers if each is not None}.values())
 
     def put(self, message: Message, known: Codebooks | None) -> None:
         """Add to a message which is the newest, and those that are not among the ``known`` ones."""
@@ -312,11 +328,31 @@ class Codebooks:
         return cls(tuple(books), newest, pixel_bytes, encode_table)
 
 
+def _in_place(book: Codebook, laid: Parts) -> Codebook:
+    """The same codebook, with its parts where they were laid."""
+    packer = book.packer
+    if packer is not None:
+        assert laid.model is not None
+        packer = packer.with_model(laid.model)
+    return book._replace(words=laid.dictionary, decode_table=laid.table, packer=packer)
+
+
 def _is_same(book: Codebook | None, other: Codebook | None) -> bool:
-    """Whether two codebooks are one: what they are made of never changes."""
+    """Whether two codebooks are one."""
     if book is None or other is None:
         return book is other
-    return book.decode_table is other.decode_table
+    return (
+        book.first_near == other.first_near
+        and book.n_near == other.n_near
+        and np.array_equal(book.decode_table, other.decode_table)
+        and np.array_equal(book.words, other.words)
+        and (book.packer is None) == (other.packer is None)
+        and (
+            book.packer is None
+            or other.packer is None
+            or np.array_equal(book.packer.model, other.packer.model)
+        )
+    )
 
 
 def _with_tables(

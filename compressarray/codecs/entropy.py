@@ -1,14 +1,4 @@
-"""Entropy coding of delta records: Huffman codes that are static, chosen by context, and learnt.
-
-A packed record is a run of bits that goes on where the one before it ended: its number of tokens,
-then each token, in a code chosen by the token before it, then each value, in a code chosen by its
-token or, behind a token's first value, by the value before. Residuals have codes of their own: the
-first one's is chosen by its kind. Contexts that look alike share a code. What a code does not name
-is its escape and eight bits as they are. An escaped token's kind, mask and skip follow it at once,
-in codes of their own.
-
-Nothing but the codes is common to two records, so that a read unpacks only those that it needs.
-"""
+"""Packing delta records in bits, and unpacking them: `format.packed`."""
 
 from __future__ import annotations
 
@@ -16,24 +6,51 @@ from typing import Any
 
 import numpy as np
 
-from compressarray.codecs.copies import (
-    HERE,
+from compressarray.format.copies import (
     MORE_LITERALS,
     MORE_SPAN,
-    MOVED,
     N_NUMBERS,
     SPAN_SHIFT,
     place_bytes,
-    source_of,
 )
-from compressarray.codecs.numbers import MAX_NUMBER_BYTES, get_varint, put_varint
-from compressarray.codecs.words import (
+from compressarray.format.numbers import MAX_NUMBER_BYTES, get_varint, put_varint
+from compressarray.format.packed import (
+    CODE_BITS,
+    CODE_MASK,
+    COPIED,
+    COPY_MAP,
+    COUNT_CODE,
+    ENCODE_ENTRIES,
+    ESCAPED,
+    IS_ESCAPE,
+    KIND_CODE,
+    KNOWN,
+    LITERALS_CODE,
+    LONG_COUNT,
+    MASK_CODE,
+    N_SYMBOLS,
+    NEXT,
+    NEXT_MAP,
+    NUMBER_CODE,
+    RESIDUAL_CODES_AT,
+    RESIDUAL_MAP,
+    SKIP_CODE,
+    SPAN_CODE,
+    START_CODE,
+    TABLE_BYTES,
+    TABLE_SHIFT,
+    TABLES_AT,
+    TOKEN_MAP,
+    count_symbol,
+    first_context,
+    place_context,
+)
+from compressarray.format.records import (
     ENTRY_BYTES,
     ESCAPE,
     KIND_AT,
     N_VALUES_AT,
     RESIDUAL,
-    RESIDUALS,
     count_values,
     is_copies,
 )
@@ -50,39 +67,8 @@ from compressarray.kernels.memory import (
     store64,
 )
 
-CODE_BITS = 8  # of the longest code, so that seven fit into what one look at the bits shows
-N_SYMBOLS = 256
-ESCAPED = 256  # the escape's place behind the symbols of an encoding table
-ENCODE_ENTRIES = 257
-# A model for decoding, in bytes: the number of the code for a token behind each token, for the
-# first value of each token, for a value behind each value; for a record's first token, its number
-# of tokens, and an escaped token's parts; for the first residual of each kind, and one behind each
-# residual; for what records of copies have; the first number of residuals' codes; decoding tables.
-# An entry is the symbol (8 bits), the bits of its code (4), whether it is the escape (4), and the
-# number of the code for what comes behind it (16).
-TOKEN_MAP, FIRST_MAP, NEXT_MAP = 0, 256, 512
-START_CODE, COUNT_CODE, KIND_CODE, MASK_CODE, SKIP_CODE, FIRST_RESIDUAL_MAP = range(768, 774)
-RESIDUAL_MAP = FIRST_RESIDUAL_MAP + len(RESIDUALS)
-# Of records of copies: a token behind each token; numbers; extras, which are how many literals, how
-# long a span, and the bytes of a place, in the frame before or here.
-COPY_MAP = RESIDUAL_MAP + 256
-NUMBER_CODE, LITERALS_CODE, SPAN_CODE = range(COPY_MAP + 256, COPY_MAP + 259)
-MOVED_CODE = COPY_MAP + 259
-HERE_CODE = MOVED_CODE + 4
-N_CONTEXTS = HERE_CODE + 4
-RESIDUAL_CODES_AT = N_CONTEXTS
-TABLES_AT = 1344
-TABLE_SHIFT = CODE_BITS + 2
-TABLE_BYTES = 1 << TABLE_SHIFT
-_AT_ONCE = 57 // CODE_BITS  # symbols
-IS_ESCAPE = 1 << 12
-CODE_MASK = np.uint64((1 << CODE_BITS) - 1)
-# In the scratch of a record's values: which code the value there has.
-NEXT, KNOWN = 255, 254  # the one for the value before; none, its byte is there
+_AT_ONCE = 57 // CODE_BITS  # symbols that one look at the bits shows
 _KNOWN_WORD = np.uint64(0xFEFEFEFEFEFEFEFE)
-MAX_CODES = 250
-LONG_COUNT = 255  # for tokens that have no symbol: their number follows in 24 bits
-COPIED = 254  # for a record of copies; so many tokens and more are long
 
 
 @kernel
@@ -155,27 +141,6 @@ def _put_symbol(out: Any, pos: Any, encode: Any, code: Any, symbol: Any) -> Any:
 
 
 @inlined
-def _first_context(token: Any, kind: Any) -> Any:
-    """The context of the first value of a token of a kind."""
-    return FIRST_RESIDUAL_MAP + kind - RESIDUAL if kind >= RESIDUAL else FIRST_MAP + token
-
-
-@inlined
-def _count_symbol(n_tokens: Any, n_bytes: Any) -> Any:
-    """The symbol for a record's number of tokens."""
-    if is_copies(n_tokens, n_bytes):
-        return COPIED
-    return n_tokens if n_tokens < COPIED else LONG_COUNT
-
-
-@inlined
-def _place_code(token: Any) -> Any:
-    """The context of the first byte of a place, or 0 where a token's span needs none."""
-    source = source_of(token)
-    return HERE_CODE if source == HERE else MOVED_CODE if source == MOVED else 0
-
-
-@inlined
 def _put_number(out: Any, pos: Any, model: Any, encode: Any, context: Any, address: Any) -> Any:
     """Pack the bytes of a LEB128 number at an address; return the address after it, too."""
     code = np.int64(load8(model + context))
@@ -211,7 +176,7 @@ def _pack_copies(record: Any, n_bytes: Any, model: Any, encode: Any, out: Any,
             extras, pos = _put_number(out, pos, model, encode, LITERALS_CODE, extras)
         if token >> SPAN_SHIFT == MORE_SPAN:
             extras, pos = _put_number(out, pos, model, encode, SPAN_CODE, extras)
-        context = _place_code(token)
+        context = place_context(token)
         if context > 0:
             for j in range(place_bytes(n_bytes)):
                 code = np.int64(load8(model + context + j))
@@ -247,7 +212,7 @@ def pack_record(record: Any, n_bytes: Any, decode_table: Any, model: Any, encode
     n_words = (n_bytes + 7) >> 3
     n_tokens, record = get_varint(record)
     count_code = np.int64(load8(model + COUNT_CODE))
-    symbol = _count_symbol(n_tokens, n_bytes)
+    symbol = count_symbol(n_tokens, n_bytes)
     pos = _put_symbol(out, pos, encode, count_code, symbol)
     if symbol == COPIED:
         return _pack_copies(record, n_bytes, model, encode, out, pos)
@@ -295,7 +260,7 @@ def pack_record(record: Any, n_bytes: Any, decode_table: Any, model: Any, encode
         else:
             n_values = np.int64(load8(decode_table + token * ENTRY_BYTES + N_VALUES_AT))
             kind = np.int64(load8(decode_table + token * ENTRY_BYTES + KIND_AT))
-        code = np.int64(load8(model + _first_context(token, kind)))
+        code = np.int64(load8(model + first_context(token, kind)))
         following = RESIDUAL_MAP if kind >= RESIDUAL else NEXT_MAP
         for _ in range(n_values):
             before = np.int64(load8(v))
@@ -372,7 +337,7 @@ def _unpack_copies(packed: Any, pos: Any, n_bytes: Any, model: Any, out: Any) ->
             _, extras, pos = _take_number(packed, pos, model, LITERALS_CODE, extras, literals)
         if token >> SPAN_SHIFT == MORE_SPAN:
             _, extras, pos = _take_number(packed, pos, model, SPAN_CODE, extras, literals)
-        context = _place_code(token)
+        context = place_context(token)
         if context > 0:
             for j in range(min(place_bytes(n_bytes), literals - extras)):
                 byte, pos = _take_symbol(packed, pos, model, context + j)
@@ -468,7 +433,7 @@ def unpack_record(packed: Any, pos: Any, n_bytes: Any, decode_table: Any, model:
                     n_bytes_of_skip += 1
                 window = _bits_at(packed, pos)
             # the first value's code, and behind it NEXT, whether there are so many values or none
-            first = np.uint64(load8(model + _first_context(token, kind)))
+            first = np.uint64(load8(model + first_context(token, kind)))
             store64(codes + n_values, first | ~np.uint64(0xFF))
             n_values += n_more
     table = tables
@@ -530,7 +495,7 @@ def _count_copies(record: Any, n_bytes: Any, counts: Any) -> Any:
             extras = _count_number(extras, counts, LITERALS_CODE)
         if token >> SPAN_SHIFT == MORE_SPAN:
             extras = _count_number(extras, counts, SPAN_CODE)
-        context = _place_code(token)
+        context = place_context(token)
         if context > 0:
             for j in range(place_bytes(n_bytes)):
                 counts[context + j, np.int64(load8(extras))] += 1
@@ -558,7 +523,7 @@ def count_symbols(record: Any, n_records: Any, n_bytes: Any, decode_table: Any, 
     n_words = (n_bytes + 7) >> 3
     for _ in range(n_records):
         n_tokens, record = get_varint(record)
-        symbol = _count_symbol(n_tokens, n_bytes)
+        symbol = count_symbol(n_tokens, n_bytes)
         counts[COUNT_CODE, symbol] += 1
         if symbol == COPIED:
             record = _count_copies(record, n_bytes, counts)
@@ -588,7 +553,7 @@ def count_symbols(record: Any, n_records: Any, n_bytes: Any, decode_table: Any, 
             else:
                 n_values = np.int64(load8(decode_table + token * ENTRY_BYTES + N_VALUES_AT))
                 kind = np.int64(load8(decode_table + token * ENTRY_BYTES + KIND_AT))
-            inner = _first_context(token, kind)
+            inner = first_context(token, kind)
             following = RESIDUAL_MAP if kind >= RESIDUAL else NEXT_MAP
             for _ in range(n_values):
                 value = np.int64(load8(v))

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from compressarray.codecs.words import (
+from compressarray.codecs.words import ESCAPED_BYTES, choose_residual, classify
+from compressarray.format.records import (
     ABOVE,
     BACKGROUND,
     ESCAPE,
-    ESCAPED_BYTES,
     FAR_WORD,
     KIND_MASK,
     LEFT,
@@ -29,8 +29,6 @@ from compressarray.codecs.words import (
     RESIDUALS,
     SKIP_SHIFT,
     UNIFORM,
-    choose_residual,
-    classify,
     token_key,
 )
 from compressarray.kernels.compiling import kernel, plain

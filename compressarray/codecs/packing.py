@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from compressarray.codecs.entropy import (
+from compressarray.codecs.entropy import build_decoding
+from compressarray.errors import CorruptFrameError
+from compressarray.format.messages import Items, Message
+from compressarray.format.packed import (
     CODE_BITS,
     COPY_MAP,
     COUNT_CODE,
@@ -27,10 +31,7 @@ from compressarray.codecs.entropy import (
     TABLE_BYTES,
     TABLES_AT,
     TOKEN_MAP,
-    build_decoding,
 )
-from compressarray.errors import CorruptFrameError
-from compressarray.format.messages import Items, Message
 from compressarray.kernels.compiling import kernel
 from compressarray.snapshots import Snapshot, array_of, int_of
 
@@ -101,6 +102,12 @@ class Packer:
         self.model[RESIDUAL_CODES_AT] = first_residual
         self.encode = np.zeros((len(lengths), ENCODE_ENTRIES), np.uint16)
         build_decoding(lengths, n_token_codes, self.model, self.encode)
+
+    def with_model(self, model: npt.NDArray[np.uint8]) -> Packer:
+        """The same codes, with the tables for decoding in another place."""
+        twin = copy.copy(self)
+        twin.model = model
+        return twin
 
     def snapshot(self) -> Snapshot:
         """What the tables are made from."""

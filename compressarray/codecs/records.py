@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from compressarray.codecs.copies import ENCODING_BYTES, ENCODING_BYTES_A_BYTE, encode_copies
-from compressarray.codecs.numbers import put_varint
 from compressarray.codecs.words import encode_words, pixel_bytes_to_encode
+from compressarray.format.numbers import put_varint
 from compressarray.kernels.compiling import inlined, kernel
 from compressarray.kernels.memory import (
     copy_bytes,

@@ -1,18 +1,4 @@
-"""The delta record: one frame as the 64-bit words in which it differs from the frame before.
-
-A record is ``n_tokens`` (LEB128), then that many one-byte tokens, then their values. A token
-names, through a table of 255 entries, how many unchanged words to skip, which bytes of the next
-word change, and where their new values come from (`KINDS`); a change that the table does not
-name may take two, one that skips and one that changes, and token 255 gives the same three in the
-values. Words that come again and again lie in a dictionary, and their values are a place in it.
-Where records are to be packed, values may also be residuals: what is left of all bytes of a word
-when those of a neighbour are taken away, small numbers that a code of few bits names.
-Tokens apart from values is what makes decoding fast: where the next token lies does not depend
-on the one before, so a processor works on several at once.
-
-``n_tokens`` one above the words of a frame marks a raw record: the frame's bytes follow. Two
-above them mark a record of copies (`copies.py`).
-"""
+"""Coding a frame as the words in which it differs from another one: `format.records`."""
 
 from __future__ import annotations
 
@@ -21,8 +7,37 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from compressarray.codecs.copies import apply_copies, copies_end
-from compressarray.codecs.numbers import get_varint, put_varint
+from compressarray.codecs.copies import apply_copies
+from compressarray.format.codebooks import dictionary_of, table_of
+from compressarray.format.numbers import get_varint, put_varint
+from compressarray.format.records import (
+    ABOVE,
+    ABOVE_RESIDUAL,
+    BACKGROUND,
+    ENTRY_BYTES,
+    ESCAPE,
+    FAR_WORD,
+    KIND_AT,
+    KIND_MASK,
+    LEFT,
+    LEFT_RESIDUAL,
+    LITERAL,
+    MASK_SHIFT,
+    MAX_SKIP,
+    MIN_ROW_BYTES,
+    N_NEAR,
+    N_VALUES_AT,
+    NEAR_WORD,
+    OLD_RESIDUAL,
+    RESIDUAL,
+    SKIP_SHIFT,
+    UNIFORM,
+    count_values,
+    is_copies,
+    pixel_bytes_of,
+    record_bytes,
+    token_key,
+)
 from compressarray.kernels.compiling import inlined, kernel
 from compressarray.kernels.memory import (
     STACK_WORDS,
@@ -53,48 +68,19 @@ from compressarray.kernels.memory import (
 
 Words = npt.NDArray[np.uint64]
 
-# Where the changed bytes of a word take their new values from.
-LITERAL = 0  # the values, one byte each
-UNIFORM = 1  # the values, one byte for all
-BACKGROUND = 2  # the same place of the background: a sprite moved on
-LEFT = 3  # the word before, as decoded: a fill goes on
-ABOVE = 4  # one row up, as decoded: a sprite's upright edge
-NEAR_WORD = 5  # the dictionary: one byte counts from a place that the table names
-FAR_WORD = 6  # the dictionary: two bytes count from its beginning
-# And of whole words, the values added byte by byte, modulo 256, to
-LEFT_RESIDUAL = 7  # the pixel to the left, as decoded
-ABOVE_RESIDUAL = 8  # the bytes one row up, as decoded
-OLD_RESIDUAL = 9  # the bytes of the frame before
-KINDS = (LITERAL, UNIFORM, BACKGROUND, LEFT, ABOVE, NEAR_WORD, FAR_WORD)
-RESIDUALS = (LEFT_RESIDUAL, ABOVE_RESIDUAL, OLD_RESIDUAL)
-RESIDUAL = LEFT_RESIDUAL  # the first of them
-N_VALUES = 0x08_02_01_00_00_00_01_00  # bytes of values of each kind, of LITERAL a byte each
 # Bits that the code for a literal byte takes, and at least those of eight residuals. With 6 and 7
 # 2,500 frames of walker and quadruped walk take 3,154 and 4,977 bytes each in RGB; with 5 and 6
 # 3,237 and 5,147, with 7 and 8 3,082 and 4,895, but MsPacman 2 % more.
 LITERAL_BITS, RESIDUAL_BITS = 6, 7
-MAX_PIXEL_BYTES = 8  # that the pixel to the left may have
-N_NEAR = 256
-MAX_WORDS = 65535  # of a dictionary: a slot of the encoder's table holds 0 or a place plus one
-
-ESCAPE = 255
-ENTRY_BYTES = 32  # of a decoding table
-N_VALUES_AT, KIND_AT = 12, 13  # in an entry
-# What decoders find a codebook by: the addresses of its decoding table, of its dictionary, and of
-# the model of its Huffman codes (0 for none).
-TABLE_AT, DICTIONARY_AT, MODEL_AT, CODEBOOK_WORDS = 0, 8, 16, 3
 _SPECIAL = 15  # the escape's, which so takes the branch of residuals, that others never take
 ESCAPED_BYTES = 4  # the escape, kind, mask, and mostly one byte of skip
-MAX_SKIP = 4095  # of a token in a table; an escape skips any number
-MAX_CHANGE = 0xFFF  # of a `token_key` that skips nothing
-SKIP_SHIFT, MASK_SHIFT, KIND_MASK = 12, 4, 0xF  # in a `token_key`
 _HASH_SLOTS = 1024  # of the encoder's table: 255 entries, so most look-ups take one probe
 _EMPTY = 0xFFFFFFFF
 _HASH_MULTIPLIER = 2654435761  # Knuth, TAOCP 6.4: 2**32 over the golden ratio
 _WORD_MULTIPLIER = np.uint64(0x9E3779B97F4A7C15)  # and 2**64 over it
-# An encoder's table, in words: the tokens' hash; where the dictionary lies, which of its words is
-# the first near one, and log2 of the slots of its hash; bytes of a pixel, 0 for no residuals; the
-# codebook's number; that hash.
+# An encoder's table, in words: the tokens' hash; where the dictionary lies, from the table's first
+# byte on, which of its words is the first near one, and log2 of the slots of its hash; bytes of a
+# pixel, 0 for no residuals; the codebook's number; that hash.
 TOKEN_HASH_WORDS = _HASH_SLOTS // 2
 _WORDS_AT = 8 * TOKEN_HASH_WORDS
 _PIXEL_AT = _WORDS_AT + 24
@@ -102,26 +88,11 @@ _NUMBER_AT = _WORDS_AT + 32
 _SLOTS_AT = _WORDS_AT + 40
 
 _SOURCE_BYTES = 24
-# ``row_bytes`` below 8 would let ABOVE overlap the word that it predicts.
-MIN_ROW_BYTES = 8
 
 
 @inlined
 def _slot(key: Any) -> Any:
     return ((np.int64(key) * _HASH_MULTIPLIER) & 0xFFFFFFFF) >> 22
-
-
-@inlined
-def token_key(skip: Any, mask: Any, kind: Any) -> Any:
-    """One integer for a (skip, mask, kind): what a token stands for."""
-    return (np.int64(skip) << SKIP_SHIFT) | (np.int64(mask) << MASK_SHIFT) | np.int64(kind)
-
-
-@inlined
-def count_values(mask: Any, kind: Any) -> Any:
-    """Bytes of values that a change of a kind takes."""
-    n = (N_VALUES >> (np.int64(min(kind, RESIDUAL)) << 3)) & 0xFF
-    return count_bits(np.uint64(mask)) if kind == LITERAL else n
 
 
 @inlined
@@ -190,7 +161,7 @@ def build_tables(keys: Any, words: Any, near: Any, pixel_bytes: Any, number: Any
             slot = (slot + 1) & (_HASH_SLOTS - 1)
         store32(hashes + (slot << 2), np.uint32((key << 8) | token))
     bits = _slot_bits(len(words))
-    encode_table[TOKEN_HASH_WORDS] = np.uint64(base_of(words))
+    encode_table[TOKEN_HASH_WORDS] = np.uint64(base_of(words) - hashes)
     encode_table[TOKEN_HASH_WORDS + 1] = np.uint64(near)
     encode_table[TOKEN_HASH_WORDS + 2] = np.uint64(bits)
     encode_table[TOKEN_HASH_WORDS + 3] = np.uint64(pixel_bytes)
@@ -223,6 +194,11 @@ def encode_table_words(n_words: int) -> int:
     """Words of an encoder's table for a dictionary of ``n_words``."""
     slots = 1 << _slot_bits(n_words) if n_words else 0
     return TOKEN_HASH_WORDS + 5 + -(-slots // 4)
+
+
+def set_dictionary(encode_table: Words, offset: int) -> None:
+    """Let an encoder's table find its dictionary ``offset`` bytes behind its own first one."""
+    encode_table[TOKEN_HASH_WORDS : TOKEN_HASH_WORDS + 1].view(np.int64)[0] = offset
 
 
 @inlined
@@ -275,7 +251,7 @@ def _find_word(encode_table: Any, word: Any) -> Any:
     bits = np.int64(load64(encode_table + _WORDS_AT + 16))
     place = np.int64(-1)
     if bits > 0:
-        words = np.int64(load64(encode_table + _WORDS_AT))
+        words = encode_table + np.int64(load64(encode_table + _WORDS_AT))
         slots = encode_table + _SLOTS_AT
         slot = _word_slot(word, bits)
         entry = np.int64(load16(slots + (slot << 1)))
@@ -365,15 +341,6 @@ def _residual_bits(residual: Any) -> Any:
     size |= (size >> np.uint64(2)) & repeat_byte(np.uint64(0x1F))
     size |= (size >> np.uint64(4)) & repeat_byte(np.uint64(0x07))
     return RESIDUAL_BITS + count_bits(size) + count_bits(nonzero_bytes(residual))
-
-
-@inlined
-def record_bytes(n_bytes: Any, has_residuals: Any) -> Any:
-    """Bytes of tokens and values from which on a record is a raw one.
-
-    Those of residuals may be more than a frame's, for they are to be packed.
-    """
-    return n_bytes + (n_bytes >> 2 if has_residuals else 0)
 
 
 @inlined
@@ -536,24 +503,6 @@ def encode_words(
 
 
 @inlined
-def table_of(codebook: Any) -> Any:
-    """The address of a codebook's decoding table."""
-    return np.int64(load64(codebook + TABLE_AT))
-
-
-@inlined
-def model_of(codebook: Any) -> Any:
-    """The address of a codebook's model of Huffman codes, or 0."""
-    return np.int64(load64(codebook + MODEL_AT))
-
-
-@inlined
-def pixel_bytes_of(decode_table: Any) -> Any:
-    """Distance to the pixel to the left, in a table at an address."""
-    return np.int64(load16(decode_table + ESCAPE * ENTRY_BYTES + 14))
-
-
-@inlined
 def _take_token(token: Any, p: Any, v: Any, row_bytes: Any, decode_table: Any) -> Any:
     """Look one token up.
 
@@ -600,30 +549,6 @@ def _add_residual(residual: Any, kind: Any, p: Any, row_bytes: Any, pixel_bytes:
 
 
 @inlined
-def is_copies(n_tokens: Any, n_bytes: Any) -> Any:
-    """Whether a record that says so many tokens is one of copies."""
-    return n_tokens == ((n_bytes + 7) >> 3) + 2
-
-
-@kernel
-def skip_record(record: Any, n_bytes: Any, decode_table: Any) -> Any:
-    """The address after a record."""
-    n_tokens, record = get_varint(record)
-    if n_tokens > (n_bytes + 7) >> 3:
-        return copies_end(record) if is_copies(n_tokens, n_bytes) else record + n_bytes
-    v = record + n_tokens
-    for i in range(n_tokens):
-        token = np.int64(load8(record + i))
-        if token == ESCAPE:
-            kind, mask = np.int64(load8(v)), np.int64(load8(v + 1))
-            _, v = get_varint(v + 2)
-            v += count_values(mask, kind)
-        else:
-            v += np.int64(load8(decode_table + token * ENTRY_BYTES + N_VALUES_AT))
-    return v
-
-
-@inlined
 def _put_source(sources: Any, kind: Any, base: Any, moves: Any, counted: Any) -> None:
     """Say where a kind copies from.
 
@@ -655,8 +580,8 @@ def apply_record(
 ) -> Any:
     """Turn the frame at ``state`` into the next one; return the address after the record.
 
-    ``codebook`` is the address of `CODEBOOK_WORDS` addresses, ``old`` that of scratch for a frame
-    and 32 bytes.
+    ``codebook`` is the address of one (`format.codebooks`), ``old`` that of scratch for a frame and
+    32 bytes.
 
     May read, but not use, up to 8 bytes after the record: streams lie in memory with that much
     room behind them. Trusts its input: only for what `encode_words` wrote.
@@ -671,7 +596,7 @@ def apply_record(
         return record + n_bytes
     sources = stack_words()
     decode_table = table_of(codebook)
-    dictionary = np.int64(load64(codebook + DICTIONARY_AT))
+    dictionary = dictionary_of(codebook)
     near = np.int64(load64(decode_table + ESCAPE * ENTRY_BYTES + 16))
     zero = sources + 8 * (STACK_WORDS - 1)
     store64(zero, np.uint64(0))

@@ -1,1 +1,1 @@
-"""What leaves the process: trees of numbers, strings and arrays, in files and messages."""
+"""The grammar of what is stored; and what leaves the process, in files and messages."""

@@ -8,7 +8,8 @@ from compressarray.codecs import Codec
 from compressarray.snapshots import Snapshot, array_of
 from compressarray.store.base import Int64s, Store, UInt8s
 from compressarray.store.frames import FrameStore
-from compressarray.store.gops import GopStore, open_per_lane
+from compressarray.store.gops import GopStore
+from compressarray.store.groups import open_per_lane
 
 __all__ = ["MAX_STACK", "Int64s", "Store", "UInt8s", "check_size", "make_store"]
 

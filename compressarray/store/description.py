@@ -14,7 +14,7 @@ class Description(NamedTuple):
     Attributes
     ----------
     kind : int
-        `gop_layout.DELTA` or `SPARSE`, or `RAW`.
+        `format.groups.DELTA` or `SPARSE`, or `RAW`.
     n_cells : int
         Cells are ``(row * n_lanes + lane) * stack + k``.
     n_places : int
@@ -53,4 +53,4 @@ class Description(NamedTuple):
         return self.n_lanes * self.open_per_lane
 
 
-RAW = 3  # beside the kinds of `gop_layout`
+RAW = 3  # beside the kinds of `format.groups`

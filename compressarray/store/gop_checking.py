@@ -21,41 +21,41 @@ from compressarray.codecs.checking import (
     check_sparse,
 )
 from compressarray.codecs.entropy import unpack_record
-from compressarray.codecs.reasons import REASONS as REASONS_OF_RECORDS
-from compressarray.codecs.reasons import SHORT
-from compressarray.codecs.words import model_of, table_of
 from compressarray.errors import CorruptFrameError
+from compressarray.format.codebooks import model_of, table_of
+from compressarray.format.groups import (
+    ALL_FLAGS,
+    DELTA,
+    HEADER_BYTES,
+    MAP_FLAG,
+    NO_FRAME,
+    PACKED_FLAG,
+    SPARSE,
+    codebook_of,
+)
+from compressarray.format.reasons import REASONS as REASONS_OF_RECORDS
+from compressarray.format.reasons import SHORT
 from compressarray.kernels.attaching import describe
 from compressarray.kernels.compiling import kernel
 from compressarray.kernels.memory import base_of, copy_bytes
 from compressarray.store.arena import N_ENTRIES, ArenaState, chunk_start
 from compressarray.store.gop_layout import (
     CLOSED,
-    CODEBOOK_MASK,
-    CODEBOOK_SHIFT,
-    DELTA,
     FRAME_BYTES,
     GOP,
-    HEADER_BYTES,
-    MAP_FLAG,
     N_LANES,
     N_OPEN,
-    NO_FRAME,
     OPEN_PER_LANE,
-    PACKED_FLAG,
     PACKS,
     RECORD_KIND,
     ROW_BYTES,
-    SPARSE,
     STACK,
     GopState,
+    closed_group,
     codebook_at,
-    codebook_of,
     first_row,
-    keyframe,
+    group_in_slot,
     last_row,
-    open_stream_at,
-    read_header,
 )
 from compressarray.store.gop_view import arena_at, state_at, view_of
 from compressarray.store.workers import n_threads, run
@@ -68,7 +68,7 @@ FINE = 0
     NO_BACKGROUND,
     NO_CODEBOOK,
     MANY_FRAMES,
-    NO_TURN,
+    NO_EARLIER,
     LOOSE_END,
     NOT_OPEN,
     NO_NUMBER,
@@ -79,7 +79,7 @@ REASONS = REASONS_OF_RECORDS | {
     NO_BACKGROUND: "it names a background that does not exist",
     NO_CODEBOOK: "it names a codebook, or codes, that do not exist",
     MANY_FRAMES: "it has other frames than belong to its cells",
-    NO_TURN: "its earlier frames do not begin where it says",
+    NO_EARLIER: "its earlier frames do not begin where it says",
     LOOSE_END: "bytes follow its last record",
     NOT_OPEN: "an open stream cannot be of that group and those rows",
     NO_NUMBER: "a cell names a frame that the stream does not have",
@@ -235,55 +235,48 @@ def _check_chunk(state: Any, chunk: Any, size: Any, n_words: Any, records_too: A
     kind, n_cells = meta[RECORD_KIND], meta[GOP] * meta[STACK]
     if size < HEADER_BYTES:
         return NO_HEADER
-    flags, chosen, n_frames, turn = read_header(chunk)
-    if flags & ~(MAP_FLAG | CODEBOOK_MASK << CODEBOOK_SHIFT | PACKED_FLAG):
+    group = closed_group(state, chunk)
+    if group.flags & ~ALL_FLAGS:
         return NO_FLAGS
-    if chosen >= state.backgrounds.shape[0]:
+    if group.background >= state.backgrounds.shape[0]:
         return NO_BACKGROUND
-    number = codebook_of(flags)
+    number = codebook_of(group.flags)
     n_dictionary = np.int64(0)
-    packed = flags & PACKED_FLAG != 0
+    packed = group.flags & PACKED_FLAG != 0
     if kind == DELTA:
         if number >= len(n_words) or n_words[number] < 0:
             return NO_CODEBOOK
         n_dictionary = n_words[number]
         used[number] = True
-        if packed and (not state.meta[PACKS] or model_of(codebook_at(state, flags)) == 0):
+        if packed and (not state.meta[PACKS] or model_of(codebook_at(state, group.flags)) == 0):
             return NO_CODEBOOK
     elif number > 0 or packed:
         return NO_CODEBOOK
-    if n_frames > n_cells:
+    if group.n_frames > n_cells:
         return MANY_FRAMES
-    records = HEADER_BYTES
-    if flags & MAP_FLAG:
-        records += 2 * n_cells
-    if records > size:
+    end = chunk + size
+    if group.records > end:
         return NO_HEADER
-    state.background_uses[chosen] += 1
+    state.background_uses[group.background] += 1
     if not records_too:
         return FINE
-    n_later = n_frames - keyframe(kind, n_frames)
     if packed:
-        return _check_packed(
-            state, chunk + records, size - records, n_frames, n_later, turn,
-            codebook_at(state, flags), n_dictionary, base_of(scratch), longest,
-        )  # fmt: skip
-    return _check_records(
-        state, chunk + records, chunk + size, n_frames, n_later, turn, flags, n_dictionary
-    )
+        return _check_packed(state, group, end, n_dictionary, base_of(scratch), longest)
+    return _check_records(state, group, end, n_dictionary)
 
 
 @kernel
-def _check_records(state: Any, first: Any, end: Any, n_frames: Any, n_later: Any, turn: Any,
-                   flags: Any, n_dictionary: Any) -> Any:  # fmt: skip
+def _check_records(state: Any, group: Any, end: Any, n_dictionary: Any) -> Any:
+    """Check the records of a group, which end at an address."""
     meta = state.meta
     n_bytes, row_bytes = meta[FRAME_BYTES], meta[ROW_BYTES]
-    tables = np.int64(0) if meta[RECORD_KIND] == SPARSE else table_of(codebook_at(state, flags))
-    record = first
-    for i in range(n_frames):
-        if i == n_later and record - first != turn:
-            return NO_TURN
-        if meta[RECORD_KIND] == SPARSE:
+    is_sparse = meta[RECORD_KIND] == SPARSE
+    tables = np.int64(0) if is_sparse else table_of(codebook_at(state, group.flags))
+    record = group.records
+    for i in range(group.n_frames):
+        if i == group.n_frames - group.key and record - group.records != group.earlier:
+            return NO_EARLIER
+        if is_sparse:
             record = check_sparse(record, end, i == 0, n_bytes, row_bytes)
         else:
             record = check_record(record, end, n_bytes, row_bytes, tables, n_dictionary)
@@ -293,26 +286,27 @@ def _check_records(state: Any, first: Any, end: Any, n_frames: Any, n_later: Any
 
 
 @kernel
-def _check_packed(state: Any, packed: Any, size: Any, n_frames: Any, n_later: Any, turn: Any,
-                  codebook: Any, n_dictionary: Any, scratch: Any,
+def _check_packed(state: Any, group: Any, end: Any, n_dictionary: Any, scratch: Any,
                   longest: Any) -> Any:  # fmt: skip
-    """Unpack with so much room around everything that no bits can lead out of it, and look."""
+    """Unpack with so much room around everything that no bits can lead out of it, and check."""
     n_bytes, row_bytes = state.meta[FRAME_BYTES], state.meta[ROW_BYTES]
     n_words = (n_bytes + 7) >> 3
+    size = end - group.records
+    codebook = codebook_at(state, group.flags)
     tables, model = table_of(codebook), model_of(codebook)
-    copy_bytes(scratch, packed, size)
+    copy_bytes(scratch, group.records, size)
     room = PLAIN_BYTES_A_WORD * n_words + UNPACKING_ROOM
     record = scratch + longest + PACKED_BYTES_A_WORD * n_words + UNPACKING_ROOM
     pos = np.int64(0)
-    for i in range(n_frames):
-        if i == n_later and pos != turn:
-            return NO_TURN
+    for i in range(group.n_frames):
+        if i == group.n_frames - group.key and pos != group.earlier:
+            return NO_EARLIER
         pos = unpack_record(scratch, pos, n_bytes, tables, model, record, record + room)
         if pos > size << 3:
             return SHORT
-        end = check_record(record, record + room, n_bytes, row_bytes, tables, n_dictionary)
-        if end < 0:
-            return end
+        checked = check_record(record, record + room, n_bytes, row_bytes, tables, n_dictionary)
+        if checked < 0:
+            return checked
     return FINE if (pos + 7) >> 3 == size else LOOSE_END
 
 
@@ -351,6 +345,5 @@ def _check_open(view: Any, lane: Any, place: Any, n_words: Any, records_too: Any
     state.background_uses[state.open_background[lane, place]] += 1
     if not records_too:
         return FINE
-    records = open_stream_at(state, lane, place)
-    end = records + state.open_size[lane, place]
-    return _check_records(state, records, end, n_frames, n_frames, 0, flags, n_dictionary)
+    group = group_in_slot(state, lane * meta[OPEN_PER_LANE] + place)
+    return _check_records(state, group, group.records + state.open_size[lane, place], n_dictionary)

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from compressarray.codecs.codebooks import Codebooks
+from compressarray.format.groups import MAP_FLAG
 from compressarray.format.messages import Message
 from compressarray.kernels.compiling import kernel
 from compressarray.kernels.memory import base_of, copy_bytes
@@ -28,7 +29,6 @@ from compressarray.store.gop_journal import (
 from compressarray.store.gop_layout import (
     BACKGROUND,
     CLOSED,
-    MAP_FLAG,
     N_BACKGROUNDS,
     N_LISTED,
     N_OPEN,

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from compressarray.format.groups import MAP_FLAG, NO_FRAME
 from compressarray.kernels.compiling import inlined, kernel
 from compressarray.kernels.memory import base_of, copy_bytes, load8
 from compressarray.store.arena import chunk_start, release
@@ -20,14 +21,12 @@ from compressarray.store.gop_layout import (
     CLOSED,
     GOP,
     LAST_CHUNK,
-    MAP_FLAG,
     N_BEGUN,
     N_CHANGES,
     N_EVICTED,
     N_LISTED,
     N_OPEN,
     N_REPLACED,
-    NO_FRAME,
     STACK,
     STALE,
     WRITE,

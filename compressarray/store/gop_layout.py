@@ -1,20 +1,10 @@
-"""How groups of pictures lie in memory, and the walk along a group's records.
+"""Where groups of pictures lie in memory: the arrays of a store, and the groups in them.
 
 A lane's cells (row ``t``, stack place ``k``) lie on diagonals ``t + k``. A frame stack repeats
 one frame along a diagonal, so a group of pictures (GOP) holds ``G`` diagonals of one lane, each
-frame once; without a stack axis a diagonal is a row. Closed GOPs are chunks in the arena:
-
-    flags u8 | background u8 | n_frames u16 | turn u32 | map u16 * (G * S), where flagged | records
-
-Delta records begin with the keyframe, which is the middle one, ``n_frames // 2``: the later
-frames follow, each coded against the one before it, and then, ``turn`` bytes after the first
-record, the earlier ones backwards, each against the one after it. A read so walks a quarter of
-its group in the mean, not half of it, and the group costs no byte more. Sparse records, and the
-open streams that frames are appended to, are in time order.
-
-Without a map, frame ``i`` belongs to every cell of diagonal ``i``. With one (episodes that begin
-inside the group, or cells that are no stacks), ``map[(t + k - first diagonal) * S + k]`` is the
-number of the cell's frame, `NO_FRAME` one that was never written.
+frame once; without a stack axis a diagonal is a row. Cell ``(t + k - first diagonal) * S + k`` of a
+group is that of row ``t`` and place ``k``. Closed groups are chunks in the arena, written as
+`format.groups` says; open ones, which frames are appended to, have their parts in arrays.
 """
 
 from __future__ import annotations
@@ -24,15 +14,20 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from compressarray.codecs.entropy import unpack_record
 from compressarray.codecs.records import PATIENCE_WORDS, encode
-from compressarray.codecs.sparse import apply_sparse, encode_sparse, skip_sparse
-from compressarray.codecs.words import (
-    CODEBOOK_WORDS,
-    apply_record,
-    codebook_number,
-    model_of,
-    table_of,
+from compressarray.codecs.sparse import encode_sparse
+from compressarray.codecs.walking import Walk, decode_all, walking_bytes
+from compressarray.codecs.words import codebook_number
+from compressarray.format.codebooks import codebook_at as row_of_codebook
+from compressarray.format.groups import (
+    CODEBOOK_MASK,
+    CODEBOOK_SHIFT,
+    PACKED,
+    PACKED_FLAG,
+    SPARSE,
+    Group,
+    codebook_of,
+    open_group,
 )
 from compressarray.kernels.attaching import (
     Int64Row,
@@ -45,20 +40,11 @@ from compressarray.kernels.attaching import (
     UInt64Row,
 )
 from compressarray.kernels.compiling import inlined, kernel, plain
-from compressarray.kernels.memory import base_of, copy_bytes, load8, load16, load32
+from compressarray.kernels.memory import base_of, load8, load64
 from compressarray.store.arena import N_ENTRIES, ArenaState, chunk_start
 
-HEADER_BYTES = 8
-CODEBOOK_BYTES = 8 * CODEBOOK_WORDS
-MAP_FLAG = 1
-CODEBOOK_SHIFT, CODEBOOK_MASK = 1, 7
-PACKED_FLAG = 128  # the records are packed, and ``turn`` counts bits
-NO_FRAME = 65535
 CLOSED = -1  # in GopState.open_gop
 STALE = -2  # in GopState.head_row: the head frames are of no row
-
-DELTA, SPARSE = 0, 1
-PACKED = 2  # delta records that went through an entropy coder
 
 # Fields of GopState.meta: all of one number but the last.
 (
@@ -111,7 +97,7 @@ class GopState(NamedTuple):
     backgrounds: UInt8Table  # (n, padded frame); 0 holds the fill value
     background_uses: Int64Row
     candidate: UInt8Table  # (2, padded frame): majority votes, and their counts
-    codebooks: Int64Table  # (numbers, CODEBOOK_WORDS) addresses
+    codebooks: UInt8Row  # as `format.codebooks` says
     encode_table: UInt64Row  # of the newest codebook
     open_born: Int64Table  # the write in which a stream began last
     open_dropped: Int64Table  # the write in which one ended last
@@ -131,14 +117,8 @@ def background_at(state: Any, i: Any) -> Any:
 
 @inlined
 def codebook_at(state: Any, flags: Any) -> Any:
-    """Where the codebook that a stream's flags name is found."""
-    return base_of(state.codebooks) + codebook_of(flags) * CODEBOOK_BYTES
-
-
-@inlined
-def codebook_of(flags: Any) -> Any:
-    """Number of the codebook that a stream's flags name."""
-    return (flags >> CODEBOOK_SHIFT) & CODEBOOK_MASK
+    """Address of the codebook that a group's flags name."""
+    return row_of_codebook(base_of(state.codebooks), codebook_of(flags))
 
 
 @inlined
@@ -173,27 +153,73 @@ def last_row(state: Any, gop: Any) -> Any:
     return min(state.meta[N_ROWS] - 1, (gop + 1) * state.meta[GOP] - 1)
 
 
-# -- records ---------------------------------------------------------------------------------
+# -- groups ----------------------------------------------------------------------------------
 
 
 @inlined
-def record_room(n_bytes: Any) -> Any:
-    """Bytes that a record takes at most: `record_bytes`, and some."""
-    return n_bytes + (n_bytes >> 2) + 32
+def closed_group(state: Any, chunk: Any) -> Any:
+    """The parts of a closed group at an address; see `format.groups.Group`."""
+    meta = state.meta
+    return open_group(meta[RECORD_KIND], meta[GOP] * meta[STACK], chunk)
 
 
 @inlined
-def keyframe(record_kind: Any, n_frames: Any) -> Any:
-    """Number of the frame that a closed stream begins with."""
-    return n_frames >> 1 if record_kind == DELTA else 0
+def group_in_slot(state: Any, slot: Any) -> Any:
+    """The parts of the open group in slot ``lane * open per lane + place``."""
+    map_cells = state.meta[GOP] * state.meta[STACK]
+    return Group(
+        _int_at(state.open_flags, slot),
+        _int_at(state.open_background, slot),
+        _int_at(state.open_frames, slot),
+        np.int64(0),
+        np.int64(0),
+        base_of(state.open_map) + slot * 2 * map_cells,
+        base_of(state.open_bytes) + slot * state.open_bytes.shape[1],
+    )
+
+
+@inlined
+def _int_at(array: Any, i: Any) -> Any:
+    return np.int64(load64(base_of(array) + (i << 3)))
+
+
+@inlined
+def walk_of(state: Any, group: Any, scratch: Any) -> Any:
+    """What it takes to walk along a group; ``scratch`` is the address of `walking_bytes`."""
+    meta = state.meta
+    kind, records = meta[RECORD_KIND], group.records
+    if group.flags & PACKED_FLAG:
+        kind, records = np.int64(PACKED), records << 3
+    return Walk(
+        kind,
+        meta[FRAME_BYTES],
+        meta[ROW_BYTES],
+        records,
+        background_at(state, group.background),
+        codebook_at(state, group.flags),
+        scratch,
+    )
+
+
+@kernel
+def unroll(state: Any, group: Any, n_frames: Any, frames: Any, step: Any) -> Any:
+    """Decode the first ``n_frames`` of a group, or all of it, to ``frames + number * step``.
+
+    Returns the address after their records. The group is not packed.
+    """
+    scratch = np.empty(walking_bytes(state.meta[FRAME_BYTES], False), np.uint8)
+    end = decode_all(walk_of(state, group, base_of(scratch)), group.key, n_frames, frames, step)
+    scratch[0] = 0  # used until here: numba may free what only its address is used of
+    return end
 
 
 @kernel
 def encode_frame(state: Any, frame: Any, previous: Any, background: Any, first: Any, out: Any,
-                 coding: Any) -> Any:  # fmt: skip
+                 scratch: Any) -> Any:  # fmt: skip
     """Write one record, of either kind; ``previous`` becomes ``frame`` in delta records.
 
-    ``coding`` is the address of `records.coding_bytes` of scratch.
+    ``first`` is where the group's first record lies, 0 for that one itself; ``scratch`` the
+    address of `records.coding_bytes`.
     """
     meta = state.meta
     n_bytes, row_bytes = meta[FRAME_BYTES], meta[ROW_BYTES]
@@ -202,85 +228,9 @@ def encode_frame(state: Any, frame: Any, previous: Any, background: Any, first: 
         return encode_sparse(frame, first, n_bytes, row_bytes, out)
     patience = base_of(meta) + 8 * PATIENCE
     return encode(
-        frame, previous, background, n_bytes, row_bytes, base_of(state.encode_table), coding,
+        frame, previous, background, n_bytes, row_bytes, base_of(state.encode_table), scratch,
         patience, out,
     )  # fmt: skip
-
-
-@kernel
-def walk(record_kind: Any, record: Any, n: Any, frame: Any, background: Any, first: Any,
-         n_bytes: Any, row_bytes: Any, codebook: Any, scratch: Any) -> Any:  # fmt: skip
-    """Walk ``n`` records on, at least one; leave the last one's frame at ``frame``.
-
-    Delta records change the frame that is there; sparse ones look at ``first``, their group's
-    first record. Packed ones begin at a bit's address, eight times a byte's. All need
-    `walking_bytes` of scratch, by address.
-    """
-    if record_kind == PACKED:
-        tables, model = table_of(codebook), model_of(codebook)
-        for _ in range(n):
-            plain_record = scratch + walking_bytes(n_bytes, False)
-            codes = plain_record + record_room(n_bytes)
-            record = unpack_record(0, record, n_bytes, tables, model, plain_record, codes)
-            apply_record(plain_record, frame, background, n_bytes, row_bytes, codebook, scratch)
-        return record
-    if record_kind == SPARSE:
-        for _ in range(n - 1):
-            record = skip_sparse(record, n_bytes, row_bytes)
-        return apply_sparse(record, first, frame, n_bytes, row_bytes)
-    for _ in range(n):
-        record = apply_record(record, frame, background, n_bytes, row_bytes, codebook, scratch)
-    return record
-
-
-@inlined
-def walking_bytes(n_bytes: Any, packed: Any) -> Any:
-    """Bytes of scratch to walk: a frame; to unpack, a record and the codes of its values, too."""
-    return n_bytes + 32 + (2 * record_room(n_bytes) if packed else 0)
-
-
-@kernel
-def unroll(state: Any, records: Any, n_frames: Any, key: Any, turn: Any, background: Any,
-           codebook: Any, frames: Any, step: Any) -> Any:  # fmt: skip
-    """Decode all frames of a stream, unpacked, to ``frames + number * step``.
-
-    ``key`` is the number of the frame that the stream begins with, ``turn`` where the records
-    of earlier ones begin. Returns the address after the records of the later ones.
-    """
-    meta = state.meta
-    kind, n_bytes, row_bytes = meta[RECORD_KIND], meta[FRAME_BYTES], meta[ROW_BYTES]
-    scratch = np.empty(walking_bytes(n_bytes, False), np.uint8)
-    old = base_of(scratch)
-    record = records
-    before = background
-    for i in range(key, n_frames):
-        frame = frames + i * step
-        copy_bytes(frame, before, n_bytes)
-        record = walk(
-            kind, record, 1, frame, background, records, n_bytes, row_bytes, codebook, old
-        )  # fmt: skip
-        before = frame
-    later = record
-    record = records + turn
-    for i in range(key - 1, -1, -1):
-        frame = frames + i * step
-        copy_bytes(frame, frame + step, n_bytes)
-        record = walk(
-            kind, record, 1, frame, background, records, n_bytes, row_bytes, codebook, old
-        )  # fmt: skip
-    scratch[0] = 0  # used until here: numba may free what only its address is used of
-    return later
-
-
-@inlined
-def read_header(stream: Any) -> Any:
-    """A closed stream's flags, number of background, number of frames, and turn."""
-    return (
-        np.int64(load8(stream)),
-        np.int64(load8(stream + 1)),
-        np.int64(load16(stream + 2)),
-        np.int64(load32(stream + 4)),
-    )
 
 
 @kernel

@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from compressarray.codecs.walking import walk_on, walking_bytes
+from compressarray.format.groups import frame_of_cell
 from compressarray.kernels.compiling import inlined, kernel
 from compressarray.kernels.memory import (
     base_of,
     copy_bytes,
-    load16,
     load32,
     load64,
     order_streams,
@@ -25,21 +26,13 @@ from compressarray.store.arena import GRANULE_SHIFT
 from compressarray.store.gop_layout import (
     FRAME_BYTES,
     GOP,
-    HEADER_BYTES,
-    MAP_FLAG,
     N_LANES,
     OPEN_PER_LANE,
-    PACKED,
-    PACKED_FLAG,
     PACKS,
-    RECORD_KIND,
-    ROW_BYTES,
     STACK,
-    codebook_at,
-    keyframe,
-    read_header,
-    walk,
-    walking_bytes,
+    closed_group,
+    group_in_slot,
+    walk_of,
 )
 from compressarray.store.gop_view import arena_at, state_at
 from compressarray.store.workers import n_threads, run
@@ -151,12 +144,6 @@ def locate(view: Any, cells: Any, chunk: Any, where: Any, order: Any) -> None:
 
 
 @inlined
-def _number(flags: Any, map_at: Any, where: Any, stack: Any) -> Any:
-    """Which of its stream's frames a cell has."""
-    return np.int64(load16(map_at + 2 * where)) if flags & MAP_FLAG else where // stack
-
-
-@inlined
 def decoding_bytes(n_bytes: Any, packed: Any) -> Any:
     """Bytes of scratch to decode: to walk, and a frame."""
     return walking_bytes(n_bytes, packed) + n_bytes + 32
@@ -183,17 +170,14 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins: Any,
     """
     state, arena = state_at(view), arena_at(view)
     meta = state.meta
-    stack, walking = meta[STACK], base_of(scratch)
-    n_bytes, row_bytes = meta[FRAME_BYTES], meta[ROW_BYTES]
+    stack, n_bytes = meta[STACK], meta[FRAME_BYTES]
     memory, chunk_offset = base_of(arena.memory), base_of(arena.offset)
     granule_shift = arena.meta[GRANULE_SHIFT]
-    fill, padded = base_of(state.backgrounds), state.backgrounds.shape[1]
-    base = base_of(out)
-    map_bytes = 2 * meta[GOP] * stack
+    fill, base = base_of(state.backgrounds), base_of(out)
     n = len(order)
     # Frames are decoded where they go, each from the one before it, or, where that is past the
     # caches, aside and copied out.
-    aside = walking + walking_bytes(n_bytes, meta[PACKS] != 0)
+    aside = base_of(scratch) + walking_bytes(n_bytes, meta[PACKS] != 0)
     is_large = len(out) >= STREAMED_BYTES
     start = 0
     while start < n:
@@ -209,28 +193,13 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins: Any,
         end = start + 1
         while end < n and chunk[order[end]] == entry:
             end += 1
-        kind = meta[RECORD_KIND]
         if entry < 0:
-            place = -1 - entry
-            flags = _int_at(base_of(state.open_flags), place)
-            chosen = _int_at(base_of(state.open_background), place)
-            n_frames = _int_at(base_of(state.open_frames), place)
-            key = np.int64(0)
-            turn = np.int64(0)
-            map_at = base_of(state.open_map) + place * map_bytes
-            records = base_of(state.open_bytes) + place * state.open_bytes.shape[1]
+            group = group_in_slot(state, -1 - entry)
         else:
             offset = np.int64(load32(chunk_offset + (entry << 2)))
-            here = memory + (offset << granule_shift)
-            flags, chosen, n_frames, turn = read_header(here)
-            key = keyframe(kind, n_frames)
-            map_at = here + HEADER_BYTES
-            records = map_at + (map_bytes if flags & MAP_FLAG else 0)
-            if flags & PACKED_FLAG:
-                kind = np.int64(PACKED)
-                records <<= 3
-        background = fill + chosen * padded
-        codebook = codebook_at(state, flags)
+            group = closed_group(state, memory + (offset << granule_shift))
+        walk = walk_of(state, group, base_of(scratch))
+        key, records = group.key, walk.records
         counts[1] += 1
         if end < n and chunk[order[end]] > 0:
             offset = np.int64(load32(chunk_offset + (chunk[order[end]] << 2)))
@@ -239,15 +208,15 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins: Any,
                 prefetch(ahead + 64 * line)
         # forwards from the keyframe; `frame` holds number `at`
         at = key - 1
-        frame = background
+        frame = walk.background
         record = records
         key_frame = np.int64(0)
         n_earlier = 0
         for j in range(start, end):
             i = order[j]
             target = base + i * n_bytes
-            number = _number(flags, map_at, where[i], stack)
-            if number >= n_frames:
+            number = frame_of_cell(group, where[i], stack)
+            if number >= group.n_frames:
                 copy_bytes(target, fill, n_bytes)
                 continue
             if number < key:
@@ -255,16 +224,13 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins: Any,
                 continue
             if number < at:
                 at = key - 1
-                frame = background
+                frame = walk.background
                 record = records
             here = aside if is_large else target
             if here != frame:
                 copy_bytes(here, frame, n_bytes)
             if number > at:
-                record = walk(
-                    kind, record, number - at, here, background, records, n_bytes, row_bytes,
-                    codebook, walking,
-                )  # fmt: skip
+                record = walk_on(walk, record, number - at, here)
                 counts[0] += number - at
                 at = number
             frame = here
@@ -279,7 +245,7 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins: Any,
                 break
             i = order[j]
             target = base + i * n_bytes
-            number = _number(flags, map_at, where[i], stack)
+            number = frame_of_cell(group, where[i], stack)
             if number >= key:
                 continue
             n_earlier -= 1
@@ -288,21 +254,15 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins: Any,
                 if key_frame:
                     copy_bytes(here, key_frame, n_bytes)
                 else:
-                    copy_bytes(here, background, n_bytes)
-                    walk(
-                        kind, records, 1, here, background, records, n_bytes, row_bytes,
-                        codebook, walking,
-                    )  # fmt: skip
+                    copy_bytes(here, walk.background, n_bytes)
+                    walk_on(walk, records, 1, here)
                     counts[0] += 1
                 at = key
-                record = records + turn
+                record = records + group.earlier
             elif here != frame:
                 copy_bytes(here, frame, n_bytes)
             if number < at:
-                record = walk(
-                    kind, record, at - number, here, background, records, n_bytes, row_bytes,
-                    codebook, walking,
-                )  # fmt: skip
+                record = walk_on(walk, record, at - number, here)
                 counts[0] += at - number
                 at = number
             frame = here

@@ -11,6 +11,19 @@ from typing import Any
 import numpy as np
 
 from compressarray.codecs.records import coding_bytes
+from compressarray.codecs.walking import record_room, walk_on, walking_bytes
+from compressarray.format.groups import (
+    DELTA,
+    HEADER_BYTES,
+    MAP_FLAG,
+    NO_FRAME,
+    SPARSE,
+    frame_of_cell,
+    frame_of_record,
+    keyframe,
+    map_bytes,
+    write_header,
+)
 from compressarray.kernels.compiling import kernel
 from compressarray.kernels.memory import (
     array_at,
@@ -18,11 +31,8 @@ from compressarray.kernels.memory import (
     copy_bytes,
     count_changed_words,
     load8,
-    load16,
     same_bytes,
-    store8,
     store16,
-    store32,
 )
 from compressarray.store.arena import PAGE_SHIFT, allocate, chunk_start, share
 from compressarray.store.gop_journal import (
@@ -38,41 +48,32 @@ from compressarray.store.gop_layout import (
     BACKGROUND,
     CLOSED,
     CREDIT,
-    DELTA,
     FRAME_BYTES,
     GOP,
-    HEADER_BYTES,
     LAST_CHUNK,
-    MAP_FLAG,
     N_BACKGROUNDS,
     N_CHANGES,
     N_CLOSED,
     N_LANES,
     N_OPEN,
     N_ROWS,
-    NO_FRAME,
     OPEN_PER_LANE,
     PACKS,
     RECORD_KIND,
-    ROW_BYTES,
-    SPARSE,
     STACK,
     STALE,
     VOTES,
     background_at,
-    codebook_at,
+    closed_group,
     encode_frame,
     first_row,
+    group_in_slot,
     head_at,
-    keyframe,
     last_row,
     newest_flags,
     open_stream_at,
-    read_header,
-    record_room,
     unroll,
-    walk,
-    walking_bytes,
+    walk_of,
 )
 from compressarray.store.gop_view import arena_at, state_at
 
@@ -150,13 +151,9 @@ def _restore_head(state: Any, lane: Any, place: Any, head: Any) -> None:
     copy_bytes(head, background, meta[FRAME_BYTES])
     n_frames = state.open_frames[lane, place]
     if n_frames > 0 and meta[RECORD_KIND] == DELTA:
-        stream = open_stream_at(state, lane, place)
-        codebook = codebook_at(state, state.open_flags[lane, place])
+        group = group_in_slot(state, lane * meta[OPEN_PER_LANE] + place)
         scratch = np.empty(walking_bytes(meta[FRAME_BYTES], False), np.uint8)
-        walk(
-            DELTA, stream, n_frames, head, background, stream, meta[FRAME_BYTES], meta[ROW_BYTES],
-            codebook, base_of(scratch),
-        )  # fmt: skip
+        walk_on(walk_of(state, group, base_of(scratch)), group.records, n_frames, head)
         scratch[0] = 0  # used until here: numba may free what only its address is used of
 
 
@@ -263,38 +260,32 @@ def close_stream(state: Any, lane: Any, place: Any, out: Any, held: Any, coding:
     ``held`` is the address of scratch for half the frames of a group and two more.
     """
     meta = state.meta
-    n_bytes = meta[FRAME_BYTES]
-    flags = state.open_flags[lane, place]
-    chosen = state.open_background[lane, place]
-    n_frames = state.open_frames[lane, place]
-    records = out + HEADER_BYTES
-    if flags & MAP_FLAG:
-        for i in range(meta[GOP] * meta[STACK]):
-            store16(records, state.open_map[lane, place, i])
-            records += 2
-    key = keyframe(meta[RECORD_KIND], n_frames)
-    stream = open_stream_at(state, lane, place)
-    end = stream + state.open_size[lane, place]
-    turn = np.int64(0)
+    slot = lane * meta[OPEN_PER_LANE] + place
+    group = group_in_slot(state, slot)
+    n_map = map_bytes(group.flags, meta[GOP] * meta[STACK])
+    copy_bytes(out + HEADER_BYTES, group.map, n_map)
+    records = out + HEADER_BYTES + n_map
+    key = keyframe(meta[RECORD_KIND], group.n_frames)
+    end = group.records + state.open_size[lane, place]
+    earlier = np.int64(0)
     target = records
     if key == 0:
-        copy_bytes(target, stream, end - stream)
-        target += end - stream
+        copy_bytes(target, group.records, end - group.records)
+        target += end - group.records
     else:
-        background = background_at(state, chosen)
+        background = background_at(state, group.background)
         padded = state.head.shape[2]
-        later = unroll(
-            state, stream, key + 1, 0, 0, background, codebook_at(state, flags), held, padded
-        )
+        later = unroll(state, group, key + 1, held, padded)
         previous = held + (key + 1) * padded
-        copy_bytes(previous, background, n_bytes)
+        copy_bytes(previous, background, meta[FRAME_BYTES])
         target = encode_frame(state, held + key * padded, previous, background, 0, target, coding)
         copy_bytes(target, later, end - later)
         target += end - later
-        turn = target - records
-        for i in range(key - 1, -1, -1):
-            target = encode_frame(state, held + i * padded, previous, background, 0, target, coding)
-    _write_header(out, flags, chosen, n_frames, turn)
+        earlier = target - records
+        for i in range(group.n_frames - key, group.n_frames):
+            frame = held + frame_of_record(i, key, group.n_frames) * padded
+            target = encode_frame(state, frame, previous, background, 0, target, coding)
+    write_header(out, group.flags, group.background, group.n_frames, earlier)
     return target - out
 
 
@@ -505,24 +496,18 @@ def rebuild(view: Any, lane: Any, gop: Any, chunk: Any, cells: Any, frames: Any,
     copy_bytes(previous, background, n_bytes)
     out = records
     first = np.int64(0)
-    for i in range(key, n_frames):
-        out = encode_frame(state, kept[i], previous, background, first, out, coding)
+    earlier = np.int64(0)
+    for i in range(n_frames):
+        if i == n_frames - key:
+            earlier = out - records
+            copy_bytes(previous, kept[key], n_bytes)
+        frame = kept[frame_of_record(i, key, n_frames)]
+        out = encode_frame(state, frame, previous, background, first, out, coding)
         first = records
-    turn = out - records
-    if key > 0:
-        copy_bytes(previous, kept[key], n_bytes)
-        for i in range(key - 1, -1, -1):
-            out = encode_frame(state, kept[i], previous, background, first, out, coding)
-    _write_header(stream, flags, meta[BACKGROUND], n_frames, turn)
+    if key == 0:
+        earlier = out - records
+    write_header(stream, flags, meta[BACKGROUND], n_frames, earlier)
     return out - stream, n_frames, flags
-
-
-@kernel
-def _write_header(out: Any, flags: Any, background: Any, n_frames: Any, turn: Any) -> None:
-    store8(out, np.uint8(flags))
-    store8(out + 1, np.uint8(background))
-    store16(out + 2, np.uint16(n_frames))
-    store32(out + 4, np.uint32(turn))
 
 
 @kernel
@@ -533,35 +518,22 @@ def _find_held(state: Any, lane: Any, gop: Any, chunk: Any, scratch: Any, source
     padded = scratch.shape[1]
     held = base_of(scratch)
     if chunk:
-        flags, chosen, n_frames, turn = read_header(chunk)
-        map_at = chunk + HEADER_BYTES
-        records = map_at
-        if flags & MAP_FLAG:
-            records += 2 * gop_length * stack
-        key = keyframe(meta[RECORD_KIND], n_frames)
-        background = background_at(state, chosen)
-        codebook = codebook_at(state, flags)
-        unroll(state, records, n_frames, key, turn, background, codebook, held, padded)
+        group = closed_group(state, chunk)
+        unroll(state, group, group.n_frames, held, padded)
         for i in range(gop_length * stack):
-            number = np.int64(load16(map_at + 2 * i)) if flags & MAP_FLAG else i // stack
-            if number < n_frames:
+            number = frame_of_cell(group, i, stack)
+            if number < group.n_frames:
                 source[i] = held + number * padded
-        held += n_frames * padded
+        held += group.n_frames * padded
     place = gop % meta[OPEN_PER_LANE]
     if state.open_gop[lane, place] == gop:
         # rows that are open hide those of the chunk
-        flags = state.open_flags[lane, place]
-        background = background_at(state, state.open_background[lane, place])
-        records = open_stream_at(state, lane, place)
-        n_frames = state.open_frames[lane, place]
-        codebook = codebook_at(state, flags)
-        unroll(state, records, n_frames, 0, 0, background, codebook, held, padded)
+        group = group_in_slot(state, lane * meta[OPEN_PER_LANE] + place)
+        unroll(state, group, group.n_frames, held, padded)
         for i in range(gop_length * stack):
             k = i % stack
             if gop * gop_length + i // stack - k < state.open_next[lane, place]:
-                number = i // stack
-                if flags & MAP_FLAG:
-                    number = np.int64(state.open_map[lane, place, i])
+                number = frame_of_cell(group, i, stack)
                 source[i] = held + number * padded if number != NO_FRAME else 0
 
 
@@ -624,9 +596,8 @@ def open_again(view: Any, lane: Any, gop: Any, until: Any, stream: Any, size: An
     begin_write(state)
     drop_open(state, lane, place)
     note_begin(state, lane, place)
-    records = stream + HEADER_BYTES
+    records = stream + HEADER_BYTES + map_bytes(flags, meta[GOP] * meta[STACK])
     if flags & MAP_FLAG:
-        records += 2 * meta[GOP] * meta[STACK]
         for i in range(meta[GOP] * meta[STACK]):
             state.open_map[lane, place, i] = np.uint16(numbers[i])
     n_bytes = stream + size - records

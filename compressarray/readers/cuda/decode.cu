@@ -834,14 +834,16 @@ FN i64 find(const i64* request, i64 cell, Stream& found) {
 }
 
 FN i64 take_book(const i64* request, int number, bool packed, Book& book) {
-  const i64* said = address<i64>(request, BOOKS) + number * N_BOOK_FIELDS;
   if (number >= field(request, N_BOOKS)) return NO_BOOK;
-  book.table = (const u64*)load(said + BOOK_TABLE);
-  book.words = (const u64*)load(said + BOOK_WORDS);
-  book.n_words = load(said + BOOK_N_WORDS);
-  book.model.base = (const u8*)load(said + BOOK_MODEL);
-  book.model.size = load(said + BOOK_MODEL_BYTES);
-  if (!book.table || (packed && book.model.size == 0)) return NO_BOOK;
+  const u8* here = address<u8>(request, BOOKS) + number * CODEBOOK_BYTES;
+  const u32* said = (const u32*)here;
+  u32 table_at = load(said + TABLE_AT / 4);
+  book.table = (const u64*)(here + table_at);
+  book.words = (const u64*)(here + load(said + DICTIONARY_AT / 4));
+  book.n_words = load(said + N_WORDS_AT / 4);
+  book.model.base = here + load(said + MODEL_AT / 4);
+  book.model.size = load(said + MODEL_BYTES_AT / 4);
+  if (!table_at || (packed && book.model.size == 0)) return NO_BOOK;
   u64 last = load(book.table + 4 * ESCAPE + 1);
   book.pixel_bytes = (int)(last >> 48) & 0xFFFF;
   if (book.pixel_bytes > 8) return NO_BOOK;

@@ -10,14 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from compressarray.codecs.codebooks import Codebooks
+from compressarray.codecs.walking import record_room
 from compressarray.errors import CorruptFrameError
+from compressarray.format.groups import DELTA, MAP_FLAG
 from compressarray.format.messages import Items, Message
 from compressarray.kernels.compiling import plain
 from compressarray.readers.cuda.blocks import SIZE_BYTES, Blocks
-from compressarray.readers.cuda.device import WARPS_A_BLOCK, Device, Memory, UInt8s
+from compressarray.readers.cuda.device import WARPS_A_BLOCK, Device, Memory
 from compressarray.readers.cuda.pieces import Pieces
 from compressarray.readers.cuda.source import (
-    BOOK_FIELDS,
     FIELDS,
     GUARD_BYTES,
     OPEN_FIELDS,
@@ -77,7 +78,7 @@ class Replica:
         self._mark: Any = None
         self._is_fresh = True
         self._codebooks: Codebooks | None = None
-        if said.kind == layout.DELTA:
+        if said.kind == DELTA:
             self._codebooks = Codebooks.starting(said.row_bytes, said.most_books, said.pixel_bytes)
         self._padded = (said.frame_bytes + 7) // 8 * 8 + 8
         self._blocks = Blocks(allocate, said.most_chunk_bytes)
@@ -192,37 +193,8 @@ class Replica:
         if books is known and self._n_books:
             return
         self._codebooks = books
-        # One blob: what is said of each, then tables, models and dictionaries, which are held once.
-        parts: list[UInt8s] = [np.zeros(8 * len(BOOK_FIELDS) * len(books.books), np.uint8)]
-        places: dict[int, int] = {}
-        rows = np.zeros((len(books.books), len(BOOK_FIELDS)), np.int64)
-        size = parts[0].nbytes
-
-        def place_of(array: npt.NDArray[Any]) -> int:
-            nonlocal size
-            address = int(array.__array_interface__["data"][0])
-            if address not in places:
-                places[address] = size
-                padded = np.zeros(array.nbytes + GUARD_BYTES + 7 & ~7, np.uint8)
-                padded[: array.nbytes] = array.reshape(-1).view(np.uint8)
-                parts.append(padded)
-                size += padded.nbytes
-            return places[address]
-
-        held = [(row, book) for row, book in zip(rows, books.books, strict=True) if book]
-        for row, book in sorted(held, key=lambda each: -len(each[1].words)):
-            row[:3] = place_of(book.decode_table), place_of(book.words), len(book.words)
-            if book.packer is not None:
-                row[3:] = place_of(book.packer.model), book.packer.model.nbytes
-        staged = self._device.stage(size)
-        is_there = rows[:, :1] > 0
-        rows[:, [0, 1]] += staged.memory.address * is_there
-        rows[:, 3] += staged.memory.address * (rows[:, 4] > 0)
-        parts[0] = rows.reshape(-1).view(np.uint8)
-        np.concatenate(parts, out=staged.host[:size])
-        self._device.send(staged)
-        self.n_bytes_sent += size
-        self._books, self._n_books = staged.memory, len(books.books)
+        self._books = self._sent(books.data[: books.n_read_bytes])
+        self._n_books = len(books.books)
 
     def _take_backgrounds(self, items: Items) -> None:
         numbers = items.ints(least=0)
@@ -330,7 +302,7 @@ class Replica:
             slot, start, size = (int(table[k, i]) for k in (feed.SLOT, feed.START, feed.SIZE))
             pieces.put(self._open.address + self._row * slot, row)
             self._open_sizes[slot] = size
-            if table[feed.FLAGS, i] & layout.MAP_FLAG:
+            if table[feed.FLAGS, i] & MAP_FLAG:
                 pieces.put(
                     self._open_maps.address + 2 * n_map * slot, maps[at_map : at_map + n_map]
                 )
@@ -446,4 +418,4 @@ class Replica:
 
 def _record_room(frame_bytes: int) -> int:
     """Bytes of an unpacked record, a multiple of 8."""
-    return plain(layout.record_room)(frame_bytes) + 7 & ~7  # type: ignore[no-any-return]
+    return plain(record_room)(frame_bytes) + 7 & ~7  # type: ignore[no-any-return]

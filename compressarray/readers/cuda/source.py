@@ -4,9 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from compressarray.codecs import copies, entropy, numbers, reasons, sparse, words
+from compressarray.format import (
+    codebooks,
+    copies,
+    groups,
+    numbers,
+    packed,
+    reasons,
+    records,
+    sparse,
+)
 from compressarray.store import description
-from compressarray.store import gop_layout as layout
 
 # A request, 64 bits each, and behind it the cells that are wanted. Addresses are the device's.
 FIELDS = (
@@ -39,7 +47,7 @@ FIELDS = (
     "N_BACKGROUNDS",
     "PINS",
     "N_PINS",
-    "BOOKS",  # of each codebook, `BOOK_FIELDS`
+    "BOOKS",  # codebooks, as `format.codebooks` says
     "N_BOOKS",
 )
 OPEN_FIELDS = (
@@ -50,8 +58,7 @@ OPEN_FIELDS = (
     "OPEN_BACKGROUND",
     "OPEN_SIZE",
 )
-BOOK_FIELDS = ("BOOK_TABLE", "BOOK_WORDS", "BOOK_N_WORDS", "BOOK_MODEL", "BOOK_MODEL_BYTES")
-# What `store.gop_layout` says of groups, and one kind more: frames as they are.
+# What `format.groups` says of groups, and one kind more: frames as they are.
 RAW = description.RAW
 # What may be wrong with a cell, besides what may be wrong with a record.
 NO_CELL, NO_BOOK = -18, -19
@@ -63,7 +70,7 @@ REASONS = reasons.REASONS | {
 GUARD_BYTES = 64
 
 _SHARED = {
-    words: (
+    records: (
         "LITERAL", "UNIFORM", "BACKGROUND", "LEFT", "ABOVE", "NEAR_WORD", "FAR_WORD",
         "LEFT_RESIDUAL", "ABOVE_RESIDUAL", "OLD_RESIDUAL", "RESIDUAL", "ESCAPE", "MIN_ROW_BYTES",
         "N_VALUES",
@@ -72,7 +79,7 @@ _SHARED = {
         "AGAIN", "UNMOVED", "MOVED", "HERE", "MIN_SPAN", "MORE_LITERALS", "MORE_SPAN",
         "SOURCE_SHIFT", "SPAN_SHIFT", "N_NUMBERS",
     ),
-    entropy: (
+    packed: (
         "TOKEN_MAP", "FIRST_MAP", "NEXT_MAP", "START_CODE", "COUNT_CODE", "KIND_CODE", "MASK_CODE",
         "SKIP_CODE", "FIRST_RESIDUAL_MAP", "RESIDUAL_MAP", "COPY_MAP", "NUMBER_CODE",
         "LITERALS_CODE", "SPAN_CODE", "MOVED_CODE", "HERE_CODE", "RESIDUAL_CODES_AT", "TABLES_AT",
@@ -80,7 +87,10 @@ _SHARED = {
     ),
     numbers: ("MAX_NUMBER_BYTES",),
     sparse: ("RAW_TAG",),
-    layout: (
+    codebooks: (
+        "CODEBOOK_BYTES", "TABLE_AT", "DICTIONARY_AT", "N_WORDS_AT", "MODEL_AT", "MODEL_BYTES_AT",
+    ),
+    groups: (
         "MAP_FLAG", "PACKED_FLAG", "CODEBOOK_SHIFT", "CODEBOOK_MASK", "NO_FRAME", "DELTA", "SPARSE",
     ),
     reasons: (
@@ -95,12 +105,11 @@ def _numbers() -> dict[str, int]:
         name: int(getattr(module, name)) for module, names in _SHARED.items() for name in names
     }
     found["SPARSE_HEADER_BYTES"] = sparse.HEADER_BYTES
-    found["CHUNK_HEADER_BYTES"] = layout.HEADER_BYTES
+    found["CHUNK_HEADER_BYTES"] = groups.HEADER_BYTES
     found |= {"RAW": RAW, "NO_CELL": NO_CELL, "NO_BOOK": NO_BOOK, "GUARD_BYTES": GUARD_BYTES}
     for fields, count in (
         (FIELDS, "N_FIELDS"),
         (OPEN_FIELDS, "N_OPEN_FIELDS"),
-        (BOOK_FIELDS, "N_BOOK_FIELDS"),
     ):
         found |= {name: i for i, name in enumerate(fields)}
         found[count] = len(fields)

@@ -1,0 +1,78 @@
+"""From record to record of a group, of whichever kind they are."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from compressarray.codecs.entropy import unpack_record
+from compressarray.codecs.sparse import apply_sparse, skip_sparse
+from compressarray.codecs.words import apply_record
+from compressarray.format.codebooks import model_of, table_of
+from compressarray.format.groups import PACKED, SPARSE, frame_of_record, reference_of
+from compressarray.kernels.compiling import inlined, kernel
+from compressarray.kernels.memory import copy_bytes
+
+
+class Walk(NamedTuple):
+    """What it takes to walk along a group's records, in kernels: numbers, and addresses."""
+
+    kind: int  # DELTA, PACKED or SPARSE
+    n_bytes: int  # of a frame
+    row_bytes: int
+    records: int  # the first one; where PACKED the address of a bit, eight times a byte's
+    background: int
+    codebook: int
+    scratch: int  # of `walking_bytes`
+
+
+@inlined
+def record_room(n_bytes: Any) -> Any:
+    """Bytes that a record takes at most: `record_bytes`, and some."""
+    return n_bytes + (n_bytes >> 2) + 32
+
+
+@inlined
+def walking_bytes(n_bytes: Any, packed: Any) -> Any:
+    """Bytes of scratch to walk: a frame; to unpack, a record and the codes of its values, too."""
+    return n_bytes + 32 + (2 * record_room(n_bytes) if packed else 0)
+
+
+@kernel
+def walk_on(walk: Any, record: Any, n: Any, frame: Any) -> Any:
+    """Walk ``n`` records on, at least one; leave the last one's frame at ``frame``.
+
+    Delta records change the frame that is there. Returns where the next record is.
+    """
+    n_bytes, row_bytes, scratch = walk.n_bytes, walk.row_bytes, walk.scratch
+    if walk.kind == PACKED:
+        tables, model = table_of(walk.codebook), model_of(walk.codebook)
+        for _ in range(n):
+            unpacked = scratch + walking_bytes(n_bytes, False)
+            codes = unpacked + record_room(n_bytes)
+            record = unpack_record(0, record, n_bytes, tables, model, unpacked, codes)
+            apply_record(
+                unpacked, frame, walk.background, n_bytes, row_bytes, walk.codebook, scratch
+            )
+        return record
+    if walk.kind == SPARSE:
+        for _ in range(n - 1):
+            record = skip_sparse(record, n_bytes, row_bytes)
+        return apply_sparse(record, walk.records, frame, n_bytes, row_bytes)
+    for _ in range(n):
+        record = apply_record(
+            record, frame, walk.background, n_bytes, row_bytes, walk.codebook, scratch
+        )
+    return record
+
+
+@kernel
+def decode_all(walk: Any, key: Any, n_frames: Any, frames: Any, step: Any) -> Any:
+    """Decode all frames of a group to ``frames + number * step``; return where its records end."""
+    record = walk.records
+    for i in range(n_frames):
+        number = frame_of_record(i, key, n_frames)
+        frame, reference = frames + number * step, reference_of(number, key)
+        before = walk.background if reference < 0 else frames + reference * step
+        copy_bytes(frame, before, walk.n_bytes)
+        record = walk_on(walk, record, 1, frame)
+    return record
