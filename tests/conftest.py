@@ -63,4 +63,5 @@ def learning_early(monkeypatch: pytest.MonkeyPatch) -> None:
         "PACKED_TOKENS_GAIN": -1.0,
         "CODES_GAIN": -1.0,
     }.items():
-        monkeypatch.setattr(f"compressarray.store.gop_learning.{name}", value)
+        room = "schedule" if name in ("LEARN_AFTER_GOPS", "MAX_LEARN_PAUSE") else "learning"
+        monkeypatch.setattr(f"compressarray.store.gop_{room}.{name}", value)

@@ -1,9 +1,8 @@
-"""When a store of groups looks for better codebooks, what it learns them from, and the change-over.
+"""What a store of groups learns from a sample of them: better codebooks, if there are any.
 
-The unit of work is one group: the changes of one are read, one is encoded and its symbols are
-counted, one is written with what was learnt. What has been seen is held apart from the store
-(`ChangesSeen`, `SymbolsSeen`), and each group that is written anew holds the same frames before and
-after: between two groups everything can be read, and whatever was not reached is as good as it was.
+The sample is all that is looked at, and nobody writes to it: so this may be done beside the writes
+that go on meanwhile, see `gop_schedule`. What has been seen is held in `ChangesSeen` and
+`SymbolsSeen`, one group after the other.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ import numpy as np
 from compressarray.codecs.codebooks import Codebooks
 from compressarray.codecs.learning import Changes, Learnt, read_changes
 from compressarray.codecs.packing import Packer
-from compressarray.format.groups import CODEBOOK_MASK, CODEBOOK_SHIFT, reference_of
+from compressarray.format.groups import reference_of
 from compressarray.format.packed import N_CONTEXTS, N_SYMBOLS
 from compressarray.kernels.compiling import kernel
 from compressarray.kernels.memory import base_of
@@ -29,17 +28,13 @@ from compressarray.store.gop_layout import (
     unroll,
 )
 from compressarray.store.gop_packing import count_stream
-from compressarray.store.gop_view import Attached, state_at
-from compressarray.store.groups import Groups, Work
+from compressarray.store.gop_view import Attached, attached, state_at
+from compressarray.store.groups import GUARD_BYTES, Groups
 from compressarray.store.scratch import trim
 
-# What is held is looked at each time as many groups have been closed as there are, and half as
-# many as ever were, and up to MAX_LEARN_PAUSE times later while nothing is learnt: new tokens and
-# words are taken where they make records so much smaller, new codes where they do so. A table
-# costs 8 KiB, codes up to 100.
+# New tokens and words are taken where they make records so much smaller, new codes where they do
+# so. A table costs 8 KiB, codes up to 100.
 LEARN_ON_GOPS = 256
-LEARN_AFTER_GOPS = 16
-MAX_LEARN_PAUSE = 8
 MIN_CHANGES = 2000  # to learn from
 # Learning takes some hundred bytes for each change that it looks at.
 MOST_CHANGES = 1 << 18
@@ -56,35 +51,63 @@ CODES_GAIN = 0.02
 _SPREAD = 8  # every eighth group of a sample is read first, in case not all are
 
 
-# -- when ------------------------------------------------------------------------------------
+class Sample(NamedTuple):
+    """Groups to learn from, as they were.
+
+    Attributes
+    ----------
+    groups : Groups
+        For what never changes of a store, and for scratch.
+    at : Attached
+        What the groups are read with: copies of all that a writer changes.
+    number : int
+        A codebook's that is free.
+    indices : ndarray, (n,) int64
+        The groups, ``gop * n_lanes + lane``.
+    chunks : list of ndarray of uint8
+        And their content, with room to look behind it.
+    repeats : float
+        How many times as many are held.
+    anew : bool
+        Whether all groups are to be written with what is learnt, or only those to come.
+    """
+
+    groups: Groups
+    at: Attached
+    number: int
+    indices: Int64s
+    chunks: list[UInt8s]
+    repeats: float
+    anew: bool
 
 
-class Schedule(NamedTuple):
-    """When to learn next: once ``at`` groups were closed, and ``pause`` times as late as usual."""
-
-    at: int
-    pause: int
-
-    @classmethod
-    def beginning(cls) -> Schedule:
-        """That of an empty store."""
-        return cls(LEARN_AFTER_GOPS, 1)
-
-    def after(self, n_closed: int, n_held: int, *, has_learnt: bool) -> Schedule:
-        """What follows a look: where nothing was to be learnt, look less often."""
-        pause = 1 if has_learnt else min(2 * self.pause, MAX_LEARN_PAUSE)
-        return Schedule(n_closed + max(LEARN_AFTER_GOPS, n_held, n_closed // 2) * pause, pause)
-
-
-def learn(groups: Groups, schedule: Schedule) -> Schedule:
-    """Look for a better codebook, write with it if there is one, and say when to look again."""
+def sample_of(groups: Groups) -> Sample | None:
+    """Take a sample of the closed groups; None where no codebook's number is free."""
     held = groups.table.held()
-    found = better_codebooks(groups, held)
-    if found is not None:
-        change_over(groups, held, found)
-    trim()
-    n_closed = int(groups.state.meta[layout.N_CLOSED])
-    return schedule.after(n_closed, len(held), has_learnt=found is not None)
+    state, codebooks = groups.state, groups.codebooks
+    assert codebooks is not None
+    books = codebooks.only(layout.codebooks_in_use(state, groups.arena.state))
+    if books.free_number is None:
+        return None
+    indices = held[:: max(1, -(-len(held) // LEARN_ON_GOPS))]
+    entries = state.gop_chunk[indices].tolist()
+    chunks = [_copy_of(groups.arena.view(entry)) for entry in entries]
+    still = state._replace(
+        meta=state.meta.copy(),
+        backgrounds=state.backgrounds.copy(),
+        open_gop=np.full_like(state.open_gop, layout.CLOSED),
+    )
+    return Sample(
+        groups,
+        attached(still, groups.arena.state, books),
+        books.free_number,
+        indices,
+        chunks,
+        len(held) / max(1, len(indices)),
+        # Only the newest codebook can be written with: open streams change over, and of small
+        # arrays all groups, which saves most where most is held and frees the older ones.
+        groups.packs or len(held) <= RECODE_GOPS,
+    )
 
 
 # -- what ------------------------------------------------------------------------------------
@@ -171,46 +194,38 @@ class SymbolsSeen:
         return new
 
 
-def better_codebooks(groups: Groups, held: Int64s) -> Found | None:
-    """Learn from a sample of the groups that are held; nothing is written.
+def _copy_of(stream: UInt8s) -> UInt8s:
+    """A copy, with room to look behind it."""
+    copied = np.zeros(len(stream) + GUARD_BYTES, np.uint8)
+    copied[: len(stream)] = stream
+    return copied[: len(stream)]
 
-    Parameters
-    ----------
-    held : ndarray, (n,) int64
-        The closed groups, ``gop * n_lanes + lane``.
-    """
-    at, packs = groups.at, groups.packs
+
+def better_codebooks(sample: Sample) -> Found | None:
+    """Learn from a sample."""
+    groups, at = sample.groups, sample.at
     assert at.codebooks is not None
-    sample = held[:: max(1, -(-len(held) // LEARN_ON_GOPS))]
-    repeats = len(held) / max(1, len(sample))
-    # Only the newest codebook can be written with: open streams change over, and of small
-    # arrays all groups, which saves most where most is held and frees the older ones.
-    anew = packs or len(held) <= RECODE_GOPS
-    books = at.codebooks.only(layout.codebooks_in_use(at.state, at.arena))
-    number = books.free_number
-    if number is None:
-        return None
-    streams = [groups.stream(index).copy() for index in sample.tolist()]
-    learnt = _learn_changes(groups, streams, repeats, anew)
+    books, repeats = at.codebooks, sample.repeats
+    streams = [_copy_of(groups.unpacked(chunk, at)) for chunk in sample.chunks]
+    learnt = _learn_changes(sample, streams)
     if learnt is not None:
-        books = books.with_learnt(number, learnt, anew)
+        books = books.with_learnt(sample.number, learnt, sample.anew)
     packer = None
-    if packs:
+    if groups.packs:
         after = at.with_codebooks(books)
         if learnt is not None:
-            streams = _encoded(groups, sample, after)
+            streams = _encoded(sample, streams, after)
         packer = _learn_codes(after, streams, repeats)
         if packer is not None:
-            books = books.with_codes(number, packer)
+            books = books.with_codes(sample.number, packer)
+    trim()
     if learnt is None and packer is None:
         return None
-    return Found(books, learnt is not None, anew)
+    return Found(books, learnt is not None, sample.anew)
 
 
-def _learn_changes(
-    groups: Groups, streams: list[UInt8s], repeats: float, anew: bool
-) -> Learnt | None:
-    at = groups.at
+def _learn_changes(sample: Sample, streams: list[UInt8s]) -> Learnt | None:
+    groups, at, repeats = sample.groups, sample.at, sample.repeats
     assert at.codebooks is not None
     n_bytes = int(repeats * sum(map(len, streams)))
     most = min(max(LEAST_CHANGES, n_bytes // BYTES_A_CHANGE), MOST_CHANGES)
@@ -220,19 +235,20 @@ def _learn_changes(
             seen.add(at, stream)
     # the array may hold twice as much when it learns again
     repeats *= 2 * len(streams) / max(1, seen.n_groups)
-    return seen.learnt(at.codebooks, repeats, packs=groups.packs, anew=anew)
+    return seen.learnt(at.codebooks, repeats, packs=groups.packs, anew=sample.anew)
 
 
-def _encoded(groups: Groups, indices: Int64s, at: Attached) -> list[UInt8s]:
-    """Closed groups as the newest of some codebooks encodes them."""
+def _encoded(sample: Sample, streams: list[UInt8s], at: Attached) -> list[UInt8s]:
+    """The sample's streams as the newest of some codebooks encodes them."""
+    groups = sample.groups
     work = groups.work()
-    streams = []
-    for index in indices.tolist():
+    encoded = []
+    for index, stream in zip(sample.indices.tolist(), streams, strict=True):
         gop, lane = divmod(index, groups.n_lanes)
-        size = groups.encode(lane, gop, work, groups.n_rows, at=at).size
-        streams.append(work.stream_bytes(size).copy())
+        size = groups.encode(lane, gop, work, groups.n_rows, at=at, old=stream).size
+        encoded.append(_copy_of(work.stream_bytes(size)))
     work.give_back()
-    return streams
+    return encoded
 
 
 def _learn_codes(at: Attached, streams: list[UInt8s], repeats: float) -> Packer | None:
@@ -280,66 +296,3 @@ def collect_changes(view: Any, stream: Any, frames: Any, pixel_bytes: Any, keys:
             residuals, n,
         )  # fmt: skip
     return n
-
-
-# -- the change-over -------------------------------------------------------------------------
-
-
-def change_over(groups: Groups, held: Int64s, found: Found) -> None:
-    """Write with the newest of other codebooks from now on, and let go of those that nothing names.
-
-    Wherever this is cut off, what is held can be read, and the rest changes over when it is written
-    again.
-    """
-    groups.attach(groups.state, found.codebooks)
-    work = groups.work()
-    if found.anew:
-        for index in held.tolist():
-            _write_anew(groups, index, found, work)
-            groups.arena.tidy()
-    if found.has_tokens:
-        for lane, place in np.argwhere(groups.state.open_gop != layout.CLOSED).tolist():
-            _open_anew(groups, lane, place, work)
-    else:  # the same tokens
-        open_flags = groups.state.open_flags
-        open_flags[...] = _naming(open_flags, found.codebooks.newest)
-    work.give_back()
-    in_use = layout.codebooks_in_use(groups.state, groups.arena.state)
-    groups.attach(groups.state, found.codebooks.only(in_use))
-
-
-def _write_anew(groups: Groups, index: int, found: Found, work: Work) -> None:
-    """Write one closed group with the newest codebook."""
-    counted = _counted(groups)
-    gop, lane = divmod(index, groups.n_lanes)
-    if found.has_tokens:
-        groups.rebuild(lane, gop, work)
-    else:
-        stream = groups.stream(index).copy()
-        stream[0] = _naming(int(stream[0]), found.codebooks.newest)
-        groups.put(lane, gop, stream)
-    groups.finish()
-    groups.state.meta[_UNCOUNTED] = counted
-
-
-def _open_anew(groups: Groups, lane: int, place: int, work: Work) -> None:
-    """Write one open stream with the newest codebook."""
-    counted = _counted(groups)
-    gop = int(groups.state.open_gop[lane, place])
-    row = int(groups.state.open_next[lane, place])
-    groups.open_as_encoded(lane, gop, row - 1, work)
-    groups.finish()
-    groups.state.meta[_UNCOUNTED] = counted
-
-
-# No group is closed or goes by being written anew.
-_UNCOUNTED = [layout.N_CLOSED, layout.N_EVICTED]
-
-
-def _counted(groups: Groups) -> Int64s:
-    return groups.state.meta[_UNCOUNTED]
-
-
-def _naming(flags: Any, number: int) -> Any:
-    """Flags that name another codebook."""
-    return flags & ~(CODEBOOK_MASK << CODEBOOK_SHIFT) | number << CODEBOOK_SHIFT

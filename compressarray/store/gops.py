@@ -13,12 +13,12 @@ from compressarray.store import gop_feed as feed
 from compressarray.store import gop_journal as journal
 from compressarray.store import gop_keeping as keeping
 from compressarray.store import gop_layout as layout
-from compressarray.store import gop_learning as learning
 from compressarray.store import gop_reading as reading
 from compressarray.store import gop_writing as writing
 from compressarray.store.base import Int64s, Store, UInt8s
 from compressarray.store.changes import ring_of_changes
 from compressarray.store.description import Description
+from compressarray.store.gop_schedule import MAX_LEARN_PAUSE, Learning
 from compressarray.store.gop_taking import take_changes
 from compressarray.store.groups import FIRST_LOG_WORDS, WORDS_AT_ONCE, Groups, Work
 
@@ -49,7 +49,7 @@ class GopStore(Store):
             n_rows, n_lanes, stack, frame_bytes, row_bytes, pixel_bytes, fill, codec
         )
         self._gop = self._groups.gop_length
-        self._learning = learning.Schedule.beginning()
+        self._learning = Learning()
         self._tidied_at = 0
         self._last_row = 0  # that was written
 
@@ -235,12 +235,12 @@ class GopStore(Store):
         if self._log_is_long:
             groups.attach(groups.state._replace(log=np.zeros(FIRST_LOG_WORDS, np.int64)))
         meta = groups.state.meta
-        closed, changes = int(meta[layout.N_CLOSED]), int(meta[layout.N_CHANGES])
+        changes = int(meta[layout.N_CHANGES])
         is_full = self._last_row == self._n_rows - 1 and meta[layout.N_OPEN] == 0
         if is_full and len(groups.state.head):
             groups.have_nothing_open()  # the array is full: nothing need be held for more
-        if groups.codebooks is not None and closed >= self._learning.at and not self.follows:
-            self._learning = learning.learn(groups, self._learning)
+        if groups.codebooks is not None and changes != self._tidied_at and not self.follows:
+            self._learning.go_on(groups)
         self._tidied_at = changes
         groups.arena.tidy()
 
@@ -344,9 +344,8 @@ class GopStore(Store):
         )
 
     def _restore(self, snapshot: Snapshot, is_ours: bool) -> None:
-        self._learning = learning.Schedule(
-            int_of(snapshot, "learn_at", 0),
-            int_of(snapshot, "learn_pause", 1, learning.MAX_LEARN_PAUSE),
+        self._learning = Learning(
+            int_of(snapshot, "learn_at", 0), int_of(snapshot, "learn_pause", 1, MAX_LEARN_PAUSE)
         )
         self._groups.ready_at_votes = int_of(snapshot, "ready_at_votes", -1)
         self._tidied_at = int_of(snapshot, "tidied_at", 0)

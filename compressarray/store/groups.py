@@ -224,12 +224,15 @@ class Groups:
 
         A view or a copy, with room to look behind it.
         """
-        chunk = self.arena.view(int(self.state.gop_chunk[index]))
+        return self.unpacked(self.arena.view(int(self.state.gop_chunk[index])), self.at)
+
+    def unpacked(self, chunk: UInt8s, at: Attached) -> UInt8s:
+        """A chunk's closed stream, unpacked with some codebooks, or the chunk itself."""
         if not chunk[0] & PACKED_FLAG:
             return chunk
         stream = np.empty(self.stream_bytes, np.uint8)
         codes = np.empty(plain(record_room)(self.frame_bytes), np.uint8)
-        size = unpack_stream(self.at.view, address_of(chunk), address_of(stream), address_of(codes))
+        size = unpack_stream(at.view, address_of(chunk), address_of(stream), address_of(codes))
         return stream[:size]
 
     def encode(
@@ -241,15 +244,17 @@ class Groups:
         places: Int64s | None = None,
         addresses: Int64s | None = None,
         at: Attached | None = None,
+        old: UInt8s | None = None,
     ) -> Encoded:
         """Encode a group anew, up to a row; see `gop_writing.rebuild`.
 
-        ``at`` has other codebooks to encode with.
+        ``at`` has other codebooks to encode with, ``old`` is the closed stream where it is known.
         """
-        state = self.state
+        state = self.state if at is None else at.state
         none = np.zeros(0, np.int64)
         index, held = gop * self.n_lanes + lane, 0
-        old = self.stream(index) if state.gop_chunk[index] else None
+        if old is None and state.gop_chunk[index]:
+            old = self.stream(index)
         if old is not None:
             held += int(old[2]) + 256 * int(old[3])
         place = gop % state.open_gop.shape[1]
