@@ -15,7 +15,7 @@ import numpy as np
 from compressarray.codecs.codebooks import Codebooks
 from compressarray.codecs.learning import Changes, Learnt, read_changes
 from compressarray.codecs.packing import Packer
-from compressarray.format.groups import CODEBOOK_MASK, CODEBOOK_SHIFT, reference_of
+from compressarray.format.groups import name_codebook, naming, reference_of
 from compressarray.format.packed import N_CONTEXTS, N_SYMBOLS
 from compressarray.kernels.compiling import kernel
 from compressarray.kernels.memory import base_of
@@ -28,7 +28,7 @@ from compressarray.store.gop_layout import (
     closed_group,
     unroll,
 )
-from compressarray.store.gop_packing import count_stream
+from compressarray.store.gop_packing import count_group
 from compressarray.store.gop_view import Attached, state_at
 from compressarray.store.groups import Groups, Work
 from compressarray.store.scratch import trim
@@ -126,12 +126,12 @@ class ChangesSeen:
         )
         self._frames = np.empty((frames_a_group, padded), np.uint8)
 
-    def add(self, at: Attached, stream: UInt8s) -> None:
-        """Read one group, a closed stream, unless there are enough changes."""
+    def add(self, at: Attached, closed: UInt8s) -> None:
+        """Read one group, unpacked, unless there are enough changes."""
         if self.n < self.most:
             assert at.codebooks is not None
             self.n = collect_changes(
-                at.view, address_of(stream), self._frames, at.codebooks.pixel_bytes,
+                at.view, address_of(closed), self._frames, at.codebooks.pixel_bytes,
                 *self._changes, self.n,
             )  # fmt: skip
             self.n_groups += 1
@@ -157,9 +157,9 @@ class SymbolsSeen:
     def __init__(self) -> None:
         self._counts = np.zeros((N_CONTEXTS, N_SYMBOLS), np.int32)
 
-    def add(self, at: Attached, stream: UInt8s) -> None:
-        """Count those of one group, a closed stream."""
-        count_stream(at.view, address_of(stream), self._counts)
+    def add(self, at: Attached, closed: UInt8s) -> None:
+        """Count those of one group, unpacked."""
+        count_group(at.view, address_of(closed), self._counts)
 
     def packer(self, codebooks: Codebooks, n_codes: int) -> Packer | None:
         """The codes to pack with, if they are worth it."""
@@ -183,23 +183,23 @@ def better_codebooks(groups: Groups, held: Int64s) -> Found | None:
     assert at.codebooks is not None
     sample = held[:: max(1, -(-len(held) // LEARN_ON_GOPS))]
     repeats = len(held) / max(1, len(sample))
-    # Only the newest codebook can be written with: open streams change over, and of small
+    # Only the newest codebook can be written with: open groups change over, and of small
     # arrays all groups, which saves most where most is held and frees the older ones.
     anew = packs or len(held) <= RECODE_GOPS
     books = at.codebooks.only(layout.codebooks_in_use(at.state, at.arena))
     number = books.free_number
     if number is None:
         return None
-    streams = [groups.stream(index).copy() for index in sample.tolist()]
-    learnt = _learn_changes(groups, streams, repeats, anew)
+    sample_groups = [groups.unpacked(index).copy() for index in sample.tolist()]
+    learnt = _learn_changes(groups, sample_groups, repeats, anew)
     if learnt is not None:
         books = books.with_learnt(number, learnt, anew)
     packer = None
     if packs:
         after = at.with_codebooks(books)
         if learnt is not None:
-            streams = _encoded(groups, sample, after)
-        packer = _learn_codes(after, streams, repeats)
+            sample_groups = _encoded(groups, sample, after)
+        packer = _learn_codes(after, sample_groups, repeats)
         if packer is not None:
             books = books.with_codes(number, packer)
     if learnt is None and packer is None:
@@ -208,52 +208,52 @@ def better_codebooks(groups: Groups, held: Int64s) -> Found | None:
 
 
 def _learn_changes(
-    groups: Groups, streams: list[UInt8s], repeats: float, anew: bool
+    groups: Groups, sample_groups: list[UInt8s], repeats: float, anew: bool
 ) -> Learnt | None:
     at = groups.at
     assert at.codebooks is not None
-    n_bytes = int(repeats * sum(map(len, streams)))
+    n_bytes = int(repeats * sum(map(len, sample_groups)))
     most = min(max(LEAST_CHANGES, n_bytes // BYTES_A_CHANGE), MOST_CHANGES)
     seen = ChangesSeen(groups.gop_length * groups.stack, groups.padded, most)
     for first in range(_SPREAD):
-        for stream in streams[first::_SPREAD]:
-            seen.add(at, stream)
+        for closed in sample_groups[first::_SPREAD]:
+            seen.add(at, closed)
     # the array may hold twice as much when it learns again
-    repeats *= 2 * len(streams) / max(1, seen.n_groups)
+    repeats *= 2 * len(sample_groups) / max(1, seen.n_groups)
     return seen.learnt(at.codebooks, repeats, packs=groups.packs, anew=anew)
 
 
 def _encoded(groups: Groups, indices: Int64s, at: Attached) -> list[UInt8s]:
     """Closed groups as the newest of some codebooks encodes them."""
     work = groups.work()
-    streams = []
+    sample_groups = []
     for index in indices.tolist():
         gop, lane = divmod(index, groups.n_lanes)
         size = groups.encode(lane, gop, work, groups.n_rows, at=at).size
-        streams.append(work.stream_bytes(size).copy())
+        sample_groups.append(work.group(size).copy())
     work.give_back()
-    return streams
+    return sample_groups
 
 
-def _learn_codes(at: Attached, streams: list[UInt8s], repeats: float) -> Packer | None:
-    n_bytes = int(repeats * sum(map(len, streams)))
+def _learn_codes(at: Attached, sample_groups: list[UInt8s], repeats: float) -> Packer | None:
+    n_bytes = int(repeats * sum(map(len, sample_groups)))
     if n_bytes < PACK_AT_BYTES:
         return None
     seen = SymbolsSeen()
-    for stream in streams:
-        seen.add(at, stream)
+    for closed in sample_groups:
+        seen.add(at, closed)
     assert at.codebooks is not None
     return seen.packer(at.codebooks, min(max(MIN_CODES, n_bytes // BYTES_A_CODE), MAX_CODES))
 
 
 @kernel
-def collect_changes(view: Any, stream: Any, frames: Any, pixel_bytes: Any, keys: Any,
+def collect_changes(view: Any, closed: Any, frames: Any, pixel_bytes: Any, keys: Any,
                     words: Any, residuals: Any, n: Any) -> Any:  # fmt: skip
-    """Add the changes of a closed stream, as it is coded, to `Changes` from ``n`` on.
+    """Add the changes of a closed group, as it is coded, to `Changes` from ``n`` on.
 
     Parameters
     ----------
-    stream : address
+    closed : address
         With its header, unpacked.
     frames : ndarray, (frames of the group, padded frame) uint8
         Scratch.
@@ -268,7 +268,7 @@ def collect_changes(view: Any, stream: Any, frames: Any, pixel_bytes: Any, keys:
     """
     state = state_at(view)
     n_bytes, row_bytes = state.meta[FRAME_BYTES], state.meta[ROW_BYTES]
-    group = closed_group(state, stream)
+    group = closed_group(state, closed)
     background = background_at(state, group.background)
     held, step = base_of(frames), frames.shape[1]
     unroll(state, group, group.n_frames, held, step)
@@ -302,7 +302,7 @@ def change_over(groups: Groups, held: Int64s, found: Found) -> None:
             _open_anew(groups, lane, place, work)
     else:  # the same tokens
         open_flags = groups.state.open_flags
-        open_flags[...] = _naming(open_flags, found.codebooks.newest)
+        open_flags[...] = naming(open_flags, found.codebooks.newest)
     work.give_back()
     in_use = layout.codebooks_in_use(groups.state, groups.arena.state)
     groups.attach(groups.state, found.codebooks.only(in_use))
@@ -315,15 +315,15 @@ def _write_anew(groups: Groups, index: int, found: Found, work: Work) -> None:
     if found.has_tokens:
         groups.rebuild(lane, gop, work)
     else:
-        stream = groups.stream(index).copy()
-        stream[0] = _naming(int(stream[0]), found.codebooks.newest)
-        groups.put(lane, gop, stream)
+        closed = groups.unpacked(index).copy()
+        name_codebook(closed, found.codebooks.newest)
+        groups.put(lane, gop, closed)
     groups.finish()
     groups.state.meta[_UNCOUNTED] = counted
 
 
 def _open_anew(groups: Groups, lane: int, place: int, work: Work) -> None:
-    """Write one open stream with the newest codebook."""
+    """Write one open group with the newest codebook."""
     counted = _counted(groups)
     gop = int(groups.state.open_gop[lane, place])
     row = int(groups.state.open_next[lane, place])
@@ -338,8 +338,3 @@ _UNCOUNTED = [layout.N_CLOSED, layout.N_EVICTED]
 
 def _counted(groups: Groups) -> Int64s:
     return groups.state.meta[_UNCOUNTED]
-
-
-def _naming(flags: Any, number: int) -> Any:
-    """Flags that name another codebook."""
-    return flags & ~(CODEBOOK_MASK << CODEBOOK_SHIFT) | number << CODEBOOK_SHIFT
