@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compressarray import DiffFrameArray
-from compressarray.codecs import copies, entropy, packing, records, words
+from compressarray.codecs import copies, encoding, entropy, packing, words
 from compressarray.format import packed as packed_records
 from compressarray.format import reasons
 from tests.effort import examples
@@ -339,13 +339,13 @@ def test_looking_for_copies_in_vain_is_given_up() -> None:
     decode_table = np.zeros((256, 4), np.uint64)
     none = np.zeros(0, np.int64)
     words.build_tables(none, np.zeros(0, np.uint64), 0, 0, 0, decode_table, table)
-    coding = np.zeros(records.coding_bytes(n) + GUARD, np.uint8)
-    patience = np.zeros(records.PATIENCE_WORDS, np.int64)
+    coding = np.zeros(encoding.encoding_bytes(n) + GUARD, np.uint8)
+    patience = np.zeros(encoding.PATIENCE_WORDS, np.int64)
     waits = []
     for _ in range(100):
         old, new = (guarded(rng.integers(0, 256, n, dtype=np.uint8)) for _ in range(2))
         out = np.zeros(2 * n, np.uint8)
-        records.encode(
+        encoding.encode(
             new.ctypes.data, old.ctypes.data, new.ctypes.data, n, 64, table.ctypes.data,
             coding.ctypes.data, patience.ctypes.data, out.ctypes.data,
         )  # fmt: skip

@@ -138,9 +138,9 @@ def _predictor_of(shift: Any) -> Any:
 
 
 @kernel
-def apply_copies(record: Any, state: Any, old: Any, n_bytes: Any, row_bytes: Any,
+def apply_copies(record: Any, frame: Any, old: Any, n_bytes: Any, row_bytes: Any,
                  pixel_bytes: Any) -> Any:  # fmt: skip
-    """Turn the frame at ``state`` into the next one; return the address after the record.
+    """Turn the frame at ``frame`` into the next one; return the address after the record.
 
     ``old`` is the address of scratch for a frame and 32 bytes more: the frame before goes there.
     Trusts its input, as `words.apply_record` does.
@@ -152,13 +152,13 @@ def apply_copies(record: Any, state: Any, old: Any, n_bytes: Any, row_bytes: Any
     extras = tokens + n_tokens
     literals = extras + n_extras
     after = literals + n_literals
-    copy_bytes(old, state, n_bytes)
+    copy_bytes(old, frame, n_bytes)
     wide = place_bytes(n_bytes)
     rows = row_bytes if row_bytes > 0 else n_bytes
     shift = shift_of(predictor)
     mask = (1 << (8 * wide)) - 1
-    end = state + n_bytes
-    p = state
+    end = frame + n_bytes
+    p = frame
     back = n_bytes  # from a place to its source, in both frames in one row
     for i in range(n_tokens + 1):
         token = np.int64(0)
@@ -176,11 +176,11 @@ def apply_copies(record: Any, state: Any, old: Any, n_bytes: Any, row_bytes: Any
             else:
                 copy_bytes(p, literals, n)
         else:
-            at = p - state
+            at = p - frame
             for j in range(at, at + n):
-                value = predict(state, old, j, n_bytes, rows, pixel_bytes, shift)
+                value = predict(frame, old, j, n_bytes, rows, pixel_bytes, shift)
                 value += np.int64(load8(literals + j - at))
-                store8(state + j, np.uint8(value & 0xFF))
+                store8(frame + j, np.uint8(value & 0xFF))
         p += n
         literals += n
         if i == n_tokens:
@@ -192,7 +192,7 @@ def apply_copies(record: Any, state: Any, old: Any, n_bytes: Any, row_bytes: Any
         n += MIN_SPAN
         # without a branch on the source, which no processor foresees
         source = source_of(token)
-        here = n_bytes + p - state
+        here = n_bytes + p - frame
         place = _take_place(extras, wide)
         extras += wide if source >= MOVED else 0
         moved = here - ((here - n_bytes - place) & mask)
@@ -202,7 +202,7 @@ def apply_copies(record: Any, state: Any, old: Any, n_bytes: Any, row_bytes: Any
         begin = here - back
         # what has not moved lies there, but for what a short copy has written too much
         n_copied = n if back != n_bytes else min(n, _OVERSHOOT)
-        _copy_span(p, _at(begin, state, old, n_bytes), n_copied, end)
+        _copy_span(p, _at(begin, frame, old, n_bytes), n_copied, end)
         p += n
     return after
 
@@ -491,11 +491,11 @@ def _find_shift(new: Any, old: Any, n_bytes: Any, row_bytes: Any, pixel_bytes: A
         return best
     # a prime number of bytes apart or so: not always the same columns
     step = (room // _SAMPLES) | 1
-    for turn in range(2 * rows + 1):
+    for i in range(2 * rows + 1):
         # from none on, so that of equal ones the smaller counts
-        row = (turn + 1) // 2 * (1 if turn & 1 else -1)
-        for other in range(2 * _MOST_PIXELS + 1):
-            shift = row * row_bytes + (other + 1) // 2 * (1 if other & 1 else -1) * pixel_bytes
+        row = (i + 1) // 2 * (1 if i & 1 else -1)
+        for j in range(2 * _MOST_PIXELS + 1):
+            shift = row * row_bytes + (j + 1) // 2 * (1 if j & 1 else -1) * pixel_bytes
             total = np.int64(0)
             p = margin
             while p < n_bytes - margin:

@@ -94,10 +94,10 @@ def build_decoding(lengths: Any, n_token_codes: Any, model: Any, encode: Any) ->
             for symbol in range(N_SYMBOLS + 1):
                 if lengths[c, symbol] != bits:
                     continue
-                turned = 0
+                lowest_first = 0
                 for i in range(bits):
-                    turned |= ((code >> i) & 1) << (bits - 1 - i)
-                encode[c, symbol] = np.uint16(turned | (bits << 8))
+                    lowest_first |= ((code >> i) & 1) << (bits - 1 - i)
+                encode[c, symbol] = np.uint16(lowest_first | (bits << 8))
                 entry = (symbol & 0xFF) | (bits << 8)
                 if symbol == ESCAPED:
                     entry |= IS_ESCAPE
@@ -109,7 +109,7 @@ def build_decoding(lengths: Any, n_token_codes: Any, model: Any, encode: Any) ->
                         following = RESIDUAL_MAP
                     entry |= np.int64(model[following + symbol]) << 16
                 for above in range(1 << (CODE_BITS - bits)):
-                    at = turned | (above << bits)
+                    at = lowest_first | (above << bits)
                     store32(table + 4 * at, np.uint32(entry))
                 code += 1
             code <<= 1

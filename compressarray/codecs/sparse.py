@@ -78,12 +78,12 @@ def skip_sparse(record: Any, n_bytes: Any, row_bytes: Any) -> Any:
 
 
 @kernel
-def apply_sparse(record: Any, first: Any, state: Any, n_bytes: Any, row_bytes: Any) -> Any:
-    """Rebuild at ``state`` the frame of one record; return the address after the record."""
+def apply_sparse(record: Any, first: Any, frame: Any, n_bytes: Any, row_bytes: Any) -> Any:
+    """Rebuild at ``frame`` the frame of one record; return the address after the record."""
     if load8(record) == RAW_TAG:
-        copy_bytes(state, record + 1, n_bytes)
+        copy_bytes(frame, record + 1, n_bytes)
         return record + 1 + n_bytes
-    copy_bytes(state, first + 1, n_bytes)
+    copy_bytes(frame, first + 1, n_bytes)
     changed = np.int64(load32(record + 1))
     width = coordinate_bytes(n_bytes, row_bytes)
     rows = record + HEADER_BYTES
@@ -92,6 +92,6 @@ def apply_sparse(record: Any, first: Any, state: Any, n_bytes: Any, row_bytes: A
     for n in range(changed):
         row, column = load_coordinate(rows, n, width), load_coordinate(columns, n, width)
         i = row * row_bytes + column
-        pixel = np.int64(load8(state + i)) + np.int64(load16(values + 2 * n))
-        store8(state + i, np.uint8(pixel & 0xFF))
+        pixel = np.int64(load8(frame + i)) + np.int64(load16(values + 2 * n))
+        store8(frame + i, np.uint8(pixel & 0xFF))
     return values + 2 * changed

@@ -169,11 +169,11 @@ def build_tables(keys: Any, words: Any, near: Any, pixel_bytes: Any, number: Any
     slots = hashes + _SLOTS_AT
     # near ones first: of equal words the encoder is to find those
     for i in range(len(words)):
-        place = (near + i) % len(words)
-        slot = _word_slot(words[place], bits)
+        i_word = (near + i) % len(words)
+        slot = _word_slot(words[i_word], bits)
         while load16(slots + (slot << 1)) != 0:
             slot = (slot + 1) & ((1 << bits) - 1)
-        store16(slots + (slot << 1), np.uint16(place + 1))
+        store16(slots + (slot << 1), np.uint16(i_word + 1))
 
 
 @kernel
@@ -247,9 +247,9 @@ def _find_tokens(encode_table: Any, skip: Any, mask: Any, kind: Any) -> Any:
 
 @inlined
 def _find_word(encode_table: Any, word: Any) -> Any:
-    """The place of a word in the dictionary, or -1."""
+    """The index of a word in the dictionary, or -1."""
     bits = np.int64(load64(encode_table + _WORDS_AT + 16))
-    place = np.int64(-1)
+    index = np.int64(-1)
     if bits > 0:
         words = encode_table + np.int64(load64(encode_table + _WORDS_AT))
         slots = encode_table + _SLOTS_AT
@@ -257,11 +257,11 @@ def _find_word(encode_table: Any, word: Any) -> Any:
         entry = np.int64(load16(slots + (slot << 1)))
         while entry != 0:
             if load64(words + ((entry - 1) << 3)) == word:
-                place = entry - 1
+                index = entry - 1
                 break
             slot = (slot + 1) & ((1 << bits) - 1)
             entry = np.int64(load16(slots + (slot << 1)))
-    return place
+    return index
 
 
 @inlined
@@ -353,13 +353,13 @@ def _hull(mask: Any) -> Any:
 
 
 @inlined
-def _list_changes(new: Any, state: Any, n_bytes: Any, out: Any) -> Any:
+def _list_changes(new: Any, previous: Any, n_bytes: Any, out: Any) -> Any:
     """List the words that differ at ``out``, ``word << 8 | mask`` each; return how many do."""
     n = np.int64(0)
     whole = n_bytes >> 3
     blocked = whole & ~7
     for w in range(0, blocked, 8):
-        masks = changed_bytes(new + (w << 3), state + (w << 3))
+        masks = changed_bytes(new + (w << 3), previous + (w << 3))
         if masks:
             # every word is listed, and those that are equal are overwritten: no branch to miss
             for j in range(8):
@@ -369,9 +369,9 @@ def _list_changes(new: Any, state: Any, n_bytes: Any, out: Any) -> Any:
     for w in range(blocked, (n_bytes + 7) >> 3):
         p = w << 3
         if w < whole:
-            change = load64(new + p) ^ load64(state + p)
+            change = load64(new + p) ^ load64(previous + p)
         else:
-            change = load_tail(new + p, n_bytes & 7) ^ load_tail(state + p, n_bytes & 7)
+            change = load_tail(new + p, n_bytes & 7) ^ load_tail(previous + p, n_bytes & 7)
         store64(out + (n << 3), np.uint64(w << 8) | nonzero_bytes(change))
         n += change != 0
     return n
@@ -380,7 +380,7 @@ def _list_changes(new: Any, state: Any, n_bytes: Any, out: Any) -> Any:
 @kernel
 def encode_words(
     new: Any,
-    state: Any,
+    previous: Any,
     background: Any,
     n_bytes: Any,
     row_bytes: Any,
@@ -389,12 +389,12 @@ def encode_words(
     values: Any,
     out: Any,
 ) -> Any:
-    """Write the record that turns the frame at ``state`` into the one at ``new``.
+    """Write the record that turns the frame at ``previous`` into the one at ``new``.
 
     Parameters
     ----------
-    new, state, background : address
-        Frames of ``n_bytes``. ``state`` becomes ``new``, word by word as the decoder will.
+    new, previous, background : address
+        Frames of ``n_bytes``. ``previous`` becomes ``new``, word by word as the decoder will.
     row_bytes : int
         Distance to the byte above, 0 if there is none.
     encode_table : address
@@ -414,7 +414,7 @@ def encode_words(
     n_words = (n_bytes + 7) >> 3
     whole = n_bytes >> 3
     tail = n_bytes & 7
-    n_changes = _list_changes(new, state, n_bytes, out)
+    n_changes = _list_changes(new, previous, n_bytes, out)
     pixel_bytes = pixel_bytes_to_encode(encode_table)
     n_tokens = 0
     n_bits_saved = np.int64(0)  # by packing residuals, about
@@ -428,13 +428,13 @@ def encode_words(
         if w < whole:
             fresh = load64(new + p)
             behind = load64(background + p)
-            old = load64(state + p)
-            store64(state + p, fresh)
+            old = load64(previous + p)
+            store64(previous + p, fresh)
         else:
             fresh = load_tail(new + p, tail)
             behind = load_tail(background + p, tail)
             old = fresh
-            store_tail(state + p, fresh, tail)
+            store_tail(previous + p, fresh, tail)
         wide = widen_mask(mask)
         kind, source = classify(fresh, wide, behind, new, p, row_bytes, values)
         packed = squeeze_bytes(fresh, wide)
@@ -571,17 +571,17 @@ def _source(sources: Any, kind: Any, p: Any, given: Any) -> Any:
 @kernel
 def apply_record(
     record: Any,
-    state: Any,
+    frame: Any,
     background: Any,
     n_bytes: Any,
     row_bytes: Any,
     codebook: Any,
-    old: Any,
+    scratch: Any,
 ) -> Any:
-    """Turn the frame at ``state`` into the next one; return the address after the record.
+    """Turn the frame at ``frame`` into the next one; return the address after the record.
 
-    ``codebook`` is the address of one (`format.codebooks`), ``old`` that of scratch for a frame and
-    32 bytes.
+    ``codebook`` is the address of one (`format.codebooks`), ``scratch`` that of room for a
+    frame and 32 bytes.
 
     May read, but not use, up to 8 bytes after the record: streams lie in memory with that much
     room behind them. Trusts its input: only for what `encode_words` wrote.
@@ -591,8 +591,8 @@ def apply_record(
     if n_tokens > n_words:
         if is_copies(n_tokens, n_bytes):
             pixel_bytes = pixel_bytes_of(table_of(codebook))
-            return apply_copies(record, state, old, n_bytes, row_bytes, pixel_bytes)
-        copy_bytes(state, record, n_bytes)
+            return apply_copies(record, frame, scratch, n_bytes, row_bytes, pixel_bytes)
+        copy_bytes(frame, record, n_bytes)
         return record + n_bytes
     sources = stack_words()
     decode_table = table_of(codebook)
@@ -602,13 +602,13 @@ def apply_record(
     store64(zero, np.uint64(0))
     _put_source(sources, LITERAL, zero, 0, 0)
     _put_source(sources, UNIFORM, zero, 0, 0)
-    _put_source(sources, BACKGROUND, background - state, -1, 0)
+    _put_source(sources, BACKGROUND, background - frame, -1, 0)
     _put_source(sources, LEFT, -8, -1, 0)
     _put_source(sources, ABOVE, -row_bytes, -1, 0)
     _put_source(sources, NEAR_WORD, dictionary + (near << 3), 0, 0xFF)
     _put_source(sources, FAR_WORD, dictionary, 0, 0xFFFF)
     v = record + n_tokens
-    p = state - 8
+    p = frame - 8
     tail = n_bytes & 7
     # A last word that is none can only be the last token's.
     n_whole = n_tokens - 1 if tail and n_tokens else n_tokens
@@ -621,7 +621,7 @@ def apply_record(
         token = np.int64(load8(record + n_whole))
         p, wide, values, kind, given, v = _take_token(token, p, v, row_bytes, decode_table)
         source = _source(sources, kind, p, given)
-        if p - state < n_bytes - tail:
+        if p - frame < n_bytes - tail:
             store64(p, (load64(p) & ~wide) | values | (load64(source) & wide))
         else:
             elsewhere = load_tail(source, tail) & wide

@@ -18,9 +18,12 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from compressarray.kernels.compiling import inlined
 from compressarray.kernels.memory import load8, load16, load32, store8, store16, store32
+
+UInt8s = npt.NDArray[np.uint8]
 
 HEADER_BYTES = 8
 MAP_FLAG = 1
@@ -28,7 +31,6 @@ CODEBOOK_SHIFT, CODEBOOK_MASK = 1, 7
 PACKED_FLAG = 128  # the records are packed
 ALL_FLAGS = MAP_FLAG | CODEBOOK_MASK << CODEBOOK_SHIFT | PACKED_FLAG
 NO_FRAME = 65535
-MAX_EARLIER = 1 << 32
 
 DELTA, SPARSE = 0, 1
 PACKED = 2  # delta records that went through an entropy coder
@@ -57,17 +59,29 @@ def open_group(kind: Any, n_cells: Any, group: Any) -> Any:
     n_cells : int
         Cells in a map.
     """
-    flags, n_frames = np.int64(load8(group)), np.int64(load16(group + 2))
+    flags, n_frames = flags_at(group), np.int64(load16(group + 2))
     cells = group + HEADER_BYTES
     return Group(
         flags,
-        np.int64(load8(group + 1)),
+        background_number(group),
         n_frames,
         keyframe(kind, n_frames),
         np.int64(load32(group + 4)),
         cells,
         cells + map_bytes(flags, n_cells),
     )
+
+
+@inlined
+def flags_at(group: Any) -> Any:
+    """The flags of a group at an address."""
+    return np.int64(load8(group))
+
+
+@inlined
+def background_number(group: Any) -> Any:
+    """The number of the background of a group at an address."""
+    return np.int64(load8(group + 1))
 
 
 @inlined
@@ -95,6 +109,29 @@ def codebook_of(flags: Any) -> Any:
 def frame_of_cell(group: Any, cell: Any, stack: Any) -> Any:
     """Number of the frame that a cell of a group has; `NO_FRAME`, or one too many, for none."""
     return np.int64(load16(group.map + 2 * cell)) if group.flags & MAP_FLAG else cell // stack
+
+
+# -- for Python -----------------------------------------------------------------------------
+
+
+def flags_of(group: UInt8s) -> int:
+    """The flags of a group."""
+    return int(group[0])
+
+
+def n_frames_of(group: UInt8s) -> int:
+    """How many frames a group has."""
+    return int(group[2]) | int(group[3]) << 8
+
+
+def name_codebook(group: UInt8s, number: int) -> None:
+    """Let a group name another codebook, of the same tokens and words."""
+    group[0] = naming(flags_of(group), number)
+
+
+def naming(flags: Any, number: int) -> Any:
+    """The same flags, or an array of them, with another codebook's number."""
+    return flags & ~(CODEBOOK_MASK << CODEBOOK_SHIFT) | number << CODEBOOK_SHIFT
 
 
 # -- the order of records --------------------------------------------------------------------

@@ -3,7 +3,7 @@
 # What is answered in place of an address.
 SHORT, TOO_LONG, NO_COUNT, NO_TOKEN, NO_KIND, OUTSIDE, NO_SOURCE, NO_WORD = range(-8, 0)
 REASONS = {
-    SHORT: "a record goes on behind the end of its stream",
+    SHORT: "a record goes on behind the end of its group",
     TOO_LONG: "a record is longer than its frame",
     NO_COUNT: "a record has more tokens than its frame has words",
     NO_TOKEN: "a record names a token that its table does not have",

@@ -43,7 +43,7 @@ SPARE_PART = 0.01
 MAX_CHUNK_BYTES = (1 << 32) - 1
 MAX_ENTRIES = 1 << 32
 MAX_REFERENCES = 65535
-# Kernels read words and may look, though never use, this far behind a chunk.
+# Kernels read whole words, and so bytes up to so far behind a chunk, which they do not use.
 GUARD_BYTES = 64
 PIECE_BYTES = 1 << 20  # that are copied at once, of a snapshot
 # Chunks of a snapshot begin at multiples of this, to be used where they lie in a file.
@@ -376,7 +376,7 @@ class Arena:
         return self._mapped is not None
 
     def verify(self, entries: npt.NDArray[Any]) -> npt.NDArray[np.int64]:
-        """Compare mapped chunks with their checksums; return those that were not looked at yet.
+        """Compare mapped chunks with their checksums; return those that were not compared yet.
 
         ``entries`` are sorted; whoever has checked what is returned says so with `mark_verified`.
         """
@@ -440,7 +440,7 @@ class GivenChunks(NamedTuple):
     places: npt.NDArray[np.int64]
     chunks: npt.NDArray[np.int64]  # the number of each place's chunk from 1 on, 0 for none
     sizes: npt.NDArray[np.int64]  # of the chunks
-    data: npt.NDArray[np.uint8]  # their bytes, one behind the other, and room to look behind them
+    data: npt.NDArray[np.uint8]  # their bytes, one behind the other, and some more that may be read
 
 
 def take_chunks(items: Items, n_places: int) -> GivenChunks | None:

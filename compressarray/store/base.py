@@ -58,7 +58,7 @@ class Store(ABC):
         self._frame_bytes = frame_bytes
         self._row_bytes = row_bytes
         self._pixel_bytes = pixel_bytes
-        self._coding = codec
+        self._resolved_codec = codec
         self._items = np.arange(0)  # of one row of all lanes, once there was one
         self._pins = np.zeros((0, frame_bytes), np.uint8)
         self._lock = ReadWriteLock()
@@ -351,7 +351,7 @@ class Store(ABC):
         kind: Any = type(self)
         twin: Store = kind(
             self._n_rows, self._n_lanes, self._stack, self._frame_bytes, self._row_bytes,
-            self._pixel_bytes, self._fill_frame(), copy.deepcopy(self._coding, memo),
+            self._pixel_bytes, self._fill_frame(), copy.deepcopy(self._resolved_codec, memo),
         )  # fmt: skip
         twin.restore(self.snapshot(), is_ours=True)
         return twin

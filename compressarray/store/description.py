@@ -49,7 +49,7 @@ class Description(NamedTuple):
 
     @property
     def n_open(self) -> int:
-        """Places for open streams."""
+        """Places for open groups."""
         return self.n_lanes * self.open_per_lane
 
 

@@ -1,6 +1,6 @@
-"""Kernels that look at streams which came from elsewhere, before anything decodes them.
+"""Kernels that check groups which came from elsewhere, before anything decodes them.
 
-A stream that passes can be read, unpacked, rebuilt and learnt from without a look or a write
+A group that passes can be read, unpacked, rebuilt and learnt from without a read or a write
 outside of the store's memory and of the scratch that is meant for it.
 """
 
@@ -81,20 +81,20 @@ REASONS = REASONS_OF_RECORDS | {
     MANY_FRAMES: "it has other frames than belong to its cells",
     NO_EARLIER: "its earlier frames do not begin where it says",
     LOOSE_END: "bytes follow its last record",
-    NOT_OPEN: "an open stream cannot be of that group and those rows",
-    NO_NUMBER: "a cell names a frame that the stream does not have",
+    NOT_OPEN: "an open group cannot have that number and those rows",
+    NO_NUMBER: "a cell names a frame that the group does not have",
 }
 
 
-def check_streams(
+def check_groups(
     state: GopState, arena: ArenaState, n_words: npt.NDArray[np.int64], *, records_too: bool
 ) -> npt.NDArray[np.bool_]:
-    """Check every stream of a restored store, and count the backgrounds that they use.
+    """Check every group of a restored store, and count the backgrounds that they use.
 
     Parameters
     ----------
     state : GopState
-        Its ``background_uses`` and its number of open streams are zero before.
+        Its ``background_uses`` and its number of open groups are zero before.
     arena : ArenaState
     n_words : ndarray, (numbers,) int64
         Words in each codebook's dictionary, -1 where there is no codebook.
@@ -136,7 +136,7 @@ def check_streams(
         reason = _check_open(view, lane, place, n_words, records_too)
         if reason != FINE:
             raise CorruptFrameError(
-                f"the stored open stream of lane {lane} is corrupt: {REASONS[reason]}"
+                f"the stored open group of lane {lane} is corrupt: {REASONS[reason]}"
             )
     return used
 
@@ -147,7 +147,7 @@ def check_chunks(
     sizes: npt.NDArray[np.int64],
     n_words: npt.NDArray[np.int64],
 ) -> None:
-    """Check closed streams that lie one behind the other, with room to look behind the last one.
+    """Check closed groups that lie one behind the other; some bytes behind the last one are read.
 
     Raises
     ------
@@ -163,7 +163,7 @@ def check_chunks(
 def check_open(
     state: GopState, slots: npt.NDArray[np.int64], n_words: npt.NDArray[np.int64]
 ) -> None:
-    """Check open streams, ``lane * open per lane + place``.
+    """Check open groups, by their slots.
 
     Raises
     ------
@@ -176,18 +176,18 @@ def check_open(
         reason = _check_open(view, lane, place, n_words, True)
         if reason != FINE:
             raise CorruptFrameError(
-                f"the open stream of lane {lane} in a message is corrupt: {REASONS[reason]}"
+                f"the open group of lane {lane} in a message is corrupt: {REASONS[reason]}"
             )
 
 
 def _apart(state: GopState) -> GopState:
-    """The same streams, with counts of their own."""
+    """The same groups, with counts of their own."""
     return state._replace(meta=state.meta.copy(), background_uses=state.background_uses.copy())
 
 
 @kernel
 def _check_given(view: Any, data: Any, sizes: Any, n_words: Any, used: Any) -> Any:
-    """Check chunk after chunk; return the last one looked at, and what there is against it."""
+    """Check chunk after chunk; return the last one checked, and what there is against it."""
     state = state_at(view)
     longest = np.int64(0)
     for size in sizes:
@@ -213,7 +213,7 @@ def _scratch_to_unpack(state: Any, longest: Any) -> Any:
 @kernel
 def _check_chunks(view: Any, first: Any, last: Any, n_words: Any, records_too: Any,
                   used: Any) -> Any:  # fmt: skip
-    """Check chunks; return the last one that was looked at, and what there is against it."""
+    """Check chunks; return the last one checked, and what there is against it."""
     state, arena = state_at(view), arena_at(view)
     longest = np.int64(0)
     for entry in range(first, last):

@@ -2,7 +2,7 @@
 
 A replica has an arena and an index of its own: it is told which groups changed and what they hold
 now, not where that lies. So a message has, in this order: codebooks, backgrounds, groups, and the
-open streams, of which only what was appended is sent.
+open groups, of which only what was appended is sent.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from compressarray.store.gop_layout import (
     N_OPEN,
     STALE,
     GopState,
-    open_stream_at,
+    open_records_at,
 )
 from compressarray.store.gop_view import arena_at, state_at
 from compressarray.store.gop_writing import put_chunk
@@ -42,7 +42,7 @@ from compressarray.store.gop_writing import put_chunk
 Int64s = npt.NDArray[np.int64]
 UInt8s = npt.NDArray[np.uint8]
 
-# Columns of what is said of open streams.
+# Columns of what is said of open groups.
 SLOT, GROUP, NEXT, FRAMES, FLAGS, CHOSEN, START, SIZE, N_COLUMNS = range(9)
 # Columns of what is remembered of them.
 _NUMBER, _SIZE, _FLAGS, _N_REMEMBERED = 0, 3, 4, 5
@@ -55,7 +55,8 @@ class GopMark(NamedTuple):
     codebooks: Codebooks | None
     n_backgrounds: int  # that were ever taken
     backgrounds: Int64s  # which ones are held
-    open: Int64s  # (5, slots): the stream's number or 0, the next row, frames, bytes, flags
+    # (5, slots): which of all that were ever open it is, or 0; the next row, frames, bytes, flags
+    open: Int64s
 
 
 def mark_of(state: GopState, codebooks: Codebooks | None) -> GopMark:
@@ -179,7 +180,7 @@ def put_groups(view: Any, groups: Any, chunks: Any, sizes: Any, data: Any) -> An
 
 @kernel
 def put_open(view: Any, table: Any, maps: Any, records: Any) -> None:
-    """Let open streams be as a table says; needs `WORDS_A_GROUP` of log for each, and records."""
+    """Let open groups be as a table says; needs `WORDS_A_GROUP` of log for each, and records."""
     state = state_at(view)
     begin_write(state)
     meta, per_lane = state.meta, state.open_gop.shape[1]
@@ -204,7 +205,7 @@ def put_open(view: Any, table: Any, maps: Any, records: Any) -> None:
             for j in range(n_map):
                 state.open_map[lane, place, j] = maps[taken + j]
             taken += n_map
-        copy_bytes(open_stream_at(state, lane, place) + start, record, size - start)
+        copy_bytes(open_records_at(state, lane, place) + start, record, size - start)
         record += size - start
         state.open_gop[lane, place] = table[GROUP, i]
         state.open_next[lane, place] = table[NEXT, i]

@@ -3,7 +3,7 @@
 `GopState.log` holds how many of its words are in use, then notes: their words, and behind them a
 word with their number and kind, so that they can be read from either end. What is replaced stays
 where it is until the write is done: chunks keep their references, backgrounds their uses, and the
-records of an open stream that ended are copied before another one takes their place.
+records of an open group that ended are copied before another one takes their place.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from compressarray.format.groups import MAP_FLAG, NO_FRAME
+from compressarray.format.groups import MAP_FLAG, NO_FRAME, background_number
 from compressarray.kernels.compiling import inlined, kernel
-from compressarray.kernels.memory import base_of, copy_bytes, load8
+from compressarray.kernels.memory import base_of, copy_bytes
 from compressarray.store.arena import chunk_start, release
 from compressarray.store.changes import list_change
 from compressarray.store.gop_layout import (
@@ -33,7 +33,7 @@ from compressarray.store.gop_layout import (
 )
 from compressarray.store.gop_view import arena_at, state_at
 
-# An entry of the index; where an open stream ended before; that one began; its records before
+# An entry of the index; where an open group ended before; that one began; its records before
 # another one's; what it was when it was dropped.
 _INDEX, _TAIL, _BEGIN, _RECORDS, _STREAM = range(5)
 _KIND_BITS = 3
@@ -66,7 +66,7 @@ def _end_note(state: Any, n: Any, kind: Any) -> None:
 @kernel
 def _drop_chunk(state: Any, arena: Any, entry: Any) -> None:
     """Take one reference from a closed group's chunk."""
-    used = load8(base_of(arena.memory) + chunk_start(arena, entry) + 1)
+    used = background_number(base_of(arena.memory) + chunk_start(arena, entry))
     if release(arena, entry):
         state.background_uses[used] -= 1
 
@@ -93,7 +93,7 @@ def note_entry(state: Any, arena: Any, index: Any) -> None:
 
 @inlined
 def note_tail(state: Any, lane: Any, place: Any) -> None:
-    """Note where an open stream ends before it goes on, the first time of a write."""
+    """Note where an open group ends before it goes on, the first time of a write."""
     log = state.log
     slot = lane * state.open_gop.shape[1] + place
     at = log[0] + 1
@@ -126,7 +126,7 @@ def _map_words(state: Any) -> Any:
 
 @kernel
 def note_begin(state: Any, lane: Any, place: Any) -> None:
-    """Note that a stream begins, the first time of a write.
+    """Note that an open group begins, the first time of a write.
 
     Keeps the records of the one that was there before and that the write has dropped.
     """
@@ -149,7 +149,7 @@ def note_begin(state: Any, lane: Any, place: Any) -> None:
 
 @kernel
 def _copy_records(state: Any, slot: Any, kept: Any, size: Any, out: Any) -> None:
-    """Copy a stream's map and records out of the store, or back."""
+    """Copy an open group's map and records out of the store, or back."""
     map_bytes = 2 * state.open_map.shape[2]
     at_map = base_of(state.open_map) + slot * map_bytes
     records = base_of(state.open_bytes) + slot * state.open_bytes.shape[1]
@@ -164,7 +164,7 @@ def _copy_records(state: Any, slot: Any, kept: Any, size: Any, out: Any) -> None
 
 @kernel
 def drop_open(state: Any, lane: Any, place: Any) -> None:
-    """Forget an open stream."""
+    """Forget an open group."""
     meta = state.meta
     if state.open_gop[lane, place] == CLOSED:
         return
@@ -210,7 +210,7 @@ def finish(view: Any) -> None:
 
 @kernel
 def _clear_map(state: Any, lane: Any, place: Any) -> None:
-    """Let the cells of rows that an open stream does not hold name no frame."""
+    """Let the cells of rows that an open group does not hold name no frame."""
     stack, gop_length = state.meta[STACK], state.meta[GOP]
     first = state.open_gop[lane, place] * gop_length
     for i in range(gop_length * stack):
@@ -269,7 +269,7 @@ def roll_back(view: Any) -> None:
 
 @kernel
 def open_records_room(view: Any) -> Any:
-    """Words that keeping the records of any one stream takes at most."""
+    """Words that keeping the records of any one open group takes at most."""
     state = state_at(view)
     return _map_words(state) + (state.open_bytes.shape[1] >> 3) + 8
 

@@ -13,7 +13,7 @@ from compressarray.store import gop_layout as layout
 from compressarray.store import gop_reading as reading
 from compressarray.store.arena import N_ENTRIES, gather_chunks
 from compressarray.store.base import Int64s
-from compressarray.store.gop_checking import check_chunks, check_open, check_streams
+from compressarray.store.gop_checking import check_chunks, check_groups, check_open
 from compressarray.store.groups import GUARD_BYTES, MAX_BACKGROUNDS, MAX_CODEBOOKS, Groups
 
 # Counts that a copy goes on from.
@@ -30,9 +30,9 @@ def snapshot_of(groups: Groups, more: Snapshot) -> Snapshot:
     is_open = state.open_gop != layout.CLOSED
     mapped = is_open & (state.open_flags & MAP_FLAG != 0)
     sizes = np.where(is_open, state.open_size, 0)
-    streams = [
-        stream[:size]
-        for stream, size in zip(state.open_bytes, sizes.ravel().tolist(), strict=False)
+    records_of_all = [
+        records[:size]
+        for records, size in zip(state.open_bytes, sizes.ravel().tolist(), strict=False)
     ]
     return {
         "counts": meta[_COUNTS].copy(),
@@ -53,7 +53,7 @@ def snapshot_of(groups: Groups, more: Snapshot) -> Snapshot:
         "open_background": state.open_background.copy(),
         "open_mapped": mapped.view(np.uint8),
         "open_maps": state.open_map[mapped] if mapped.any() else np.zeros((0, 0), np.uint16),
-        "open_bytes": np.concatenate([np.zeros(0, np.uint8), *streams]),
+        "open_bytes": np.concatenate([np.zeros(0, np.uint8), *records_of_all]),
     }
 
 
@@ -104,12 +104,12 @@ def restore(groups: Groups, snapshot: Snapshot, *, is_ours: bool) -> None:
         slots = np.flatnonzero(groups.state.open_gop != layout.CLOSED)
         check_open(groups.state, slots, groups.n_words)
     else:
-        check_streams(groups.state, groups.arena.state, groups.n_words, records_too=not is_ours)
+        check_groups(groups.state, groups.arena.state, groups.n_words, records_too=not is_ours)
     _restore_heads(groups, head_row)
 
 
 def _restore_open(groups: Groups, snapshot: Snapshot) -> Int64s:
-    """Take the open streams as they come; return which row each lane's head is of."""
+    """Take the open groups as they come; return which row each lane's head is of."""
     shape = groups.state.open_gop.shape
     head_row = array_of(snapshot, "head_row", np.int64, shape[:1], layout.STALE, groups.n_rows - 1)
     if not part_of(snapshot, "is_ready"):
@@ -125,13 +125,13 @@ def _restore_open(groups: Groups, snapshot: Snapshot) -> Int64s:
     most = len(state.backgrounds) - 1
     state.open_background[:] = array_of(snapshot, "open_background", np.int64, shape, 0, most)
     sizes = array_of(snapshot, "open_size", np.int64, shape, 0, MOST // state.open_gop.size)
-    streams = array_of(snapshot, "open_bytes", np.uint8, (int(sizes.sum()),), copy=False)
+    records_of_all = array_of(snapshot, "open_bytes", np.uint8, (int(sizes.sum()),), copy=False)
     while groups.state.open_bytes.shape[1] < sizes.max() + 8:  # for words at the end
         groups.grow_open()
     state = groups.state
     start = 0
     for row, size in zip(state.open_bytes, sizes.ravel().tolist(), strict=True):
-        row[:size] = streams[start : start + size]
+        row[:size] = records_of_all[start : start + size]
         start += size
     state.open_size[:] = sizes
     state.meta[layout.N_BEGUN] = sizes.size
@@ -143,7 +143,7 @@ def _restore_open(groups: Groups, snapshot: Snapshot) -> Int64s:
     if mapped.any():
         wanted = int(mapped.sum()), state.open_map.shape[2]
         if not wanted[1]:
-            raise CorruptFrameError("a stored open stream has a map and no stacks")
+            raise CorruptFrameError("a stored open group has a map and no stacks")
         state.open_map[mapped] = array_of(snapshot, "open_maps", np.uint16, wanted)
     return head_row
 

@@ -1,10 +1,13 @@
 """Where groups of pictures lie in memory: the arrays of a store, and the groups in them.
 
-A lane's cells (row ``t``, stack place ``k``) lie on diagonals ``t + k``. A frame stack repeats
+A lane's cells (row ``t``, ``k``-th of the stack) lie on diagonals ``t + k``. A frame stack repeats
 one frame along a diagonal, so a group of pictures (GOP) holds ``G`` diagonals of one lane, each
 frame once; without a stack axis a diagonal is a row. Cell ``(t + k - first diagonal) * S + k`` of a
-group is that of row ``t`` and place ``k``. Closed groups are chunks in the arena, written as
-`format.groups` says; open ones, which frames are appended to, have their parts in arrays.
+group is the ``k``-th of row ``t``.
+
+Closed groups are chunks in the arena, written as `format.groups` says. Open ones, which frames are
+appended to, have their parts in arrays: of the few that a lane may have, group ``gop`` has place
+``gop % open per lane``, and among those of all lanes slot ``lane * open per lane + place``.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from compressarray.codecs.records import PATIENCE_WORDS, encode
+from compressarray.codecs.encoding import PATIENCE_WORDS, encode
 from compressarray.codecs.sparse import encode_sparse
 from compressarray.codecs.walking import Walk, decode_all, walking_bytes
 from compressarray.codecs.words import codebook_number
@@ -27,6 +30,7 @@ from compressarray.format.groups import (
     SPARSE,
     Group,
     codebook_of,
+    flags_at,
     open_group,
 )
 from compressarray.kernels.attaching import (
@@ -40,7 +44,7 @@ from compressarray.kernels.attaching import (
     UInt64Row,
 )
 from compressarray.kernels.compiling import inlined, kernel, plain
-from compressarray.kernels.memory import base_of, load8, load64
+from compressarray.kernels.memory import base_of, load64
 from compressarray.store.arena import N_ENTRIES, ArenaState, chunk_start
 
 CLOSED = -1  # in GopState.open_gop
@@ -66,12 +70,12 @@ STALE = -2  # in GopState.head_row: the head frames are of no row
     N_EVICTED,
     N_ENCODED,
     WRITE,  # number of the write that runs, from 1
-    N_REPLACED,  # chunks and open streams that it has replaced
+    N_REPLACED,  # chunks and open groups that it has replaced
     N_CHANGES,  # of what is closed, ever
     N_LISTED,  # entries that went to the ring of changes, ever
-    N_BEGUN,  # open streams, ever
+    N_BEGUN,  # open groups, ever
     N_BACKGROUNDS,  # that were taken, ever
-    PATIENCE,  # of `records.encode`, the first number
+    PATIENCE,  # of `encoding.encode`, the first number
 ) = range(24)
 N_META = PATIENCE + PATIENCE_WORDS
 
@@ -85,7 +89,7 @@ class GopState(NamedTuple):
     gop_noted: UInt8Row  # whether the write that runs has changed an entry
     gop_changes: UInt32Row  # (a power of two,) a ring of the entries that changed; none: not kept
     open_gop: Int64Table  # (lanes, open per lane)
-    open_next: Int64Table  # the first row that is not in the open stream
+    open_next: Int64Table  # the first row that is not in the open group
     open_frames: Int64Table
     open_size: Int64Table
     open_flags: Int64Table
@@ -99,9 +103,9 @@ class GopState(NamedTuple):
     candidate: UInt8Table  # (2, padded frame): majority votes, and their counts
     codebooks: UInt8Row  # as `format.codebooks` says
     encode_table: UInt64Row  # of the newest codebook
-    open_born: Int64Table  # the write in which a stream began last
+    open_born: Int64Table  # the write in which a group began last
     open_dropped: Int64Table  # the write in which one ended last
-    open_number: Int64Table  # of all streams that ever began, which one it is
+    open_number: Int64Table  # of all groups that ever began, which one it is
     background_number: Int64Row  # of all backgrounds that were ever taken, which one it is
     log: Int64Row  # what the write that runs has replaced; see gop_journal
 
@@ -135,8 +139,8 @@ def head_at(state: Any, lane: Any, diagonal: Any) -> Any:
 
 
 @inlined
-def open_stream_at(state: Any, lane: Any, place: Any) -> Any:
-    """Address of an open stream's records."""
+def open_records_at(state: Any, lane: Any, place: Any) -> Any:
+    """Address of an open group's records."""
     room = state.open_bytes.shape[1]
     return base_of(state.open_bytes) + (lane * state.meta[OPEN_PER_LANE] + place) * room
 
@@ -165,7 +169,7 @@ def closed_group(state: Any, chunk: Any) -> Any:
 
 @inlined
 def group_in_slot(state: Any, slot: Any) -> Any:
-    """The parts of the open group in slot ``lane * open per lane + place``."""
+    """The parts of the open group in a slot."""
     map_cells = state.meta[GOP] * state.meta[STACK]
     return Group(
         _int_at(state.open_flags, slot),
@@ -219,7 +223,7 @@ def encode_frame(state: Any, frame: Any, previous: Any, background: Any, first: 
     """Write one record, of either kind; ``previous`` becomes ``frame`` in delta records.
 
     ``first`` is where the group's first record lies, 0 for that one itself; ``scratch`` the
-    address of `records.coding_bytes`.
+    address of `encoding.encoding_bytes`.
     """
     meta = state.meta
     n_bytes, row_bytes = meta[FRAME_BYTES], meta[ROW_BYTES]
@@ -237,12 +241,12 @@ def encode_frame(state: Any, frame: Any, previous: Any, background: Any, first: 
 def _mark_codebooks(arena: Any, used: Any) -> None:
     for entry in range(1, arena.meta[N_ENTRIES]):
         if arena.references[entry] > 0:
-            flags = np.int64(load8(base_of(arena.memory) + chunk_start(arena, entry)))
-            used[codebook_of(flags)] = True
+            chunk = base_of(arena.memory) + chunk_start(arena, entry)
+            used[codebook_of(flags_at(chunk))] = True
 
 
 def codebooks_in_use(state: GopState, arena: ArenaState) -> npt.NDArray[np.bool_]:
-    """Say of each number of a codebook whether a stream names it, closed or open."""
+    """Say of each number of a codebook whether a group names it, closed or open."""
     used = np.zeros(CODEBOOK_MASK + 1, np.bool_)
     _mark_codebooks(arena, used)
     used[plain(codebook_of)(state.open_flags[state.open_gop != CLOSED])] = True

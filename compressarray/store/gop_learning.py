@@ -27,7 +27,7 @@ from compressarray.store.gop_layout import (
     closed_group,
     unroll,
 )
-from compressarray.store.gop_packing import count_stream
+from compressarray.store.gop_packing import count_group
 from compressarray.store.gop_view import Attached, attached, state_at
 from compressarray.store.groups import GUARD_BYTES, Groups
 from compressarray.store.scratch import trim
@@ -104,7 +104,7 @@ def sample_of(groups: Groups) -> Sample | None:
         indices,
         chunks,
         len(held) / max(1, len(indices)),
-        # Only the newest codebook can be written with: open streams change over, and of small
+        # Only the newest codebook can be written with: open groups change over, and of small
         # arrays all groups, which saves most where most is held and frees the older ones.
         groups.packs or len(held) <= RECODE_GOPS,
     )
@@ -149,12 +149,12 @@ class ChangesSeen:
         )
         self._frames = np.empty((frames_a_group, padded), np.uint8)
 
-    def add(self, at: Attached, stream: UInt8s) -> None:
-        """Read one group, a closed stream, unless there are enough changes."""
+    def add(self, at: Attached, closed: UInt8s) -> None:
+        """Read one group, unpacked, unless there are enough changes."""
         if self.n < self.most:
             assert at.codebooks is not None
             self.n = collect_changes(
-                at.view, address_of(stream), self._frames, at.codebooks.pixel_bytes,
+                at.view, address_of(closed), self._frames, at.codebooks.pixel_bytes,
                 *self._changes, self.n,
             )  # fmt: skip
             self.n_groups += 1
@@ -180,9 +180,9 @@ class SymbolsSeen:
     def __init__(self) -> None:
         self._counts = np.zeros((N_CONTEXTS, N_SYMBOLS), np.int32)
 
-    def add(self, at: Attached, stream: UInt8s) -> None:
-        """Count those of one group, a closed stream."""
-        count_stream(at.view, address_of(stream), self._counts)
+    def add(self, at: Attached, closed: UInt8s) -> None:
+        """Count those of one group, unpacked."""
+        count_group(at.view, address_of(closed), self._counts)
 
     def packer(self, codebooks: Codebooks, n_codes: int) -> Packer | None:
         """The codes to pack with, if they are worth it."""
@@ -194,11 +194,11 @@ class SymbolsSeen:
         return new
 
 
-def _copy_of(stream: UInt8s) -> UInt8s:
+def _copy_of(closed: UInt8s) -> UInt8s:
     """A copy, with room to look behind it."""
-    copied = np.zeros(len(stream) + GUARD_BYTES, np.uint8)
-    copied[: len(stream)] = stream
-    return copied[: len(stream)]
+    copied = np.zeros(len(closed) + GUARD_BYTES, np.uint8)
+    copied[: len(closed)] = closed
+    return copied[: len(closed)]
 
 
 def better_codebooks(sample: Sample) -> Found | None:
@@ -206,16 +206,16 @@ def better_codebooks(sample: Sample) -> Found | None:
     groups, at = sample.groups, sample.at
     assert at.codebooks is not None
     books, repeats = at.codebooks, sample.repeats
-    streams = [_copy_of(groups.unpacked(chunk, at)) for chunk in sample.chunks]
-    learnt = _learn_changes(sample, streams)
+    unpacked = [_copy_of(groups.unpacked_chunk(chunk, at)) for chunk in sample.chunks]
+    learnt = _learn_changes(sample, unpacked)
     if learnt is not None:
         books = books.with_learnt(sample.number, learnt, sample.anew)
     packer = None
     if groups.packs:
         after = at.with_codebooks(books)
         if learnt is not None:
-            streams = _encoded(sample, streams, after)
-        packer = _learn_codes(after, streams, repeats)
+            unpacked = _encoded(sample, unpacked, after)
+        packer = _learn_codes(after, unpacked, repeats)
         if packer is not None:
             books = books.with_codes(sample.number, packer)
     trim()
@@ -224,52 +224,52 @@ def better_codebooks(sample: Sample) -> Found | None:
     return Found(books, learnt is not None, sample.anew)
 
 
-def _learn_changes(sample: Sample, streams: list[UInt8s]) -> Learnt | None:
+def _learn_changes(sample: Sample, unpacked: list[UInt8s]) -> Learnt | None:
     groups, at, repeats = sample.groups, sample.at, sample.repeats
     assert at.codebooks is not None
-    n_bytes = int(repeats * sum(map(len, streams)))
+    n_bytes = int(repeats * sum(map(len, unpacked)))
     most = min(max(LEAST_CHANGES, n_bytes // BYTES_A_CHANGE), MOST_CHANGES)
     seen = ChangesSeen(groups.gop_length * groups.stack, groups.padded, most)
     for first in range(_SPREAD):
-        for stream in streams[first::_SPREAD]:
-            seen.add(at, stream)
+        for closed in unpacked[first::_SPREAD]:
+            seen.add(at, closed)
     # the array may hold twice as much when it learns again
-    repeats *= 2 * len(streams) / max(1, seen.n_groups)
+    repeats *= 2 * len(unpacked) / max(1, seen.n_groups)
     return seen.learnt(at.codebooks, repeats, packs=groups.packs, anew=sample.anew)
 
 
-def _encoded(sample: Sample, streams: list[UInt8s], at: Attached) -> list[UInt8s]:
-    """The sample's streams as the newest of some codebooks encodes them."""
+def _encoded(sample: Sample, unpacked: list[UInt8s], at: Attached) -> list[UInt8s]:
+    """The sample as the newest of some codebooks encodes them."""
     groups = sample.groups
     work = groups.work()
     encoded = []
-    for index, stream in zip(sample.indices.tolist(), streams, strict=True):
+    for index, closed in zip(sample.indices.tolist(), unpacked, strict=True):
         gop, lane = divmod(index, groups.n_lanes)
-        size = groups.encode(lane, gop, work, groups.n_rows, at=at, old=stream).size
-        encoded.append(_copy_of(work.stream_bytes(size)))
+        size = groups.encode(lane, gop, work, groups.n_rows, at=at, old=closed).size
+        encoded.append(_copy_of(work.group(size)))
     work.give_back()
     return encoded
 
 
-def _learn_codes(at: Attached, streams: list[UInt8s], repeats: float) -> Packer | None:
-    n_bytes = int(repeats * sum(map(len, streams)))
+def _learn_codes(at: Attached, unpacked: list[UInt8s], repeats: float) -> Packer | None:
+    n_bytes = int(repeats * sum(map(len, unpacked)))
     if n_bytes < PACK_AT_BYTES:
         return None
     seen = SymbolsSeen()
-    for stream in streams:
-        seen.add(at, stream)
+    for closed in unpacked:
+        seen.add(at, closed)
     assert at.codebooks is not None
     return seen.packer(at.codebooks, min(max(MIN_CODES, n_bytes // BYTES_A_CODE), MAX_CODES))
 
 
 @kernel
-def collect_changes(view: Any, stream: Any, frames: Any, pixel_bytes: Any, keys: Any,
+def collect_changes(view: Any, closed: Any, frames: Any, pixel_bytes: Any, keys: Any,
                     words: Any, residuals: Any, n: Any) -> Any:  # fmt: skip
-    """Add the changes of a closed stream, as it is coded, to `Changes` from ``n`` on.
+    """Add the changes of a closed group, as it is coded, to `Changes` from ``n`` on.
 
     Parameters
     ----------
-    stream : address
+    closed : address
         With its header, unpacked.
     frames : ndarray, (frames of the group, padded frame) uint8
         Scratch.
@@ -284,7 +284,7 @@ def collect_changes(view: Any, stream: Any, frames: Any, pixel_bytes: Any, keys:
     """
     state = state_at(view)
     n_bytes, row_bytes = state.meta[FRAME_BYTES], state.meta[ROW_BYTES]
-    group = closed_group(state, stream)
+    group = closed_group(state, closed)
     background = background_at(state, group.background)
     held, step = base_of(frames), frames.shape[1]
     unroll(state, group, group.n_frames, held, step)

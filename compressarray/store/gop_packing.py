@@ -17,23 +17,23 @@ from compressarray.store.gop_view import state_at
 
 
 @kernel
-def pack_stream(view: Any, stream: Any, encode: Any, out: Any) -> Any:
-    """Pack a closed group with the codes of its codebook; return its bytes.
+def pack_group(view: Any, closed: Any, encode: Any, out: Any) -> Any:
+    """Pack a closed group with the codes of its codebook; return how many bytes that takes.
 
     Parameters
     ----------
-    stream, encode : address
+    closed, encode : address
     out : address
-        Room for twice the stream and 64 bytes: escapes may make it longer.
+        Room for twice its bytes and 64 more: escapes may make it longer.
     """
     state = state_at(view)
     n_bytes = state.meta[FRAME_BYTES]
-    group = closed_group(state, stream)
+    group = closed_group(state, closed)
     codebook = codebook_at(state, group.flags)
     tables, model = table_of(codebook), model_of(codebook)
     record = group.records
-    packed = out + (record - stream)
-    copy_bytes(out, stream, record - stream)
+    packed = out + (record - closed)
+    copy_bytes(out, closed, record - closed)
     pos = np.int64(0)
     earlier = np.int64(0)
     for i in range(group.n_frames):
@@ -47,14 +47,14 @@ def pack_stream(view: Any, stream: Any, encode: Any, out: Any) -> Any:
 
 
 @kernel
-def unpack_stream(view: Any, chunk: Any, out: Any, codes: Any) -> Any:
-    """Undo `pack_stream`; return the stream's bytes.
+def unpack_group(view: Any, chunk: Any, out: Any, codes: Any) -> Any:
+    """Undo `pack_group`; return how many bytes the group takes.
 
     Parameters
     ----------
     chunk : address
     out : address
-        Room for a stream.
+        Room for a group.
     codes : address
         Scratch of a frame's bytes and a few more.
     """
@@ -80,9 +80,9 @@ def unpack_stream(view: Any, chunk: Any, out: Any, codes: Any) -> Any:
 
 
 @kernel
-def count_stream(view: Any, stream: Any, counts: Any) -> None:
+def count_group(view: Any, closed: Any, counts: Any) -> None:
     """Count the symbols of a closed group, unpacked, at an address; see `count_symbols`."""
     state = state_at(view)
-    group = closed_group(state, stream)
+    group = closed_group(state, closed)
     tables = table_of(codebook_at(state, group.flags))
     count_symbols(group.records, group.n_frames, state.meta[FRAME_BYTES], tables, counts)

@@ -1,4 +1,4 @@
-"""Kernels that read the GOP store: which stream holds a cell, and decoding what is asked for."""
+"""Kernels that read the GOP store: which group holds a cell, and decoding what is asked for."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ def _int_at(base: Any, i: Any) -> Any:
 
 
 @kernel
-def locate(view: Any, cells: Any, chunk: Any, where: Any, order: Any) -> None:
-    """Say which stream holds each cell, and in which order to decode them.
+def locate(view: Any, cells: Any, chunk: Any, map_cells: Any, order: Any) -> None:
+    """Say which group holds each cell, and in which order to decode them.
 
     Parameters
     ----------
@@ -70,12 +70,12 @@ def locate(view: Any, cells: Any, chunk: Any, where: Any, order: Any) -> None:
     cells : ndarray, (n,) int64
         ``(row * lanes + lane) * S + k``; negative ones name pinned frames.
     chunk : ndarray, (n,) int64
-        Overwritten: the arena's entry; 0 if never written or pinned; ``-1 - (lane * open per
-        lane + place)`` in an open stream.
-    where : ndarray, (n,) int64
-        Overwritten: the cell's place in its group's map.
+        Overwritten: the arena's entry; 0 if never written or pinned; ``-1 - slot`` in an open
+        group.
+    map_cells : ndarray, (n,) int64
+        Overwritten: which cell of its group's map it is.
     order : ndarray, (n,) int64
-        Overwritten: the cells of each stream together, in time order, so that one walk each way
+        Overwritten: the cells of each group together, in time order, so that one walk each way
         serves all.
     """
     state = state_at(view)
@@ -84,23 +84,23 @@ def locate(view: Any, cells: Any, chunk: Any, where: Any, order: Any) -> None:
     gop_chunk, chunk_offset = base_of(state.gop_chunk), base_of(arena_at(view).offset)
     open_gop, open_next = base_of(state.open_gop), base_of(state.open_next)
     n = len(cells)
-    n_slots = 4
-    while n_slots < 2 * n:
-        n_slots *= 2
-    # a hash set of streams, each numbered when it is first met
-    seen = np.zeros(n_slots, np.int64)
-    numbers = np.empty(n_slots, np.int64)
-    stream = np.empty(n, np.int64)
-    n_streams = np.int64(0)
+    n_buckets = 4
+    while n_buckets < 2 * n:
+        n_buckets *= 2
+    # a hash set of groups, each numbered when it is first met
+    seen = np.zeros(n_buckets, np.int64)
+    numbers = np.empty(n_buckets, np.int64)
+    group = np.empty(n, np.int64)
+    n_groups = np.int64(0)
     scattered = False
     last = np.int64(0)
-    last_where = np.int64(0)
+    last_map_cell = np.int64(0)
     number = np.int64(0)
     for i in range(n):
         order[i] = i
         cell = cells[i]
         entry = np.int64(0)
-        place_in_gop = np.int64(0)
+        map_cell = np.int64(0)
         if cell >= 0:
             row = cell // stack
             k = cell - row * stack
@@ -108,39 +108,39 @@ def locate(view: Any, cells: Any, chunk: Any, where: Any, order: Any) -> None:
             row //= lanes
             lane -= row * lanes
             gop = (row + k) // gop_length
-            place = lane * per_lane
+            slot = lane * per_lane
             if per_lane > 1:
-                place += gop % per_lane
-            place_in_gop = (row + k - gop * gop_length) * stack + k
-            if _int_at(open_gop, place) == gop and row < _int_at(open_next, place):
-                entry = -1 - place
+                slot += gop % per_lane
+            map_cell = (row + k - gop * gop_length) * stack + k
+            if _int_at(open_gop, slot) == gop and row < _int_at(open_next, slot):
+                entry = -1 - slot
             else:
                 entry = np.int64(load32(gop_chunk + ((gop * lanes + lane) << 2)))
                 prefetch(chunk_offset + (entry << 2))
         chunk[i] = entry
-        where[i] = place_in_gop
+        map_cells[i] = map_cell
         if i > 0 and entry == last:
-            scattered |= place_in_gop < last_where
+            scattered |= map_cell < last_map_cell
         else:
-            # zero marks a free slot
+            # zero marks a free bucket
             key = entry if entry < 0 else entry + 1
-            slot = (key * _HASH_MULTIPLIER) & (n_slots - 1)
-            while seen[slot] != 0 and seen[slot] != key:
-                slot = (slot + 1) & (n_slots - 1)
-            if seen[slot] == 0:
-                seen[slot] = key
-                numbers[slot] = n_streams
-                n_streams += 1
+            bucket = (key * _HASH_MULTIPLIER) & (n_buckets - 1)
+            while seen[bucket] != 0 and seen[bucket] != key:
+                bucket = (bucket + 1) & (n_buckets - 1)
+            if seen[bucket] == 0:
+                seen[bucket] = key
+                numbers[bucket] = n_groups
+                n_groups += 1
             else:
                 scattered = True
-            number = numbers[slot]
-        stream[i] = number
+            number = numbers[bucket]
+        group[i] = number
         last = entry
-        last_where = place_in_gop
+        last_map_cell = map_cell
     if scattered:
         by_time = np.empty(n, np.int64)
-        sort_by(where, gop_length * stack, order, by_time)
-        sort_by(stream, n_streams, by_time, order)
+        sort_by(map_cells, gop_length * stack, order, by_time)
+        sort_by(group, n_groups, by_time, order)
 
 
 @inlined
@@ -150,14 +150,14 @@ def decoding_bytes(n_bytes: Any, packed: Any) -> Any:
 
 
 @kernel
-def decode(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins: Any, out: Any,
+def decode(view: Any, cells: Any, chunk: Any, map_cells: Any, order: Any, pins: Any, out: Any,
            scratch: Any, counts: Any) -> None:  # fmt: skip
     """Decode the frames of cells that `locate` has found.
 
     Parameters
     ----------
     order : ndarray, (m,) int64
-        Which cells to decode, in which order. Neighbours in one stream, in time order, share
+        Which cells to decode, in which order. Neighbours in one group, in time order, share
         one walk along it in each direction.
     pins : ndarray, (p, >= frame bytes) uint8
         Pinned frames; cell ``-1 - i`` names the i-th.
@@ -215,7 +215,7 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins: Any,
         for j in range(start, end):
             i = order[j]
             target = base + i * n_bytes
-            number = frame_of_cell(group, where[i], stack)
+            number = frame_of_cell(group, map_cells[i], stack)
             if number >= group.n_frames:
                 copy_bytes(target, fill, n_bytes)
                 continue
@@ -245,7 +245,7 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins: Any,
                 break
             i = order[j]
             target = base + i * n_bytes
-            number = frame_of_cell(group, where[i], stack)
+            number = frame_of_cell(group, map_cells[i], stack)
             if number >= key:
                 continue
             n_earlier -= 1
@@ -274,13 +274,13 @@ def decode(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins: Any,
 
 
 @kernel
-def _decode_part(view: Any, cells: Any, chunk: Any, where: Any, order: Any, pins: Any,
+def _decode_part(view: Any, cells: Any, chunk: Any, map_cells: Any, order: Any, pins: Any,
                  out: Any) -> Any:  # fmt: skip
     """Decode with scratch and counts of its own; return frames and groups decoded."""
     meta = state_at(view).meta
     counts = np.zeros(2, np.int64)
     scratch = np.empty(decoding_bytes(meta[FRAME_BYTES], meta[PACKS] != 0), np.uint8)
-    decode(view, cells, chunk, where, order, pins, out, scratch, counts)
+    decode(view, cells, chunk, map_cells, order, pins, out, scratch, counts)
     return counts[0], counts[1]
 
 
@@ -289,15 +289,15 @@ def read_cells(view: Any, cells: Any, pins: Any, out: Any) -> Any:
     """Locate and decode; return frames and groups decoded."""
     n = len(cells)
     chunk = np.empty(n, np.int64)
-    where = np.empty(n, np.int64)
+    map_cells = np.empty(n, np.int64)
     order = np.empty(n, np.int64)
-    locate(view, cells, chunk, where, order)
-    return _decode_part(view, cells, chunk, where, order, pins, out)
+    locate(view, cells, chunk, map_cells, order)
+    return _decode_part(view, cells, chunk, map_cells, order, pins, out)
 
 
 @kernel
 def _cut(chunk: Any, order: Any, cuts: Any) -> None:
-    """Cut ``order`` into parts of about as many cells, and no stream in two.
+    """Cut ``order`` into parts of about as many cells, and no group in two.
 
     Parameters
     ----------
@@ -327,13 +327,13 @@ def read_large(
     n_parts = min(len(out) // PART_BYTES, n_threads())
     if n_parts < 2:
         return read_cells(view, cells, pins, out)  # type: ignore[no-any-return]
-    chunk, where, order = np.empty((3, len(cells)), np.int64)
-    locate(view, cells, chunk, where, order)
+    chunk, map_cells, order = np.empty((3, len(cells)), np.int64)
+    locate(view, cells, chunk, map_cells, order)
     cuts = np.empty(n_parts + 1, np.int64)
     _cut(chunk, order, cuts)
     counts = run(
         [
-            partial(_decode_part, view, cells, chunk, where, order[start:end], pins, out)
+            partial(_decode_part, view, cells, chunk, map_cells, order[start:end], pins, out)
             for start, end in pairwise(cuts.tolist())
             if start < end
         ]

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from compressarray.format.groups import CODEBOOK_MASK, CODEBOOK_SHIFT, codebook_of
+from compressarray.format.groups import codebook_of, flags_of, name_codebook, naming
 from compressarray.kernels.compiling import plain
 from compressarray.store import gop_layout as layout
 from compressarray.store.base import Int64s
@@ -150,30 +150,30 @@ def _adopt(groups: Groups, found: Found) -> None:
         work.give_back()
     else:  # the same tokens
         open_flags = groups.state.open_flags
-        open_flags[...] = _naming(open_flags, found.codebooks.newest)
+        open_flags[...] = naming(open_flags, found.codebooks.newest)
 
 
 def _write_anew(groups: Groups, index: int, found: Found, work: Work) -> bool:
     """Write one closed group with the newest codebook, if it is there and names another one."""
     entry = int(groups.state.gop_chunk[index])
     newest = found.codebooks.newest
-    if not entry or plain(codebook_of)(int(groups.arena.view(entry)[0])) == newest:
+    if not entry or plain(codebook_of)(flags_of(groups.arena.view(entry))) == newest:
         return False
     counted = _counted(groups)
     gop, lane = divmod(index, groups.n_lanes)
     if found.has_tokens:
         groups.rebuild(lane, gop, work)
     else:
-        stream = groups.stream(index).copy()
-        stream[0] = _naming(int(stream[0]), newest)
-        groups.put(lane, gop, stream)
+        closed = groups.unpacked(index).copy()
+        name_codebook(closed, newest)
+        groups.put(lane, gop, closed)
     groups.finish()
     groups.state.meta[_UNCOUNTED] = counted
     return True
 
 
 def _open_anew(groups: Groups, lane: int, place: int, work: Work) -> None:
-    """Write one open stream with the newest codebook."""
+    """Write one open group with the newest codebook."""
     counted = _counted(groups)
     gop = int(groups.state.open_gop[lane, place])
     row = int(groups.state.open_next[lane, place])
@@ -188,8 +188,3 @@ _UNCOUNTED = [layout.N_CLOSED, layout.N_EVICTED]
 
 def _counted(groups: Groups) -> Int64s:
     return groups.state.meta[_UNCOUNTED]
-
-
-def _naming(flags: Any, number: int) -> Any:
-    """Flags that name another codebook."""
-    return flags & ~(CODEBOOK_MASK << CODEBOOK_SHIFT) | number << CODEBOOK_SHIFT

@@ -80,7 +80,7 @@ def _take_closed(groups: Groups, items: Items) -> None:
 def _take_open(groups: Groups, items: Items) -> None:
     given = items.ints()
     if len(given) % feed.N_COLUMNS:
-        raise CorruptFrameError(f"{len(given)} numbers are no table of open streams")
+        raise CorruptFrameError(f"{len(given)} numbers are no table of open groups")
     table = given.reshape(feed.N_COLUMNS, -1)
     maps, records = items.octets(), items.octets()
     n = table.shape[1]
@@ -103,10 +103,10 @@ def _take_open(groups: Groups, items: Items) -> None:
 def _check_table(
     state: GopState, table: Int64s, is_open: Int64s, map_bytes: int, record_bytes: int
 ) -> None:
-    """Check that open streams which a message goes on with are those that are held."""
+    """Check that open groups which a message goes on with are those that are held."""
     slots, start, size = table[feed.SLOT], table[feed.START], table[feed.SIZE]
     if (slots < 0).any() or (np.diff(slots) <= 0).any() or slots[-1] >= state.open_gop.size:
-        raise CorruptFrameError("a message names open streams that do not exist")
+        raise CorruptFrameError("a message names open groups that do not exist")
     goes_on = (state.open_gop.ravel()[slots] == table[feed.GROUP]) & (
         state.open_size.ravel()[slots] == start
     )
@@ -123,4 +123,4 @@ def _check_table(
         or (table[feed.FLAGS] & ~_OPEN_FLAGS).any()
         or (size[~is_open] > 0).any()
     ):
-        raise CorruptFrameError("a message does not go on from the open streams that are held")
+        raise CorruptFrameError("a message does not go on from the open groups that are held")

@@ -1,6 +1,6 @@
 """Kernels that write the GOP store: appending, closing, encoding a group anew.
 
-Rows that are written in order go to an open stream, one frame at a time; the chunk that the group
+Rows that are written in order go to an open group, one frame at a time; the chunk that the group
 had before serves the rows that are still to come.
 """
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from compressarray.codecs.records import coding_bytes
+from compressarray.codecs.encoding import encoding_bytes
 from compressarray.codecs.walking import record_room, walk_on, walking_bytes
 from compressarray.format.groups import (
     DELTA,
@@ -18,6 +18,7 @@ from compressarray.format.groups import (
     MAP_FLAG,
     NO_FRAME,
     SPARSE,
+    background_number,
     frame_of_cell,
     frame_of_record,
     keyframe,
@@ -30,7 +31,7 @@ from compressarray.kernels.memory import (
     base_of,
     copy_bytes,
     count_changed_words,
-    load8,
+    load16,
     same_bytes,
     store16,
 )
@@ -71,7 +72,7 @@ from compressarray.store.gop_layout import (
     head_at,
     last_row,
     newest_flags,
-    open_stream_at,
+    open_records_at,
     unroll,
     walk_of,
 )
@@ -88,9 +89,9 @@ DONE, WRITTEN_AND_FULL, REBUILD, REOPEN, SEAL, GROW, GROW_LOG, NO_MEMORY = range
 def _vote(state: Any, frame: Any) -> None:
     """Let a keyframe vote on the next background, and take it where it pays.
 
-    The candidate is each byte's majority so far (Boyer and Moore's vote). It is bought like
-    skis: once what it would have saved on keyframes since the last purchase passes half its
-    price, one raw frame.
+    The candidate is each byte's majority so far (Boyer and Moore's vote). A background costs one
+    raw frame. It is taken once what it would have saved, on the keyframes since the last one was
+    taken, passes half of that cost: so little is lost if no more keyframes are like it.
     """
     meta = state.meta
     n_bytes = meta[FRAME_BYTES]
@@ -145,7 +146,7 @@ def _begin_gop(state: Any, lane: Any, place: Any, gop: Any, diagonal: Any, frame
 
 @kernel
 def _restore_head(state: Any, lane: Any, place: Any, head: Any) -> None:
-    """Decode the last frame of an open stream, which the next one is coded against."""
+    """Decode the last frame of an open group, which the next one is coded against."""
     meta = state.meta
     background = background_at(state, state.open_background[lane, place])
     copy_bytes(head, background, meta[FRAME_BYTES])
@@ -159,28 +160,28 @@ def _restore_head(state: Any, lane: Any, place: Any, head: Any) -> None:
 
 @kernel
 def _append_frame(state: Any, lane: Any, place: Any, diagonal: Any, frame: Any,
-                  coding: Any) -> Any:  # fmt: skip
-    """Add one frame to an open stream, coded against the head; return whether it fitted."""
+                  scratch: Any) -> Any:  # fmt: skip
+    """Add one frame to an open group, coded against the head; return whether it fitted."""
     meta = state.meta
     n_bytes = meta[FRAME_BYTES]
     head = head_at(state, lane, diagonal)
-    stream = open_stream_at(state, lane, place)
+    records = open_records_at(state, lane, place)
     size = state.open_size[lane, place]
     n_frames = state.open_frames[lane, place]
     background = background_at(state, state.open_background[lane, place])
     room = state.open_bytes.shape[1] - size
-    spare = coding + coding_bytes(n_bytes)
+    spare = scratch + encoding_bytes(n_bytes)
     roomy = room >= record_room(n_bytes)
-    out = stream + size if roomy else spare
-    first = stream if n_frames > 0 else 0
-    length = encode_frame(state, frame, head, background, first, out, coding) - out
+    out = records + size if roomy else spare
+    first = records if n_frames > 0 else 0
+    length = encode_frame(state, frame, head, background, first, out, scratch) - out
     if not roomy:
         if length + 8 > room:
             # the head has moved on: take it back, the frame comes again
             _restore_head(state, lane, place, head)
             return False
-        copy_bytes(stream + size, spare, length)
-    if meta[RECORD_KIND] == SPARSE:  # coding a delta record has made the head the frame already
+        copy_bytes(records + size, spare, length)
+    if meta[RECORD_KIND] == SPARSE:  # encoding a delta record has made the head the frame already
         copy_bytes(head, frame, n_bytes)
     state.open_size[lane, place] = size + length
     state.open_frames[lane, place] = n_frames + 1
@@ -188,8 +189,8 @@ def _append_frame(state: Any, lane: Any, place: Any, diagonal: Any, frame: Any,
 
 
 @kernel
-def _append_row(state: Any, lane: Any, row: Any, frames: Any, coding: Any) -> Any:
-    """Add one row of a lane to its open streams if it follows what they hold."""
+def _append_row(state: Any, lane: Any, row: Any, frames: Any, scratch: Any) -> Any:
+    """Add one row of a lane to its open groups if it follows what they hold."""
     meta = state.meta
     stack, gop_length, n_bytes = meta[STACK], meta[GOP], meta[FRAME_BYTES]
     per_lane = meta[OPEN_PER_LANE]
@@ -229,7 +230,7 @@ def _append_row(state: Any, lane: Any, row: Any, frames: Any, coding: Any) -> An
     elif not follows:
         # another group of the lane was written meanwhile
         _restore_head(state, lane, place, head_at(state, lane, newest))
-    if not _append_frame(state, lane, place, newest, frames + (stack - 1) * n_bytes, coding):
+    if not _append_frame(state, lane, place, newest, frames + (stack - 1) * n_bytes, scratch):
         if begins:
             state.open_gop[lane, place] = CLOSED
             state.background_uses[state.open_background[lane, place]] -= 1
@@ -254,8 +255,8 @@ def _append_row(state: Any, lane: Any, row: Any, frames: Any, coding: Any) -> An
 
 
 @kernel
-def close_stream(state: Any, lane: Any, place: Any, out: Any, held: Any, coding: Any) -> Any:
-    """Write an open stream as a closed one at ``out``; return its bytes.
+def close_group(state: Any, lane: Any, place: Any, out: Any, held: Any, scratch: Any) -> Any:
+    """Write an open group as a closed one at ``out``; return its bytes.
 
     ``held`` is the address of scratch for half the frames of a group and two more.
     """
@@ -278,24 +279,24 @@ def close_stream(state: Any, lane: Any, place: Any, out: Any, held: Any, coding:
         later = unroll(state, group, key + 1, held, padded)
         previous = held + (key + 1) * padded
         copy_bytes(previous, background, meta[FRAME_BYTES])
-        target = encode_frame(state, held + key * padded, previous, background, 0, target, coding)
+        target = encode_frame(state, held + key * padded, previous, background, 0, target, scratch)
         copy_bytes(target, later, end - later)
         target += end - later
         earlier = target - records
         for i in range(group.n_frames - key, group.n_frames):
             frame = held + frame_of_record(i, key, group.n_frames) * padded
-            target = encode_frame(state, frame, previous, background, 0, target, coding)
+            target = encode_frame(state, frame, previous, background, 0, target, scratch)
     write_header(out, group.flags, group.background, group.n_frames, earlier)
     return target - out
 
 
 @kernel
-def put_chunk(state: Any, arena: Any, lane: Any, gop: Any, stream: Any, size: Any) -> Any:
-    """Make the closed stream at an address the content of a group; False without memory.
+def put_chunk(state: Any, arena: Any, lane: Any, gop: Any, chunk: Any, size: Any) -> Any:
+    """Make the closed chunk at an address the content of a group; False without memory.
 
     What the group held before stays until the write is done. Needs `WORDS_A_GROUP` of log.
 
-    A stream that equals the last one stored, or that of the group before, is shared: whatever
+    A chunk that equals the last one stored, or that of the group before, is shared: whatever
     does not change costs nothing.
     """
     meta = state.meta
@@ -303,16 +304,16 @@ def put_chunk(state: Any, arena: Any, lane: Any, gop: Any, stream: Any, size: An
     index = gop * lanes + lane
     last = meta[LAST_CHUNK]
     before = np.int64(state.gop_chunk[index - lanes]) if gop > 0 else 0
-    if share(arena, last, stream, size):
+    if share(arena, last, chunk, size):
         entry = last
-    elif share(arena, before, stream, size):
+    elif share(arena, before, chunk, size):
         entry = before
     else:
         entry = allocate(arena, size)
         if entry < 0:
             return False
-        copy_bytes(base_of(arena.memory) + chunk_start(arena, entry), stream, size)
-        state.background_uses[load8(stream + 1)] += 1
+        copy_bytes(base_of(arena.memory) + chunk_start(arena, entry), chunk, size)
+        state.background_uses[background_number(chunk)] += 1
     note_entry(state, arena, index)
     state.gop_chunk[index] = entry
     state.gop_touched[index >> PAGE_SHIFT] = 1
@@ -324,7 +325,7 @@ def put_chunk(state: Any, arena: Any, lane: Any, gop: Any, stream: Any, size: An
 
 @kernel
 def put_packed(view: Any, lane: Any, gop: Any, chunk: Any, size: Any, ends_open: Any) -> Any:
-    """Make a chunk the content of a group, and of its open stream's rows if that ends."""
+    """Make a chunk the content of a group, and of its open group's rows if that ends."""
     state = state_at(view)
     begin_write(state)
     if not put_chunk(state, arena_at(view), lane, gop, chunk, size):
@@ -336,8 +337,8 @@ def put_packed(view: Any, lane: Any, gop: Any, chunk: Any, size: Any, ends_open:
 
 
 @kernel
-def close_full(view: Any, lane: Any, row: Any, stream: Any, held: Any, coding: Any) -> Any:
-    """Write one open stream that ``row`` filled as a closed one at ``stream``.
+def close_full(view: Any, lane: Any, row: Any, closed: Any, held: Any, scratch: Any) -> Any:
+    """Write one open group that ``row`` filled as a closed one at ``closed``.
 
     Returns its group, or -1 for none, and its bytes.
     """
@@ -345,13 +346,13 @@ def close_full(view: Any, lane: Any, row: Any, stream: Any, held: Any, coding: A
     for place in range(state.meta[OPEN_PER_LANE]):
         gop = state.open_gop[lane, place]
         if gop != CLOSED and last_row(state, gop) == row:
-            return gop, close_stream(state, lane, place, stream, held, coding)
+            return gop, close_group(state, lane, place, closed, held, scratch)
     return np.int64(-1), np.int64(0)
 
 
 @kernel
 def append_rows(view: Any, lanes: Any, rows: Any, items: Any, frames: Any,
-                start: Any, coding: Any, stream: Any, held: Any) -> Any:  # fmt: skip
+                start: Any, scratch: Any, closed: Any, held: Any) -> Any:  # fmt: skip
     """Append rows for as long as nothing else has to happen.
 
     Parameters
@@ -362,8 +363,8 @@ def append_rows(view: Any, lanes: Any, rows: Any, items: Any, frames: Any,
         Row ``rows[i]`` of lane ``lanes[i]`` takes the stack at ``frames + items[i] * stack bytes``.
     start : int
         Where to go on.
-    coding, stream, held : address
-        Scratch for coding a frame, for one closed stream, and for the frames of one.
+    scratch, closed, held : address
+        Scratch to encode a frame, for one closed group, and for frames of one.
 
     Returns
     -------
@@ -379,15 +380,15 @@ def append_rows(view: Any, lanes: Any, rows: Any, items: Any, frames: Any,
         lane = lanes[i]
         if log_room(state) < row_words(state, lane, rows[i]):
             return i, GROW_LOG
-        answer = _append_row(state, lane, rows[i], frames + items[i] * bytes_per_row, coding)
+        answer = _append_row(state, lane, rows[i], frames + items[i] * bytes_per_row, scratch)
         if answer == WRITTEN_AND_FULL:
             if meta[PACKS]:
                 return i + 1, answer
             for place in range(per_lane):
                 gop = state.open_gop[lane, place]
                 if gop != CLOSED and last_row(state, gop) == rows[i]:
-                    size = close_stream(state, lane, place, stream, held, coding)
-                    if not put_chunk(state, arena, lane, gop, stream, size):
+                    size = close_group(state, lane, place, closed, held, scratch)
+                    if not put_chunk(state, arena, lane, gop, closed, size):
                         return i + 1, NO_MEMORY
                     drop_open(state, lane, place)
         elif answer != DONE:
@@ -441,39 +442,37 @@ def forget(view: Any, first: Any, end: Any, counts: Any) -> None:
 
 @kernel
 def rebuild(view: Any, lane: Any, gop: Any, chunk: Any, cells: Any, frames: Any, until: Any,
-            scratch: Any, stream: Any, numbers: Any, coding: Any) -> Any:  # fmt: skip
+            held: Any, closed: Any, scratch: Any) -> Any:  # fmt: skip
     """Encode a group anew from what it holds and what changes.
 
     Parameters
     ----------
     chunk : address
-        The group's closed stream (unpacked), or 0.
+        The group as it is closed, unpacked, or 0.
     cells, frames : ndarray, (n,) int64
-        Places in the group's map, and the addresses of the frames that they take; later ones
+        Cells of the group's map, and the addresses of the frames that they take; later ones
         win.
     until : int
-        The last row to encode, for an open stream, or ``N_ROWS``, for a closed one.
-    scratch : ndarray, (frames held + 1, padded frame) uint8
+        The last row to encode, for an open group, or ``N_ROWS``, for a closed one.
+    held : ndarray, (frames held + 1, padded frame) uint8
         For the frames that the group holds now, open and closed; the last row ends as the last
         frame encoded.
-    stream : address
-        Takes the stream, with a closed one's header.
-    numbers : ndarray, (G * S,) int64
-        Overwritten: every cell's frame number, `NO_FRAME` for none.
-    coding : address
-        Scratch for coding a frame.
+    closed : address
+        Takes the group as `format.groups` says, also where it is to be open.
+    scratch : address
+        To encode a frame.
 
     Returns
     -------
-    tuple
-        Bytes of the stream, frames in it, and its flags.
+    int
+        Bytes that it takes.
     """
     state = state_at(view)
     meta = state.meta
     stack, gop_length, n_bytes = meta[STACK], meta[GOP], meta[FRAME_BYTES]
     first_diagonal = gop * gop_length
     source = np.zeros(gop_length * stack, np.int64)
-    _find_held(state, lane, gop, chunk, scratch, source)
+    _find_held(state, lane, gop, chunk, held, source)
     for i in range(len(cells)):
         source[cells[i]] = frames[i]
     last = min(until, last_row(state, gop))
@@ -482,9 +481,10 @@ def rebuild(view: Any, lane: Any, gop: Any, chunk: Any, cells: Any, frames: Any,
         while last >= first_row(state, gop) and source[last - first_diagonal] == 0:
             last -= 1
     kept = np.zeros(gop_length * stack, np.int64)
+    numbers = np.empty(gop_length * stack, np.int64)
     n_frames, plain = _number_frames(state, gop, last, source, numbers, kept)
     flags = newest_flags(state)
-    records = stream + HEADER_BYTES
+    records = closed + HEADER_BYTES
     if not plain:
         flags |= MAP_FLAG
         for i in range(gop_length * stack):
@@ -492,7 +492,7 @@ def rebuild(view: Any, lane: Any, gop: Any, chunk: Any, cells: Any, frames: Any,
             records += 2
     key = keyframe(meta[RECORD_KIND], n_frames) if until >= meta[N_ROWS] else 0
     background = background_at(state, meta[BACKGROUND])
-    previous = base_of(scratch) + (scratch.shape[0] - 1) * scratch.shape[1]
+    previous = base_of(held) + (held.shape[0] - 1) * held.shape[1]
     copy_bytes(previous, background, n_bytes)
     out = records
     first = np.int64(0)
@@ -502,21 +502,21 @@ def rebuild(view: Any, lane: Any, gop: Any, chunk: Any, cells: Any, frames: Any,
             earlier = out - records
             copy_bytes(previous, kept[key], n_bytes)
         frame = kept[frame_of_record(i, key, n_frames)]
-        out = encode_frame(state, frame, previous, background, first, out, coding)
+        out = encode_frame(state, frame, previous, background, first, out, scratch)
         first = records
     if key == 0:
         earlier = out - records
-    write_header(stream, flags, meta[BACKGROUND], n_frames, earlier)
-    return out - stream, n_frames, flags
+    write_header(closed, flags, meta[BACKGROUND], n_frames, earlier)
+    return out - closed
 
 
 @kernel
-def _find_held(state: Any, lane: Any, gop: Any, chunk: Any, scratch: Any, source: Any) -> None:
+def _find_held(state: Any, lane: Any, gop: Any, chunk: Any, frames: Any, source: Any) -> None:
     """Decode what a group holds, and fill ``source`` with the address of each cell's frame."""
     meta = state.meta
     stack, gop_length = meta[STACK], meta[GOP]
-    padded = scratch.shape[1]
-    held = base_of(scratch)
+    padded = frames.shape[1]
+    held = base_of(frames)
     if chunk:
         group = closed_group(state, chunk)
         unroll(state, group, group.n_frames, held, padded)
@@ -584,9 +584,9 @@ def _number_frames(state: Any, gop: Any, last: Any, source: Any, numbers: Any, k
 
 
 @kernel
-def open_again(view: Any, lane: Any, gop: Any, until: Any, stream: Any, size: Any, n_frames: Any,
-               flags: Any, numbers: Any, last_frame: Any) -> None:  # fmt: skip
-    """Take a stream from `rebuild` as the open one of a group, rows up to ``until`` in it.
+def open_again(view: Any, lane: Any, gop: Any, until: Any, closed: Any, size: Any,
+               last_frame: Any) -> None:  # fmt: skip
+    """Take a group from `rebuild`, of so many bytes, as an open one with rows up to ``until``.
 
     Needs `WORDS_A_GROUP` of log, and `open_records_room`.
     """
@@ -596,19 +596,18 @@ def open_again(view: Any, lane: Any, gop: Any, until: Any, stream: Any, size: An
     begin_write(state)
     drop_open(state, lane, place)
     note_begin(state, lane, place)
-    records = stream + HEADER_BYTES + map_bytes(flags, meta[GOP] * meta[STACK])
-    if flags & MAP_FLAG:
-        for i in range(meta[GOP] * meta[STACK]):
-            state.open_map[lane, place, i] = np.uint16(numbers[i])
-    n_bytes = stream + size - records
-    copy_bytes(open_stream_at(state, lane, place), records, n_bytes)
+    group = closed_group(state, closed)
+    for i in range(map_bytes(group.flags, meta[GOP] * meta[STACK]) >> 1):
+        state.open_map[lane, place, i] = load16(group.map + 2 * i)
+    n_bytes = closed + size - group.records
+    copy_bytes(open_records_at(state, lane, place), group.records, n_bytes)
     state.open_gop[lane, place] = gop
     state.open_next[lane, place] = until + 1
-    state.open_frames[lane, place] = n_frames
+    state.open_frames[lane, place] = group.n_frames
     state.open_size[lane, place] = n_bytes
-    state.open_flags[lane, place] = flags
-    state.open_background[lane, place] = meta[BACKGROUND]
-    state.background_uses[meta[BACKGROUND]] += 1
+    state.open_flags[lane, place] = group.flags
+    state.open_background[lane, place] = group.background
+    state.background_uses[group.background] += 1
     meta[N_OPEN] += 1
     if meta[STACK] == 1:
         copy_bytes(head_at(state, lane, until), last_frame, meta[FRAME_BYTES])

@@ -1,4 +1,4 @@
-"""Frames in groups of pictures (GOPs), found by their place in the array."""
+"""Frames in groups of pictures (GOPs), found by their cells."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ KEPT_LOG_WORDS, KEPT_WORDS_A_LANE = 256, 32
 class GopStore(Store):
     """Cells in GOPs of ``codec.gop_length`` rows (or diagonals, of stacks) of one lane.
 
-    What a write has to touch is the groups that its cells lie in, and writing a place twice costs
+    What a write has to touch is the groups that its cells lie in, and writing a cell twice costs
     no more than writing it once.
     """
 
@@ -102,8 +102,8 @@ class GopStore(Store):
                 items,
                 frames,
                 done,
-                work.coding,
-                work.stream,
+                work.scratch,
+                work.closed,
                 work.held,
             )
             if answer == writing.DONE:
@@ -144,7 +144,7 @@ class GopStore(Store):
         groups = self._groups
         work = groups.work()
         groups.make_ready()
-        row = int(kernel(groups.at.view, *arguments, work.coding, work.stream, work.held))
+        row = int(kernel(groups.at.view, *arguments, work.scratch, work.closed, work.held))
         if row >= 0:
             self._last_row = row
         work.give_back()
@@ -180,12 +180,12 @@ class GopStore(Store):
         these = rows[start:end]
         addresses = frames + items[start:end] * (stack * self._frame_bytes)
         for gop in range(row // gop_length, (row + stack - 1) // gop_length + 1):
-            places = (these[:, None] + np.arange(stack) - gop * gop_length) * stack + np.arange(
+            map_cells = (these[:, None] + np.arange(stack) - gop * gop_length) * stack + np.arange(
                 stack
             )
             each = addresses[:, None] + np.arange(stack) * self._frame_bytes
-            inside = (places >= 0) & (places < gop_length * stack)
-            self._groups.rebuild(lane, gop, work, places[inside], each[inside])
+            inside = (map_cells >= 0) & (map_cells < gop_length * stack)
+            self._groups.rebuild(lane, gop, work, map_cells[inside], each[inside])
         writing.set_head(self._groups.at.view, lane, int(these[-1]), int(addresses[-1]))
         return end
 
@@ -203,8 +203,8 @@ class GopStore(Store):
         for group in np.split(order, np.flatnonzero(np.diff(keys)) + 1):
             groups.make_ready()
             lane, gop = int(lanes[group[0]]), int(gops[group[0]])
-            places = (rows[group] + k[group] - gop * gop_length) * stack + k[group]
-            self._groups.rebuild(lane, gop, work, places, frames + group * self._frame_bytes)
+            map_cells = (rows[group] + k[group] - gop * gop_length) * stack + k[group]
+            self._groups.rebuild(lane, gop, work, map_cells, frames + group * self._frame_bytes)
             groups.state.head_row[lane] = layout.STALE
         self._last_row = int(rows.max())
         work.give_back()
@@ -287,7 +287,7 @@ class GopStore(Store):
             self._row_bytes,
             0 if books is None else books.pixel_bytes,
             groups.packs,
-            groups.stream_bytes,
+            groups.group_bytes,
             0 if books is None else len(books.books),
             self._fill_frame(),
         )

@@ -8,7 +8,7 @@ import numpy as np
 
 from compressarray.codecs import Codec
 from compressarray.codecs.codebooks import Codebooks
-from compressarray.codecs.records import coding_bytes
+from compressarray.codecs.encoding import encoding_bytes
 from compressarray.codecs.walking import record_room
 from compressarray.codecs.words import encode_table_words
 from compressarray.format.codebooks import CODEBOOK_BYTES
@@ -20,6 +20,8 @@ from compressarray.format.groups import (
     PACKED_FLAG,
     SPARSE,
     codebook_of,
+    flags_of,
+    n_frames_of,
 )
 from compressarray.format.records import record_bytes
 from compressarray.kernels.compiling import plain
@@ -30,7 +32,7 @@ from compressarray.store.arena import Arena, Table
 from compressarray.store.base import Int64s, UInt8s, address_of
 from compressarray.store.changes import NOT_KEPT
 from compressarray.store.gop_layout import GopState
-from compressarray.store.gop_packing import pack_stream, unpack_stream
+from compressarray.store.gop_packing import pack_group, unpack_group
 from compressarray.store.gop_view import Attached, attached
 from compressarray.store.scratch import Scratch, borrow, give_back
 
@@ -44,35 +46,32 @@ FIRST_LOG_WORDS, WORDS_AT_ONCE = 64, 128
 
 
 class Work(NamedTuple):
-    """Scratch of a write, by address: for coding a frame, a closed stream, half a group."""
+    """Scratch of a write, by address: to encode a frame, a closed group, half of its frames."""
 
-    scratch: Scratch
-    coding: int
-    stream: int
+    memory: Scratch
+    scratch: int
+    closed: int
     held: int
 
-    def stream_bytes(self, size: int) -> UInt8s:
-        """The first bytes of the closed stream."""
-        start = self.stream - self.scratch.address
-        return self.scratch.memory[start : start + size]
+    def group(self, size: int) -> UInt8s:
+        """The first bytes of the closed group."""
+        start = self.closed - self.memory.address
+        return self.memory.memory[start : start + size]
 
     def give_back(self) -> None:
         """Leave the memory to the next write."""
-        give_back(self.scratch)
+        give_back(self.memory)
 
 
 class Encoded(NamedTuple):
-    """A group as it was encoded, in a closed stream that lies in `Work`."""
+    """What there is to know of a group that was encoded; it lies in `Work.closed`."""
 
-    size: int  # bytes of the stream
-    n_frames: int
-    flags: int
-    numbers: Int64s  # (G * S,): of each cell, its frame's number
+    size: int  # in bytes
     last_frame: UInt8s
 
 
 def gop_length_of(stack: int, frame_bytes: int, codec: Codec) -> int:
-    """As asked for, but no more frames than can be numbered, or bytes than ``turn`` can count."""
+    """As asked for, but no more frames than can be numbered, or bytes than a header can count."""
     gop = codec.gop_length
     while gop > 1 and (gop * stack >= NO_FRAME or gop * stack * frame_bytes >= MAX_GOP_BYTES):
         gop //= 2
@@ -99,8 +98,8 @@ class Groups:
         Closed groups.
     table : Table
         Which of them holds group ``gop * n_lanes + lane``.
-    stream_bytes : int
-        Of a closed stream, at most.
+    group_bytes : int
+        Of a closed group, at most.
     packs : bool
         Whether closed groups may be packed.
     taken_from : tuple or None
@@ -132,22 +131,20 @@ class Groups:
         meta[layout.ROW_BYTES] = row_bytes
         meta[layout.RECORD_KIND] = SPARSE if codec.name == "sparse" else DELTA
         meta[layout.OPEN_PER_LANE] = per_lane = open_per_lane(stack, frame_bytes, codec)
-        # what coding a frame takes, its record, then a closed stream
-        record_bytes_at_most = plain(record_room)(frame_bytes)
-        self._coding_bytes = plain(coding_bytes)(frame_bytes) + GUARD_BYTES + record_bytes_at_most
+        # what encoding a frame takes, its record, then a closed group
+        most = plain(record_room)(frame_bytes)
+        self._encoding_bytes = plain(encoding_bytes)(frame_bytes) + GUARD_BYTES + most
         map_bytes = 2 * gop * stack
-        self.stream_bytes = (
-            HEADER_BYTES + 2 * map_bytes + gop * stack * record_bytes_at_most + GUARD_BYTES
-        )
-        # ``turn`` counts the bits of packed records in 32 bits
+        self.group_bytes = HEADER_BYTES + 2 * map_bytes + gop * stack * most + GUARD_BYTES
+        # A header counts the bits of packed records in 32 bits.
         self.packs = (
             codec.name == "delta-huffman"
             and frame_bytes <= MAX_PACKED_BYTES
-            and self.stream_bytes < 1 << 29
+            and self.group_bytes < 1 << 29
         )
         meta[layout.PACKS] = self.packs
         held_bytes = (gop * stack // 2 + 2) * self.padded
-        self._work_bytes = self._coding_bytes + self.stream_bytes + held_bytes
+        self._work_bytes = self._encoding_bytes + self.group_bytes + held_bytes
         max_chunks = self.n_gops * n_lanes
         self.table = Table(max_chunks)
         # A write holds what it replaces until it is done.
@@ -155,7 +152,7 @@ class Groups:
             2 * n_rows * n_lanes * stack * (plain(record_bytes)(frame_bytes, self.packs) + 16)
             + 2 * max_chunks * (map_bytes + 64),
             2 * max_chunks,
-            self.stream_bytes,
+            self.group_bytes,
         )
         backgrounds = np.zeros((1, self.padded), np.uint8)
         backgrounds[0, :frame_bytes] = fill
@@ -219,21 +216,21 @@ class Groups:
 
     # -- closed groups -----------------------------------------------------------------------
 
-    def stream(self, index: int) -> UInt8s:
-        """The closed stream of group ``gop * n_lanes + lane``, which has one, unpacked.
+    def unpacked(self, index: int) -> UInt8s:
+        """The bytes of closed group ``gop * n_lanes + lane``, unpacked; there is one.
 
-        A view or a copy, with room to look behind it.
+        A view or a copy, with some more bytes behind it that may be read.
         """
-        return self.unpacked(self.arena.view(int(self.state.gop_chunk[index])), self.at)
+        return self.unpacked_chunk(self.arena.view(int(self.state.gop_chunk[index])), self.at)
 
-    def unpacked(self, chunk: UInt8s, at: Attached) -> UInt8s:
-        """A chunk's closed stream, unpacked with some codebooks, or the chunk itself."""
-        if not chunk[0] & PACKED_FLAG:
+    def unpacked_chunk(self, chunk: UInt8s, at: Attached) -> UInt8s:
+        """The bytes of a closed group, unpacked with some codebooks, or the chunk itself."""
+        if not flags_of(chunk) & PACKED_FLAG:
             return chunk
-        stream = np.empty(self.stream_bytes, np.uint8)
+        closed = np.empty(self.group_bytes, np.uint8)
         codes = np.empty(plain(record_room)(self.frame_bytes), np.uint8)
-        size = unpack_stream(at.view, address_of(chunk), address_of(stream), address_of(codes))
-        return stream[:size]
+        size = unpack_group(at.view, address_of(chunk), address_of(closed), address_of(codes))
+        return closed[:size]
 
     def encode(
         self,
@@ -241,81 +238,80 @@ class Groups:
         gop: int,
         work: Work,
         until: int,
-        places: Int64s | None = None,
+        map_cells: Int64s | None = None,
         addresses: Int64s | None = None,
         at: Attached | None = None,
         old: UInt8s | None = None,
     ) -> Encoded:
         """Encode a group anew, up to a row; see `gop_writing.rebuild`.
 
-        ``at`` has other codebooks to encode with, ``old`` is the closed stream where it is known.
+        ``at`` has other codebooks to encode with, ``old`` is the closed group, unpacked, where it
+        is known.
         """
         state = self.state if at is None else at.state
         none = np.zeros(0, np.int64)
-        index, held = gop * self.n_lanes + lane, 0
+        index, n_held = gop * self.n_lanes + lane, 0
         if old is None and state.gop_chunk[index]:
-            old = self.stream(index)
+            old = self.unpacked(index)
         if old is not None:
-            held += int(old[2]) + 256 * int(old[3])
+            n_held += n_frames_of(old)
         place = gop % state.open_gop.shape[1]
         if state.open_gop[lane, place] == gop:
-            held += int(state.open_frames[lane, place])
-        scratch = np.empty((held + 1, self.padded), np.uint8)
-        numbers = np.empty(self.gop_length * self.stack, np.int64)
-        size, n_frames, flags = writing.rebuild(
+            n_held += int(state.open_frames[lane, place])
+        held = np.empty((n_held + 1, self.padded), np.uint8)
+        size = writing.rebuild(
             (self.at if at is None else at).view,
             lane,
             gop,
             0 if old is None else address_of(old),
-            none if places is None else np.ascontiguousarray(places),
+            none if map_cells is None else np.ascontiguousarray(map_cells),
             none if addresses is None else np.ascontiguousarray(addresses),
             until,
-            scratch,
-            work.stream,
-            numbers,
-            work.coding,
+            held,
+            work.closed,
+            work.scratch,
         )
-        return Encoded(size, n_frames, flags, numbers, scratch[-1])
+        return Encoded(size, held[-1])
 
     def rebuild(
         self,
         lane: int,
         gop: int,
         work: Work,
-        places: Int64s | None = None,
+        map_cells: Int64s | None = None,
         addresses: Int64s | None = None,
     ) -> None:
         """Encode one group anew, closed, with some of its cells replaced."""
-        size = self.encode(lane, gop, work, self.n_rows, places, addresses).size
-        self.put(lane, gop, work.stream_bytes(size), ends_open=True)
+        size = self.encode(lane, gop, work, self.n_rows, map_cells, addresses).size
+        self.put(lane, gop, work.group(size), ends_open=True)
 
-    def put(self, lane: int, gop: int, stream: UInt8s, *, ends_open: bool = False) -> None:
-        """Make a closed stream the content of a group, packed if there are codes for it.
+    def put(self, lane: int, gop: int, closed: UInt8s, *, ends_open: bool = False) -> None:
+        """Make a closed group, unpacked, what an entry of the index holds; pack it if it has codes.
 
         Raises
         ------
         MemoryError
             If the arena is full.
         """
-        chunk = self._packed(stream)
+        chunk = self._packed(closed)
         self.have_log(journal.WORDS_A_GROUP)
         if not writing.put_packed(
             self.at.view, lane, gop, address_of(chunk), len(chunk), ends_open
         ):
             raise MemoryError("the arena is full")
 
-    def _packed(self, stream: UInt8s) -> UInt8s:
+    def _packed(self, closed: UInt8s) -> UInt8s:
         if not self.packs:
-            return stream
+            return closed
         assert self.codebooks is not None
-        packer = self.codebooks.of(plain(codebook_of)(int(stream[0]))).packer
+        packer = self.codebooks.of(plain(codebook_of)(flags_of(closed))).packer
         if packer is None:
-            return stream
-        chunk = np.empty(2 * len(stream) + GUARD_BYTES, np.uint8)
-        size = pack_stream(
-            self.at.view, address_of(stream), address_of(packer.encode), address_of(chunk)
+            return closed
+        chunk = np.empty(2 * len(closed) + GUARD_BYTES, np.uint8)
+        size = pack_group(
+            self.at.view, address_of(closed), address_of(packer.encode), address_of(chunk)
         )
-        return chunk[:size] if size < len(stream) else stream
+        return chunk[:size] if size < len(closed) else closed
 
     # -- open groups -------------------------------------------------------------------------
 
@@ -326,27 +322,26 @@ class Groups:
             self.grow_open()
         self.have_log(journal.WORDS_A_GROUP + int(journal.open_records_room(self.at.view)))
         writing.open_again(
-            self.at.view, lane, gop, until, work.stream, built.size, built.n_frames, built.flags,
-            built.numbers, address_of(built.last_frame),
-        )  # fmt: skip
+            self.at.view, lane, gop, until, work.closed, built.size, address_of(built.last_frame)
+        )
 
     def close_full(self, lane: int, row: int, work: Work) -> None:
         """Close the groups that a row has filled."""
         gop = 0
         while gop >= 0:
             gop, size = writing.close_full(
-                self.at.view, lane, row, work.stream, work.held, work.coding
+                self.at.view, lane, row, work.closed, work.held, work.scratch
             )
             if gop >= 0:
-                self.put(lane, gop, work.stream_bytes(size), ends_open=True)
+                self.put(lane, gop, work.group(size), ends_open=True)
 
     # -- room --------------------------------------------------------------------------------
 
     def work(self) -> Work:
         """Scratch, to be given back."""
-        scratch = borrow(self._work_bytes)
-        stream = scratch.address + self._coding_bytes
-        return Work(scratch, scratch.address, stream, stream + self.stream_bytes)
+        memory = borrow(self._work_bytes)
+        closed = memory.address + self._encoding_bytes
+        return Work(memory, memory.address, closed, closed + self.group_bytes)
 
     def have_log(self, n_words: int) -> None:
         """Have room for so many words of notes."""
@@ -358,7 +353,7 @@ class Groups:
             self.attach(self.state._replace(log=grown))
 
     def make_ready(self) -> None:
-        """Have open streams, heads, and a free background."""
+        """Have room for open groups, heads, and a free background."""
         state = self.state
         if len(state.head) and state.meta[layout.VOTES] == self.ready_at_votes:
             return
@@ -384,7 +379,7 @@ class Groups:
         self.ready_at_votes = int(state.meta[layout.VOTES])
 
     def have_open(self) -> None:
-        """Have room for open streams, heads and a candidate."""
+        """Have room for open groups, heads and a candidate."""
         state = self.state
         per_lane = state.open_gop.shape[1]
         mapped = self.gop_length * self.stack if self.stack > 1 else 0
@@ -411,7 +406,7 @@ class Groups:
         )
 
     def grow_open(self, least: int = 0) -> None:
-        """Have more room for the records of open streams."""
+        """Have more room for the records of open groups."""
         old = self.state.open_bytes
         n, room = old.shape
         grown = np.zeros((n, max(room + max(room // 4, 256), least)), np.uint8)

@@ -110,22 +110,22 @@ class Blocks:
             self.changed = True
         before, self._head = self._head, self._free.pop()
         self._used[self._head] = self._live[self._head] = 0
-        self._look_at(before)
+        self._free_if_empty(before)
 
     def let_go(self, at: int, size: int) -> None:
         """Let a chunk's place go."""
         block = at >> self.shift
         self._live[block] -= room_of(size)
-        self._look_at(block)
+        self._free_if_empty(block)
 
-    def _look_at(self, block: int) -> None:
+    def _free_if_empty(self, block: int) -> None:
         if block >= 0 and block != self._head and self._live[block] == 0:
             self._used[block] = 0
             if block not in self._free:
                 self._free.append(block)
 
     def give_back(self) -> None:
-        """Give free blocks back, but for a spare one: nothing that is to come looks at them."""
+        """Give free blocks back, but for a spare one: nothing that is to come reads them."""
         while len(self._free) > SPARE_BLOCKS:
             self.memories[self._free.pop()] = None
             self.changed = True

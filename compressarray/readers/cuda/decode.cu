@@ -739,12 +739,12 @@ SLOW i64 apply_sparse(const Bytes& records, i64 at, i64 number, const Frame& fra
 
 // -- a cell ------------------------------------------------------------------------------------
 
-// Where a cell's frame is read from: a stream, and its number there; or a frame as it is.
-struct Stream {
+// Where a cell's frame is read from: a group, and its number there; or a frame as it is.
+struct Stored {
   const u64* whole;  // the frame itself, or 0
   Bytes bytes;
   i64 records;       // where they begin
-  i64 number, n_frames, key, turn;
+  i64 number, n_frames, key, earlier;
   int flags, chosen;
 };
 
@@ -776,7 +776,7 @@ FN const u64* padded_frame(const i64* request, int frames, int n_frames, i64 i) 
 }
 
 // Find a cell's frame; below 0 where what is said of it is wrong.
-FN i64 find(const i64* request, i64 cell, Stream& found) {
+FN i64 find(const i64* request, i64 cell, Stored& found) {
   i64 stack = field(request, STACK), lanes = field(request, N_LANES);
   found.whole = padded_frame(request, BACKGROUNDS, N_BACKGROUNDS, 0);
   if (cell < 0) {
@@ -797,7 +797,7 @@ FN i64 find(const i64* request, i64 cell, Stream& found) {
   row /= lanes;
   i64 gop_length = field(request, GOP), per_lane = field(request, OPEN_PER_LANE);
   i64 gop = (row + k) / gop_length;
-  i64 where = (row + k - gop * gop_length) * stack + k;
+  i64 map_cell = (row + k - gop * gop_length) * stack + k;
   i64 place = lane * per_lane + gop % per_lane, map_at = 0;
   const i64* open = address<i64>(request, OPEN) + place * N_OPEN_FIELDS;
   bool is_open = load(open + OPEN_GOP) == gop && row < load(open + OPEN_NEXT);
@@ -819,16 +819,16 @@ FN i64 find(const i64* request, i64 cell, Stream& found) {
     found.flags = (int)(header & 0xFF);
     found.chosen = (int)(header >> 8) & 0xFF;
     found.n_frames = (i64)(header >> 16) & 0xFFFF;
-    found.turn = (i64)(header >> 32);
+    found.earlier = (i64)(header >> 32);
     found.key = field(request, RECORD_KIND) == DELTA ? found.n_frames >> 1 : 0;
     found.records = map_at = CHUNK_HEADER_BYTES;
     if (found.flags & MAP_FLAG) found.records += 2 * gop_length * stack;
   }
   if (found.n_frames > gop_length * stack) return NO_COUNT;
-  found.number = where / stack;
+  found.number = map_cell / stack;
   if (found.flags & MAP_FLAG)
-    found.number = is_open ? (field(request, MAP_CELLS) ? (i64)load(map + where) : NO_FRAME)
-                           : (i64)(word_of(found.bytes, map_at + 2 * where) & 0xFFFF);
+    found.number = is_open ? (field(request, MAP_CELLS) ? (i64)load(map + map_cell) : NO_FRAME)
+                           : (i64)(word_of(found.bytes, map_at + 2 * map_cell) & 0xFFFF);
   if (found.number < found.n_frames) found.whole = 0;
   return 0;
 }
@@ -852,15 +852,15 @@ FN i64 take_book(const i64* request, int number, bool packed, Book& book) {
   return 0;
 }
 
-// Walk from the keyframe to a stream's frame; below 0 if a record is wrong.
-FN i64 walk(const i64* request, const Stream& found, Frame& frame) {
+// Walk from the keyframe to a group's frame; below 0 if a record is wrong.
+FN i64 walk(const i64* request, const Stored& found, Frame& frame) {
   if (field(request, RECORD_KIND) == SPARSE)
     return apply_sparse(found.bytes, found.records, found.number, frame);
   bool packed = (found.flags & PACKED_FLAG) != 0;
   Book book;
   i64 wrong = take_book(request, (found.flags >> CODEBOOK_SHIFT) & CODEBOOK_MASK, packed, book);
   if (wrong) return wrong;
-  // Packed streams are counted in bits from their first record on.
+  // Packed records are counted in bits from their first record on.
   Bytes bytes = found.bytes;
   i64 first = found.records;
   if (packed) {
@@ -879,7 +879,7 @@ FN i64 walk(const i64* request, const Stream& found, Frame& frame) {
     at = packed ? apply_packed(bytes, at, frame, book) : apply_record(bytes, at, frame, book);
     if (at < 0) return at;
   }
-  at = first + found.turn;
+  at = first + found.earlier;
   for (i64 i = 0; i < n_earlier; i++) {
     at = packed ? apply_packed(bytes, at, frame, book) : apply_record(bytes, at, frame, book);
     if (at < 0) return at;
@@ -904,7 +904,7 @@ FN void put_frame(u8* out, const u64* words, i64 n_bytes) {
 FN void decode_cell(const i64* request, i64 i, u64* shared, u8* scratch) {
   i64 n_bytes = field(request, FRAME_BYTES);
   const i64* cells = request + N_FIELDS;
-  Stream found = {};
+  Stored found = {};
   Frame frame = {};
   frame.n_bytes = n_bytes;
   frame.n_words = (n_bytes + 7) >> 3;

@@ -37,7 +37,7 @@ _OPEN_AT = {name: i for i, name in enumerate(OPEN_FIELDS)}
 _INDEX_BYTES = 4
 # Of scratch for all warps together: more of them than that wait for others to be done.
 _SCRATCH_BYTES = 1 << 25
-_LEAST_ROOM = 1 << 12  # of the records of an open stream
+_LEAST_ROOM = 1 << 12  # of the records of an open group
 
 
 class Replica:

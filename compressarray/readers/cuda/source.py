@@ -38,7 +38,7 @@ FIELDS = (
     "BLOCKS",  # addresses of blocks of chunks
     "N_BLOCKS",
     "BLOCK_SHIFT",  # log2 of their bytes
-    "OPEN",  # of each open stream, `OPEN_FIELDS`
+    "OPEN",  # of each open group, `OPEN_FIELDS`
     "OPEN_MAPS",  # its map, of so many cells
     "MAP_CELLS",
     "OPEN_BYTES",  # and its records, in so many bytes

@@ -31,7 +31,7 @@ _FRAME_ROOM = 24  # behind a frame in scratch
 
 
 @inlined
-def coding_bytes(n_bytes: Any) -> Any:
+def encoding_bytes(n_bytes: Any) -> Any:
     """Bytes of scratch to encode a frame: 17 a word; the frame before, a record, and for copies."""
     room = 17 * ((n_bytes + 7) >> 3) + 64
     if n_bytes >= MIN_COPIED_BYTES:
@@ -40,58 +40,58 @@ def coding_bytes(n_bytes: Any) -> Any:
 
 
 @kernel
-def encode(new: Any, state: Any, background: Any, n_bytes: Any, row_bytes: Any,
-           encode_table: Any, coding: Any, patience: Any, out: Any) -> Any:  # fmt: skip
-    """Write the record that turns the frame at ``state`` into the one at ``new``.
+def encode(new: Any, previous: Any, background: Any, n_bytes: Any, row_bytes: Any,
+           encode_table: Any, scratch: Any, patience: Any, out: Any) -> Any:  # fmt: skip
+    """Write the record that turns the frame at ``previous`` into the one at ``new``.
 
-    As `words.encode_words` does, but for ``coding``, the address of `coding_bytes` of scratch, and
-    ``patience``, that of `PATIENCE_WORDS` numbers which say when to look for copies again: 0 to
-    begin with. Returns the address after the record.
+    As `words.encode_words` does, but for ``scratch``, the address of `encoding_bytes`, and
+    ``patience``, that of `PATIENCE_WORDS` numbers which say when to try copies again: 0 to begin
+    with. Returns the address after the record.
     """
     n_words = (n_bytes + 7) >> 3
-    tokens, values = coding, coding + n_words
+    tokens, values = scratch, scratch + n_words
     n_changed = np.int64(0)
     if n_bytes >= MIN_COPIED_BYTES:
-        n_changed = guess_changed_words(new, state, n_bytes)
+        n_changed = guess_changed_words(new, previous, n_bytes)
     worth = n_changed > n_words >> (_WORTH_A_LOOK + 2)
-    if worth and same_bytes(state, background, n_bytes):
+    if worth and same_bytes(previous, background, n_bytes):
         patience += 16
     wait = np.int64(load64(patience))
     if not worth or wait > 0:
         end, price = encode_words(
-            new, state, background, n_bytes, row_bytes, encode_table, tokens, values, out
+            new, previous, background, n_bytes, row_bytes, encode_table, tokens, values, out
         )
         if worth and price > n_bytes >> _WORTH_A_LOOK:
             store64(patience, np.uint64(wait - 1))
         return end
     pixel_bytes = pixel_bytes_to_encode(encode_table)
-    old = coding + 17 * n_words + 64
-    aside = old + n_bytes + _FRAME_ROOM
-    scratch = aside + n_bytes + 2 * _FRAME_ROOM
+    kept = scratch + 17 * n_words + 64
+    aside = kept + n_bytes + _FRAME_ROOM
+    search = aside + n_bytes + 2 * _FRAME_ROOM
     begin = put_varint(aside, n_words + 2)
-    copy_bytes(old, state, n_bytes)  # which becomes the new frame
+    copy_bytes(kept, previous, n_bytes)  # which becomes the new frame
     after, cost = begin, n_bytes
     many = n_changed > n_words >> _MANY
     if many:
         after, cost = encode_copies(
-            new, old, n_bytes, row_bytes, pixel_bytes, n_bytes, scratch, begin
+            new, kept, n_bytes, row_bytes, pixel_bytes, n_bytes, search, begin
         )
         # a changed word takes two bytes at least, and four where all changed: it need not be tried
         most = 4 if pixel_bytes > 0 and n_changed > n_words - (n_words >> 3) else 1
         if after != begin and cost < most * n_changed:
             copy_bytes(out, aside, after - aside)
-            copy_bytes(state, new, n_bytes)
+            copy_bytes(previous, new, n_bytes)
             store64(patience + 8, np.uint64(0))
             return out + (after - aside)
     end, price = encode_words(
-        new, state, background, n_bytes, row_bytes, encode_table, tokens, values, out
+        new, previous, background, n_bytes, row_bytes, encode_table, tokens, values, out
     )
     if price <= n_bytes >> _WORTH_A_LOOK:
         return end
     limit = price - (price >> (_PACKED_GAIN if pixel_bytes > 0 else _GAIN))
     if not many:
         after, cost = encode_copies(
-            new, old, n_bytes, row_bytes, pixel_bytes, limit, scratch, begin
+            new, kept, n_bytes, row_bytes, pixel_bytes, limit, search, begin
         )
     if after != begin and cost < limit:
         copy_bytes(out, aside, after - aside)
