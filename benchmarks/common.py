@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-RESULTS = Path(__file__).parent / "results"
+# Elsewhere where benchmarks are only tried: `python -m benchmarks.tables --quick`.
+RESULTS = Path(os.environ.get("BENCH_RESULTS") or Path(__file__).parent / "results").resolve()
 
 
 def machine() -> str:
