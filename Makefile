@@ -127,7 +127,7 @@ test-long: $(READY) gl ## run the property tests with a hundred times the exampl
 	HYPOTHESIS_PROFILE=long $(PYTEST) $(PARALLEL) -m hypothesis $(PYTEST_ARGS)
 
 # With this machine's Python alone: the environments are made for it, and go.
-test-wheel: ## build wheel and sdist, install each into an empty environment, run README's first example
+test-wheel: ## build wheel and sdist, install them into an empty environment, run README's first example
 	$(PYTHON) tests/wheel.py $(PIP_ARGS)
 
 test-lowest: ## run the library's tests (no scripts) on the oldest supported dependencies

@@ -175,11 +175,9 @@ def wrong(block: Block, results: Path) -> list[str]:
         if not is_rounded(figure, result, zeros=True):
             errors.append(f"{figure} = {expression.strip()} is {result:,.4g}")
         known.add(value(figure))
-    unused = [
-        each
-        for each in [*given, *(figure for figure, _ in derived)]
-        if each not in said and each not in block.mark
-    ]
+    operands = {value(each) for _, expression in derived for each in numbers(expression)}
+    named = [*given, *(figure for figure, _ in derived)]
+    unused = [each for each in named if each not in said and value(each) not in operands]
     errors += [f"{each} is named, and does not stand there" for each in unused]
     for number in said:
         known_otherwise = number in dict(derived) or number in given

@@ -102,6 +102,7 @@ def test_what_is_right_passes(page: str, results: Path) -> None:
         ("<!-- figures: sizes; 300 = 56448 / 141 -->\n\n300 times.", "is 400"),
         ("<!-- figures: sizes; 400 = 56400 / 141 -->\n\n400 times.", "56400 of .* in no table"),
         ("<!-- figures: sizes[ours] -->\n\nIt takes 1,364 us.", "1,364 stands in no"),
+        ("<!-- figures: sizes[ours]; given: 9 -->\n\nIt takes 141 bytes.", "9 is named, and does"),
     ],
 )
 def test_what_is_wrong_is_told(page: str, error: str, results: Path) -> None:

@@ -1,8 +1,8 @@
-"""Build the wheel and the source distribution, install each into an empty environment, and use it.
+"""Build the wheel and the source distribution, install them into an empty environment, and use it.
 
     python tests/wheel.py [arguments for pip]
 
-In environments of their own, in a folder that goes: what is installed there is what a user gets,
+In an environment of its own, in a folder that goes: what is installed there is what a user gets,
 and the README's first example runs in it, away from the clone. `make test-wheel` does this.
 """
 
@@ -54,14 +54,19 @@ def main(pip_arguments: list[str]) -> None:
         # Without isolation, for which pip would not be given the arguments.
         build = (python, "-m", "build", "--no-isolation", "-o", folder / "dist", source)
         run(*build, cwd=folder, quiet=True)
-        for kind in ("whl", "tar.gz"):
-            (built,) = (folder / "dist").glob(f"*.{kind}")
-            empty = folder / f"empty-{kind}"
-            run(sys.executable, "-m", "venv", empty, cwd=folder)
-            python = empty / "bin" / "python"
-            run(python, "-m", "pip", "install", "-q", *pip_arguments, f"{built}[atari]", cwd=folder)
-            run(python, "-W", "error", "-c", CHECK.format(version=version[1]), cwd=empty)
-        run(folder / "empty-whl" / "bin" / "python", "-W", "error", "-c", example[1], cwd=folder)
+        (wheel,), (sdist,) = ((folder / "dist").glob(f"*.{kind}") for kind in ("whl", "tar.gz"))
+        empty = folder / "empty"
+        run(sys.executable, "-m", "venv", empty, cwd=folder)
+        python = empty / "bin" / "python"
+        pip = (python, "-m", "pip")
+        check = CHECK.format(version=version[1])
+        run(*pip, "install", "-q", "--no-compile", *pip_arguments, f"{wheel}[atari]", cwd=folder)
+        run(python, "-W", "error", "-c", check, cwd=empty)
+        run(python, "-W", "error", "-c", example[1], cwd=empty)
+        # What else it needs is there now: no second download.
+        run(*pip, "uninstall", "-q", "-y", "compressarray", cwd=folder)
+        run(*pip, "install", "-q", "--no-compile", "--no-deps", *pip_arguments, sdist, cwd=folder)
+        run(python, "-W", "error", "-c", check, cwd=empty)
     print(f"compressarray {version[1]} builds, installs into an empty environment, and works there")
 
 
