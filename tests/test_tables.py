@@ -56,7 +56,7 @@ def test_what_failed_is_run_again(tmp_path):
 
 
 def test_a_run_that_was_killed_is_not_finished_and_the_others_stay(tmp_path):
-    finished, cut = command("pass"), command("import time; time.sleep(60)")
+    finished, cut = command("pass"), command("import time; time.sleep(20)")
     Runner(tmp_path, "a1").run("finished", finished, {})
     script = (
         "from pathlib import Path\nfrom benchmarks.tables import Runner\nimport os, threading\n"
