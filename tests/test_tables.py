@@ -7,11 +7,13 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from benchmarks import tables
+from benchmarks.common import make_command
 from benchmarks.tables import Runner, Table
 
 
@@ -125,3 +127,15 @@ def test_the_command_line_lists_and_runs_nothing(capsys):
     assert tables.main(tables.Args(list=True, only=("codecs",))) == 0
     assert "make --no-print-directory bench-codecs" in capsys.readouterr().out
     assert Path(tables.MADE).read_bytes() == before
+
+
+def test_a_table_names_the_settings_that_it_was_made_with():
+    @dataclass
+    class Settings:
+        runners: tuple[int, ...] = (1, 2)
+        games: tuple[str, ...] = ("Pong",)
+        quick: bool = False
+
+    assert make_command("bench", Settings()) == "make bench"
+    made = make_command("bench", Settings((4, 8), ("Qbert", "Enduro"), quick=True))
+    assert made == 'make bench BENCH_ARGS="--runners 4 8 --games Qbert Enduro --quick"'
