@@ -9,6 +9,7 @@
 #   make run-sb3 SB3_ARGS="--steps 100000"     the same for Stable-Baselines3's training
 #   make test PYTEST_ARGS="-k lossless -x"         other flags for pytest
 #   make bench-replay BENCH_ARGS=--quick           other flags for a benchmark
+#   make tables TABLES_ARGS=--list                 what it would run, and for how long
 #   make paper EXPERIMENT_ARGS="--runs logs"       other flags for what python -m experiments does
 
 PYTHON ?= python3
@@ -18,6 +19,7 @@ CONSTRAINTS ?= constraints.txt
 PIP_ARGS ?=
 PYTEST_ARGS ?=
 BENCH_ARGS ?=
+TABLES_ARGS ?=
 EXPERIMENT_ARGS ?=
 SWEEP ?= experiments/configs/small_control.json
 RUN_ARGS ?= --env-id ALE/Pong-v5 --total-timesteps 36864 --save-model --eval-episodes 2
@@ -46,17 +48,17 @@ SUBSTITUTED = PYTHONPATH=$(CURDIR)/tests/hosts $(CURDIR)/$(PYTEST) -c /dev/null 
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help run run-qrdqn run-dmc run-ray run-ray-here bench-ray bench-ray-here run-sb3 run-vizdoom run-vizdoom-here gl test test-portable test-long test-lowest \
+.PHONY: help test-wheel run run-qrdqn run-dmc run-ray run-ray-here bench-ray bench-ray-here run-sb3 run-vizdoom run-vizdoom-here gl test test-portable test-long test-lowest \
 	test-hosts test-hosts-sb3 test-hosts-sb3-here test-hosts-sb3-own \
 	test-hosts-sb3-own-here test-hosts-ray test-hosts-ray-here lint format format-check type \
 	check bench bench-peers bench-codecs bench-ppo bench-replay bench-million bench-dmc bench-memory \
 	bench-first-use bench-files bench-files-here bench-worlds bench-worlds-here bench-sb3 bench-sb3-here report-sb3 \
-	report-sb3-here \
+	report-sb3-here tables learning bench-rllib bench-rllib-here bench-zstd-objects bench-zstd-objects-here \
 	wheels-cuda test-cuda record-cuda bench-cuda bench-cuda-scripts \
 	docs docs-here sweep paper medqn clean
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-13s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "%-20s %s\n", $$1, $$2 }' Makefile
 
 # The stamp is older than what it was made from when that has changed: then install again.
 $(READY): pyproject.toml $(CONSTRAINTS)
@@ -124,6 +126,10 @@ test-portable: $(READY) ## run the tests of the codecs for a processor without B
 test-long: $(READY) gl ## run the property tests with a hundred times the examples
 	HYPOTHESIS_PROFILE=long $(PYTEST) $(PARALLEL) -m hypothesis $(PYTEST_ARGS)
 
+# With this machine's Python alone: the environments are made for it, and go.
+test-wheel: ## build wheel and sdist, install them into an empty environment, run README's first example
+	$(PYTHON) tests/wheel.py $(PIP_ARGS)
+
 test-lowest: ## run the library's tests (no scripts) on the oldest supported dependencies
 	$(MAKE) test VENV=.venv-lowest EXTRAS=test CONSTRAINTS=constraints-lowest.txt
 
@@ -167,8 +173,12 @@ type: $(READY) ## check the library's types
 
 check: format-check lint type test ## everything to pass before a pull request
 
+# Sets up the environments of all the others, too.
+tables: $(READY) ## all tables anew, one after the other; goes on where it was cut off (five hours)
+	$(BIN)/python -m benchmarks.tables $(TABLES_ARGS)
+
 # In an environment of their own: the other libraries are large, and nothing else needs them.
-bench: ## ours beside other replay buffers: size, speed, right pixels (a quarter of an hour)
+bench: ## ours beside other replay buffers: size, speed, right pixels (three quarters of an hour)
 	@$(MAKE) --no-print-directory bench-peers VENV=.venv-bench EXTRAS=bench
 
 bench-peers: $(READY)
@@ -212,6 +222,22 @@ bench-files-here: $(READY)
 # In the environment of `bench`: beside sb3-extra-buffers.
 bench-sb3: ## replay buffers of Stable-Baselines3: memory, files, adding, drawing (BENCH_ARGS=--quick)
 	@$(MAKE) --no-print-directory bench-sb3-here VENV=.venv-bench EXTRAS=bench
+
+# In the environment of `bench`: what they return depends on the binding.
+bench-zstd-objects: ## memory of the objects that zstd's bindings return
+	@$(MAKE) --no-print-directory bench-zstd-objects-here VENV=.venv-bench EXTRAS=bench
+
+bench-zstd-objects-here: $(READY)
+	$(BIN)/python -m benchmarks.bench_zstd_objects $(BENCH_ARGS)
+
+bench-rllib: ## RLlib's episode replay buffers and ours: memory, adding, sampling
+	@$(MAKE) --no-print-directory bench-rllib-here $(RAY_HERE)
+
+bench-rllib-here: $(READY)
+	$(BIN)/python -m benchmarks.bench_rllib $(BENCH_ARGS)
+
+learning: $(READY) ## learning curves of one training on a GPU, drawn from what it logged
+	$(BIN)/python -m benchmarks.learning
 
 bench-ray: ## runners on Ray: bytes over the wire, transitions a second, drawing meanwhile (four minutes)
 	@$(MAKE) --no-print-directory bench-ray-here $(RAY_HERE)

@@ -145,8 +145,9 @@ def table(games: dict[str, dict[str, dict[str, float]]], args: Args) -> str:
         lines.append(f"| {name} | {' | '.join(cells)} |")
     lines += [
         "",
-        f"Geometric means over {len(games)} games; rings of {args.capacity:,} frames, filled "
-        "and an eighth of them again; medians of batches at fresh random places, in runs of ten, "
+        f"Geometric means over {len(games)} games under random play; rings of "
+        f"{args.capacity:,} frames, filled and an eighth of them again; medians of batches at "
+        "fresh random places, in runs of ten, "
         f"all systems by turns, one thread. Measured on {machine()}.",
         "",
         "| game | " + " | ".join(CODECS) + " |",

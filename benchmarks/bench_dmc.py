@@ -32,12 +32,11 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from benchmarks.common import by_turns, make_command
+from benchmarks.common import RESULTS, by_turns, make_command
 from cleanrl_scripts import drqv2_dmc
 from compressarray.replay.footprint import memory_bytes
 from compressarray.store.workers import n_threads
 
-RESULTS = Path(__file__).parent / "results"
 CACHE = Path(__file__).parent / ".cache"
 STORAGES = ("dense", "compressed", "indexed")
 PACKED = "indexed delta-huffman"  # timed beside these, without training
@@ -449,7 +448,7 @@ def main() -> None:
                 "training": measure_training(args, task, preset, bar),
             }
             write(path, command, args, results)
-        os.chdir(RESULTS.parent)
+        os.chdir(RESULTS)  # out of a folder that goes
     print(f"{size_table(results)}\n\n{speed_table(results)}\n\nwritten: {path}.json, {path}.md")
 
 

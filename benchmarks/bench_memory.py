@@ -92,7 +92,7 @@ def main(args: Args) -> None:
             f"{grown / 1e6:,.2f} | {grown / stored:.3f} |"
         )
         tqdm.write(lines[-1])
-    text = "\n".join(lines) + f"\n\nMeasured on {machine()}.\n"
+    text = "\n".join(lines) + f"\n\nGames under random play. Measured on {machine()}.\n"
     print(text)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "memory.md").write_text(text)

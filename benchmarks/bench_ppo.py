@@ -29,10 +29,9 @@ import torch
 import tyro
 from tqdm import tqdm
 
-from benchmarks.common import by_turns
+from benchmarks.common import RESULTS, by_turns
 from cleanrl_scripts import ppo_atari
 
-RESULTS = Path(__file__).parent / "results"
 STORAGES = ("dense", "compressed", "indexed")
 MIB = 2**20  # the paper's "MB": it gives 27.6 for 1,024 stacks of 28,224 bytes
 
@@ -335,7 +334,7 @@ def main() -> None:
             }
             tqdm.write(line(row(game, PAPER[game], lambda s, w, g=games[game]: g[s][w])))
             write(path, args, games)
-        os.chdir(RESULTS.parent)
+        os.chdir(RESULTS)  # out of a folder that goes
     print(line(mean_row(games)))
     print(f"written: {path}.json, {path}.md")
 

@@ -426,7 +426,7 @@ def main() -> None:
             games[game] = measured
             tqdm.write(", ".join(memory_row(game, PAPER[game], lambda w, n, m=measured: m[w][n])))
             write(path, command, args, games)
-        os.chdir(RESULTS.parent)
+        os.chdir(RESULTS)  # out of a folder that goes
     print("\n\n".join(tables(games).values()))
     print(f"written: {path}.json, {path}.md")
 

@@ -260,7 +260,8 @@ def main() -> None:
     }
     names = list(best["ours"])
     lines = [
-        f"{args.game}, {slots:,} rows of {args.n_envs} environments; {machine()}; "
+        f"{args.game}, {slots:,} rows of {args.n_envs} environments, "
+        f"random play, 12,288 frames of it over and over; {machine()}; "
         f"`{make_command('bench-sb3', args)}`",
         "",
         "| | " + " | ".join(name.replace("_", " ") for name in names) + " |",

@@ -191,8 +191,9 @@ def main(args: Args) -> None:
         worlds[name] = measure(frames, repeats)
     text = table(worlds, absent)
     text += (
-        f"\n{n_frames:,} frames of each, all that is held counted; {WINDOWS} windows of {WINDOW} "
-        f"frames, the least of {repeats} readings in the time of one thread. "
+        f"\n{n_frames:,} frames of each under random play, all that is held counted; "
+        f"{WINDOWS} windows of {WINDOW} frames, the least of {repeats} readings "
+        "in the time of one thread. "
         f"`{make_command('bench-worlds', args)}` on {machine()}.\n"
     )
     print(text)

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-RESULTS = Path(__file__).parent / "results"
+# Elsewhere where benchmarks are only tried: `python -m benchmarks.tables --quick`.
+RESULTS = Path(os.environ.get("BENCH_RESULTS") or Path(__file__).parent / "results").resolve()
 
 
 def machine() -> str:
@@ -40,7 +41,13 @@ def flags(args: Any) -> str:
     usual, typed = vars(type(args)()), []
     for name, value in vars(args).items():
         if value != usual[name] and name not in ("cache", "out"):
-            given = "" if value is True else " ".join(value) if isinstance(value, tuple) else value
+            given = (
+                ""
+                if value is True
+                else " ".join(map(str, value))
+                if isinstance(value, tuple)
+                else value
+            )
             typed.append(f"--{name.replace('_', '-')} {given}".strip())
     return " ".join(typed)
 

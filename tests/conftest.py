@@ -23,7 +23,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
 # The library's tests run without the extra that scripts and benchmarks need, and dm_control has no
 # build for Python 3.13.
 _NEEDED_BY = {
-    "matplotlib": ["test_bench_peers.py"],
+    "matplotlib": ["test_bench_peers.py", "test_learning.py"],
     "omegaconf": ["test_experiments*.py"],
     "torch": [
         *("test_ppo*.py", "test_qrdqn*.py", "test_drqv2*.py", "test_medqn*.py"),

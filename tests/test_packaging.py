@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tarfile
@@ -9,6 +10,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+from tests.test_readme import snippets_of
 
 ROOT = Path(__file__).resolve().parents[1]
 LIBRARY = ("compressarray", "wrappers")
@@ -84,3 +87,31 @@ def test_the_wheel_works_where_nothing_of_the_clone_is(built: Path, tmp_path: Pa
         cwd=tmp_path, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
+
+
+def test_the_version_stands_in_step() -> None:
+    """`pyproject.toml` has it; the others say the same."""
+    version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.M)
+    cited = re.search(r"^version: (.+)$", (ROOT / "CITATION.cff").read_text(), re.M)
+    released = re.search(r"^date-released: (.+)$", (ROOT / "CITATION.cff").read_text(), re.M)
+    newest = re.search(r"^## (\d\S*) \((\S+)\)$", (ROOT / "CHANGELOG.md").read_text(), re.M)
+    assert version
+    assert cited
+    assert released
+    assert newest
+    assert newest[1] == cited[1] == version[1]
+    assert newest[2] == released[1]
+
+
+def test_the_built_files_carry_the_version(built: Path) -> None:
+    version = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.M)
+    assert version
+    assert sorted(path.name for path in built.glob("*.*")) == [
+        f"compressarray-{version[1]}-py3-none-any.whl",
+        f"compressarray-{version[1]}.tar.gz",
+    ]
+
+
+def test_the_readme_begins_with_what_an_empty_environment_runs() -> None:
+    """`make test-wheel` pastes it there; here, that it is the replay buffer's."""
+    assert "buffer.sample(32)" in snippets_of(ROOT / "README.md")[0]

@@ -46,25 +46,6 @@ def test_the_commands_named_exist(name):
     assert named or name == "Makefile"
 
 
-def test_the_figures_of_the_front_page_stand_in_a_table() -> None:
-    """Those of the list that begins the page are the peers' table's, or a quotient of two of it."""
-    readme = (ROOT / "README.md").read_text()
-    start, end = readme.index("geometric means ("), readme.index("That is Atari.")
-    table = (ROOT / "benchmarks" / "results" / "peers.md").read_text()
-    rows = {row.split(" | ")[0].strip("| "): row for row in table.splitlines() if "|" in row}
-    ours, ring = rows["compressarray delta"], rows["numpy frame ring, np.take into kept outputs"]
-    bytes_of = {name: int(row.split(" | ")[1].replace(",", "")) for name, row in
-                {"ours": ours, "ring": ring}.items()}  # fmt: skip
-    derived = {str(round(bytes_of["ring"] / bytes_of["ours"])), "1.4"}
-    assert "1,365" in ours
-    said = re.findall(r"(?<![\w.])\d[\d,]*(?:\.\d+)?", readme[start:end])
-    said = [number.rstrip(",") for number in said]
-    assert len(said) > 8
-    known = set(re.findall(r"\d[\d,]*(?:\.\d+)?", table)) | derived
-    rounded = known | {f"{float(each.replace(',', '')):.0f}" for each in known if "." in each}
-    assert set(said) <= rounded, set(said) - rounded
-
-
 def test_the_front_page_is_short() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 200
 

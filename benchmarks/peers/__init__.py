@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from benchmarks.peers.base import System
 from benchmarks.peers.cpprb import Cpprb
+from benchmarks.peers.dopamine import Dopamine
 from benchmarks.peers.frame_rings import Blosc2, FrameRing
 from benchmarks.peers.ours import Delta, DeltaZstd, Raw, Sparse
 from benchmarks.peers.sb3 import Dense, Igzip, Lz4, OptimizedMemory, RunLength, Zstd
@@ -29,6 +30,7 @@ SYSTEMS: dict[str, type[System]] = {
         Tianshou,
         LazyTensor,
         CompressedList,
+        Dopamine,
         Blosc2,
         FrameRing,
     )

@@ -49,7 +49,8 @@ class System:
     name: ClassVar[str]
     package: ClassVar[str] = ""  # as pip knows it; empty for what comes with this project
     needs: ClassVar[tuple[str, ...]] = ()  # modules
-    every_game: ClassVar[bool] = True  # False where neither size nor time depends on pixels
+    # False where pixels are wrong, and neither size nor time depends on them: one game will do
+    every_game: ClassVar[bool] = True
     slow: ClassVar[bool] = False  # compresses stacks one by one: a smaller ring will do
     bytes_expected: ClassVar[int] = 8_000  # a transition's, to tell what fits into memory
 

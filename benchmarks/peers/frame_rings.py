@@ -21,7 +21,6 @@ class FrameRing(System):
     """
 
     name = "numpy frame ring"
-    every_game = False
 
     def __init__(self, capacity: int, n_actions: int) -> None:  # noqa: ARG002
         self.make_frames(capacity)
@@ -117,7 +116,6 @@ class Blosc2(FrameRing):
     name = "blosc2 frame ring, zstd"
     package = "blosc2"
     needs = ("blosc2",)
-    every_game = True
     slow = True
     bytes_expected = 2_000
 

@@ -27,7 +27,7 @@ COLUMNS = (
     "measured on",
 )
 # Of ours, each game by itself.
-BY_GAME = (("compressarray delta", "kept output"), ("compressarray delta-huffman", "kept output"))
+BY_GAME = (("compressarray delta", ""), ("compressarray delta-huffman", ""))
 
 
 def write(record: dict[str, Any], folder: Path, name: str) -> str:
@@ -98,8 +98,10 @@ def markdown(record: dict[str, Any], picture: str) -> str:
         f"thread, all others idle: {settings['repeats']} batches of each size in a turn (medians "
         f"over all), then {settings['adds']} transitions added (median of the turns' means). "
         f"Ratios are against `{dense}` and `{ring}`, {BASES[ring]}, in the "
-        f"same rounds; both hold {settings['transitions']:,} transitions of "
-        f"{record['fixed_game']}. Over several games means are geometric. "
+        f"same rounds; both hold {settings['transitions']:,} transitions of the same game, which "
+        "a random policy plays that keeps to an action for four steps in the mean. Over several "
+        "games means are geometric. A row without a word after the name of ours is `sample(n)`; "
+        "`kept output` is `sample(n, out=batch)`. "
         "compressarray and the blosc2 ring hand out `obs` and `next_obs` as overlapping views of "
         "the five frames that they have in common, as the numpy ring's last row does.",
         "",
@@ -109,7 +111,8 @@ def markdown(record: dict[str, Any], picture: str) -> str:
         "padded with their first frame; their ends are terminations of random play, and a wrong "
         "`next_obs` there does no harm where a learner masks it, as it may not after a truncation.",
         "",
-        f"Where it says one game, neither size nor time depends on the pixels. Rings of "
+        f"One game is measured of systems that return wrong pixels; neither their size nor their "
+        "time depends on these. Rings of "
         f"{min(settings['slow_transitions'], settings['transitions']):,} are of systems that "
         "compress one by one in Python.",
     ]

@@ -14,7 +14,6 @@ class Dense(System):
     name = "Stable-Baselines3 dense"
     package = "stable-baselines3"
     needs = ("stable_baselines3",)
-    every_game = False
     bytes_expected = DENSE_BYTES + 100
 
     def __init__(self, capacity: int, n_actions: int) -> None:
@@ -53,6 +52,7 @@ class Dense(System):
 
 class OptimizedMemory(Dense):
     name = "Stable-Baselines3, optimize_memory_usage"
+    every_game = False
     bytes_expected = OBS_BYTES + 100
 
     def make(self, capacity: int, actions: gym.Space) -> Any:
@@ -71,7 +71,6 @@ class OptimizedMemory(Dense):
 class Compressed(Dense):
     method: ClassVar[str]
     package = "sb3-extra-buffers[fast]"
-    every_game = True
     slow = True
 
     def make(self, capacity: int, actions: gym.Space) -> Any:

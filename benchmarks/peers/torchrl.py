@@ -11,7 +11,6 @@ class LazyTensor(System):
     name = "TorchRL LazyTensorStorage"
     package = "torchrl"
     needs = ("torchrl", "tensordict")
-    every_game = False
     bytes_expected = DENSE_BYTES + 100
 
     def __init__(self, capacity: int, n_actions: int) -> None:  # noqa: ARG002
@@ -57,7 +56,6 @@ class LazyTensor(System):
 
 class CompressedList(LazyTensor):
     name = "TorchRL CompressedListStorage"
-    every_game = True
     slow = True
     bytes_expected = 20_000
 
