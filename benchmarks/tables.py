@@ -336,12 +336,17 @@ def chosen(names: Sequence[str]) -> list[Table]:
 def show(tables: Sequence[Table], runner: Runner, *, quick: bool, again: bool) -> list[Table]:
     """Print the plan; return what is left of it."""
     left, total = [], 0.0
+    made = {} if quick else load(MADE)
     for table in tables:
         command = table.command(quick=quick)
-        if runner.is_finished(command) and not again:
+        of = made.get(table.name, {})
+        # The record goes from clone to clone, what has finished here does not.
+        is_made = runner.is_finished(command) or of.get("commit") == runner.revision
+        if is_made and not again:
             print(f"{'finished':>16}  {shlex.join(command)}")
             continue
         taken = runner.minutes(command)
+        taken = of.get("minutes") if taken is None else taken
         guess = (1 if quick else table.minutes) if taken is None else taken
         how = "estimated" if taken is None else "last time"
         print(f"{guess:5.1f} min {how}  {shlex.join(command)}")

@@ -57,6 +57,16 @@ def test_what_failed_is_run_again(tmp_path):
     assert not Runner(tmp_path, "a1").is_finished(fails)
 
 
+def test_what_another_clone_has_made_is_left_out(tmp_path, capsys, monkeypatch):
+    record = tmp_path / "made.json"
+    record.write_text(json.dumps({tables.TABLES[3].name: {"commit": "a1", "minutes": 7.5}}))
+    monkeypatch.setattr(tables, "MADE", record)
+    some = tables.TABLES[3:5]
+    assert tables.show(some, Runner(tmp_path, "a1"), quick=False, again=False) == [some[1]]
+    assert tables.show(some, Runner(tmp_path, "b2"), quick=False, again=False) == list(some)
+    assert "  7.5 min last time" in capsys.readouterr().out
+
+
 def test_a_run_that_was_killed_is_not_finished_and_the_others_stay(tmp_path):
     finished, cut = command("pass"), command("import time; time.sleep(20)")
     Runner(tmp_path, "a1").run("finished", finished, {})

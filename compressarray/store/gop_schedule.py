@@ -29,8 +29,8 @@ from compressarray.store.workers import n_threads
 # many as ever were, and up to MAX_LEARN_PAUSE times later while nothing is learnt.
 LEARN_AFTER_GOPS = 16
 MAX_LEARN_PAUSE = 8
-# What is found is taken once an eighth more were closed: 32 frames of one environment at first.
-LEAD_SHIFT = 3
+# What is found is taken once a quarter more were closed: forty frames of one environment at first.
+LEAD_SHIFT = 2
 # Groups that change over for each one that is closed: at thirty microseconds each, or two hundred
 # where they are packed.
 CHANGED_AT_ONCE = 2
