@@ -152,7 +152,7 @@ def _put_frames(frames: Any, message: Message, mark: Any) -> bool:
 
 
 def _put_stacks(entry: Stacks, message: Message, mark: EntryMark, cells: Int64s) -> None:
-    new = entry.runs.cells(cells, entry.lanes)
+    new = entry.runs.cells(cells)
     for name in new.dtype.names or ():
         message.put_bytes(new[name])
     changed = np.flatnonzero(entry.lanes != mark.lanes)
@@ -302,7 +302,7 @@ class TakeStep:
         some_flags = np.zeros((len(chosen), n_slots), np.uint8)
         newest = (transitions.counts[chosen] - 1) % transitions.n_slots
         numbers = chosen * transitions.n_slots + newest
-        some_cells[:, 0] = entry.runs.cells(numbers, entry.lanes)
+        some_cells[:, 0] = entry.runs.cells(numbers)
         some_flags[:, 0] = transitions.flags[chosen, newest]
         some_cells[is_new], some_flags[is_new] = cells, rows.flags
         oldest, n_frames, in_order = entry._bounds()

@@ -19,8 +19,6 @@ from compressarray.kernels.attaching import (
     UInt8Row,
     UInt8Table,
     UInt32Row,
-    UInt32Table,
-    UInt64Table,
     attacher,
     describe,
 )
@@ -28,8 +26,8 @@ from compressarray.kernels.compiling import kernel
 from compressarray.replay.integers import Integers, draw_below
 from compressarray.replay.observations import Observations
 from compressarray.replay.reading import FoundReader
-from compressarray.replay.runs import LaneRow, RunRow
-from compressarray.replay.stack_kernels import fill_windows
+from compressarray.replay.runs import RunArrays
+from compressarray.replay.stack_kernels import fill_windows_of
 from compressarray.replay.stacks import Stacks
 from compressarray.replay.transitions import Returns, Transitions, read_windows
 from compressarray.replay.windows import Windows, select
@@ -41,7 +39,7 @@ Int64s = npt.NDArray[np.int64]
 class DrawArrays(NamedTuple):
     """What the kernel sees of a buffer."""
 
-    sizes: Int64Row  # (2,): of a stack, and frames that a lane keeps
+    n_rows: Int64Row  # (1,): frames that a lane keeps
     words: UInt32Row
     counts: Int32Row  # of windows
     codes: UInt8Row
@@ -49,15 +47,12 @@ class DrawArrays(NamedTuple):
     flags: UInt8Table
     actions: UInt8Table
     transitions: Int64Row  # that each lane has had
-    begins: UInt64Table
-    before: UInt32Table
-    table: RunRow
-    lanes: LaneRow
     frames: Int64Row  # that each lane has had
     oldest: Int64Row  # frames
 
 
 _draw_at: Any = attacher(DrawArrays)
+_runs_at: Any = attacher(RunArrays, first=len(DrawArrays._fields))
 _ROWS = 3  # of what is written for each transition, before its frames: cell, last cell, name
 
 
@@ -99,7 +94,7 @@ class PlainDraws:
         self._powers = powers
         ring: Ring = self._now.ring
         self._arrays = DrawArrays(
-            sizes=np.array([entry.layout.stack_size, ring.n_slots]),
+            n_rows=np.array([ring.n_slots]),
             words=windows.words,
             counts=windows.counts,
             codes=transitions.rewards.arrays.codes,
@@ -107,14 +102,11 @@ class PlainDraws:
             flags=transitions.flags,
             actions=transitions.action_bytes,
             transitions=transitions.counts,
-            begins=entry.runs.begins,
-            before=entry.runs.before,
-            table=entry.runs.table,
-            lanes=entry.lanes,
             frames=ring.counts,
             oldest=ring.oldest,
         )
-        self._view = describe(self._arrays)
+        self._runs = entry.runs.arrays
+        self._view = describe([*self._arrays, *self._runs])
         self._no_retired = np.zeros(0, np.bool_)
 
     def fits(self, transitions: Transitions, windows: Windows, powers: Any) -> bool:
@@ -124,7 +116,7 @@ class PlainDraws:
             and self._transitions is transitions
             and self._windows is windows
             and self._powers is powers
-            and self._entry.runs.table is self._arrays.table
+            and self._entry.runs.arrays is self._runs
             and transitions.rewards.arrays.values is self._arrays.values
         )
 
@@ -190,9 +182,8 @@ def draw_plain(view: Any, function: Any, state: Any, n: Any, powers: Any, n_pins
         Overwritten: cells, last cells and names, then, if they were found, the frames of each
         transition, and where these are.
     """
-    draw = _draw_at(view)
-    stack_size, n_rows = draw.sizes[0], draw.sizes[1]
-    n_slots, size = draw.flags.shape[1], signals.shape[1]
+    draw, runs = _draw_at(view), _runs_at(view)
+    stack_size, n_rows, size = runs.sizes[0], draw.n_rows[0], signals.shape[1]
     cells, last, names = whole[:size], whole[size : 2 * size], whole[2 * size : 3 * size]
     if n == draw.flags.size:
         draw_below(function, state, n, cells)
@@ -205,10 +196,7 @@ def draw_plain(view: Any, function: Any, state: Any, n: Any, powers: Any, n_pins
     )  # fmt: skip
     n_frames = size * (stack_size + 1)
     frames = whole[_ROWS * size : _ROWS * size + n_frames]
-    is_regular = fill_windows(
-        cells.reshape(size, 1), stack_size, n_slots, draw.begins, draw.before, draw.table,
-        draw.lanes, frames.reshape(size, stack_size + 1),
-    )  # fmt: skip
+    is_regular = fill_windows_of(cells.reshape(size, 1), runs, frames.reshape(size, stack_size + 1))
     if not is_regular:
         return False
     places = whole[_ROWS * size + n_frames :]

@@ -25,8 +25,6 @@ from compressarray.kernels.attaching import (
     UInt8Row,
     UInt8Table,
     UInt32Row,
-    UInt32Table,
-    UInt64Table,
     attacher,
     describe,
     kind_of_row,
@@ -35,16 +33,16 @@ from compressarray.kernels.compiling import kernel
 from compressarray.kernels.memory import base_of
 from compressarray.replay.observations import Observations
 from compressarray.replay.rewards import has_codes
-from compressarray.replay.runs import LaneRow, RunRow
+from compressarray.replay.runs import RunArrays
 from compressarray.replay.stack_kernels import (
     LET_GO_AT,
     PLAN,
-    find_needed,
+    find_needed_of,
     keep_stacks,
     plan_newest,
     plan_stacks,
     runs_fit,
-    write_down,
+    write_runs,
 )
 from compressarray.replay.stacks import StoredStacks
 from compressarray.replay.transitions import Transitions, record
@@ -71,18 +69,12 @@ _STATE, _MAY_LET_GO, _N_PROGRESS = range(3)
 class StepArrays(NamedTuple):
     """What the kernel sees of a buffer, but for its frames."""
 
-    sizes: (
-        Int64Row  # (3,): frames that a lane keeps, of a stack, and whether one is given at a time
-    )
+    sizes: Int64Row  # (2,): frames that a lane keeps, and whether one is given at a time
     progress: Int64Row
     live: BoolRow  # all lanes
     all_lanes: Int64Row
     items: Int64Row  # of all frames that a step brings, which one is the lane's newest
     numbers: Int64Block  # (2, 1, n_lanes): overwritten with indices and slots of new frames
-    begins: UInt64Table
-    before: UInt32Table
-    table: RunRow
-    lanes: LaneRow
     plan: PlanRow
     current: UInt8Block
     zeros: UInt8Row
@@ -114,6 +106,7 @@ class WindowArrays(NamedTuple):
 
 
 _step_at: Any = attacher(StepArrays)
+_runs_at: Any = attacher(RunArrays, first=len(StepArrays._fields))
 _windows_at: Any = attacher(WindowArrays)
 
 
@@ -144,16 +137,12 @@ class PlainSteps:
         self._progress = np.zeros(_N_PROGRESS, np.int64)
         layout = entry.layout
         self._arrays = StepArrays(
-            sizes=np.array([ring.n_slots, layout.stack_size, layout.feed == "newest"]),
+            sizes=np.array([ring.n_slots, layout.feed == "newest"]),
             progress=self._progress,
             live=np.ones(n_lanes, np.bool_),
             all_lanes=np.arange(n_lanes),
             items=np.arange(n_lanes) * n_given + n_given - 1,
             numbers=np.zeros((2, 1, n_lanes), np.int64),
-            begins=entry.runs.begins,
-            before=entry.runs.before,
-            table=entry.runs.table,
-            lanes=entry.lanes,
             plan=entry.plan,
             current=entry.current,
             zeros=np.zeros(layout.frame_bytes, np.uint8),
@@ -173,7 +162,8 @@ class PlainSteps:
             runs=transitions.runs,
             running=transitions.running,
         )
-        self._step_view = describe(self._arrays)
+        self._runs = entry.runs.arrays
+        self._step_view = describe([*self._arrays, *self._runs])
         self._window_arrays = [
             WindowArrays(
                 np.array([each.length, each.full]), each.words, each.counts, each.tree.leaves,
@@ -187,7 +177,7 @@ class PlainSteps:
         """Whether these are still the parts that it was made of."""
         return (
             self._frames._now is self._now
-            and self._entry.runs.table is self._arrays.table
+            and self._entry.runs.arrays is self._runs
             and transitions.rewards.arrays.values is self._arrays.values
             and self._transitions is transitions
             and len(self._windows) == n_windows
@@ -285,26 +275,25 @@ def add_plain(view: Any, step_view: Any, window_views: Any, obs: Any, successor:
     int
         The last lane's row of the frame that was stored, `_NOT_PLAIN` or `_NOT_ALONE`.
     """
-    step = _step_at(step_view)
+    step, runs = _step_at(step_view), _runs_at(step_view)
     progress, counts = step.progress, step.counts
-    n_slots, stack_size, is_newest = step.sizes[0], step.sizes[1], step.sizes[2] != 0
+    n_slots, is_newest = step.sizes[0], step.sizes[1] != 0
     for k in range(len(counts)):
         is_finite = abs(np.float32(reward[k])) < np.inf
         if terminated[k] or truncated[k] or not step.running[k] or not is_finite:
             return np.int64(_NOT_PLAIN)
     if is_newest:
         is_plain = plan_newest(
-            obs, step.current, step.live, step.frame_counts, step.lanes, step.plan
+            obs, step.current, step.live, step.frame_counts, runs.lanes, step.plan
         )
     else:
         is_plain = plan_stacks(
-            obs, successor, step.current, step.zeros, step.live, step.frame_counts, step.lanes,
+            obs, successor, step.current, step.zeros, step.live, step.frame_counts, runs.lanes,
             step.plan,
         )  # fmt: skip
-    n_kept = step.flags.shape[1]  # transitions of a lane
     if (
         not is_plain
-        or not runs_fit(step.live, counts, step.plan, stack_size, n_kept, step.table, step.lanes)
+        or not runs_fit(step.live, counts, step.plan, runs)
         or not has_codes(step.all_lanes, reward, step.codes, step.values, step.known)
     ):
         return np.int64(_NOT_PLAIN)
@@ -327,11 +316,8 @@ def add_plain(view: Any, step_view: Any, window_views: Any, obs: Any, successor:
     finish(view)
     count_rows(step.frame_counts, step.all_lanes, 1)
 
-    write_down(
-        step.live, counts, step.plan, stack_size, n_kept, step.begins, step.before, step.table,
-        step.lanes,
-    )  # fmt: skip
-    keep_stacks(successor, step.live, step.plan, step.current, step.lanes)
+    write_runs(step.live, counts, step.plan, runs)
+    keep_stacks(successor, step.live, step.plan, step.current, runs.lanes)
     record(
         step.all_lanes, action, reward, terminated, truncated, step.actions, step.codes,
         step.values, step.known, step.flags, counts, step.runs, step.running,
@@ -342,9 +328,6 @@ def add_plain(view: Any, step_view: Any, window_views: Any, obs: Any, successor:
             step.all_lanes, True, counts, step.runs, step.flags, each.size[0], each.size[1] != 0,
             each.words, each.counts, each.leaves, each.sums, each.sums[0],
         )  # fmt: skip
-    progress[_MAY_LET_GO] = find_needed(
-        counts, step.first, stack_size, n_kept, step.begins, step.before, step.table, step.lanes,
-        LET_GO_AT,
-    )  # fmt: skip
+    progress[_MAY_LET_GO] = find_needed_of(counts, step.first, runs, LET_GO_AT)
     progress[_STATE] = _WRITTEN
     return rows[len(rows) - 1]

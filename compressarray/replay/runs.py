@@ -11,13 +11,20 @@ that a new lap never meets what is held of the old one.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from compressarray.errors import CorruptFrameError
-from compressarray.kernels.attaching import kind_of_row
+from compressarray.kernels.attaching import (
+    Int64Row,
+    UInt32Table,
+    UInt64Table,
+    attacher,
+    describe,
+    kind_of_row,
+)
 from compressarray.kernels.compiling import inlined, kernel
 from compressarray.kernels.memory import count_bits
 from compressarray.snapshots import MOST, Snapshot, array_of
@@ -76,38 +83,78 @@ def cell_dtype(stack_size: int) -> np.dtype[np.void]:
     return np.dtype([("newest", np.uint32), ("age", small), ("step", small), ("marks", np.uint8)])
 
 
-class Runs:
-    """The runs of ``n_lanes`` lanes of ``n_slots`` transitions each; how many, the lanes know.
+class RunArrays(NamedTuple):
+    """What kernels see of runs.
 
     Attributes
     ----------
+    sizes : ndarray, (2,) int64
+        Of a stack, and transitions that a lane keeps.
     begins : ndarray, (n_lanes, words) uint64
         A bit for each transition, by time: whether a run begins with it.
     before : ndarray, (n_lanes, words) uint32
         How many runs began before each word's, modulo 2**32.
     table : ndarray, (n_lanes * room,) `RUN`
         A ring of runs for each lane.
+    lanes : ndarray, (n_lanes,) `LANE`
     """
 
-    def __init__(self, n_lanes: int, n_slots: int, stack_size: int) -> None:
-        n_words = -(-n_slots // 64) + 1
+    sizes: Int64Row
+    begins: UInt64Table
+    before: UInt32Table
+    table: RunRow
+    lanes: LaneRow
+
+
+# (view): the arrays of runs, in kernels.
+runs_at: Any = attacher(RunArrays)
+
+
+class Runs:
+    """The runs of lanes of ``n_slots`` transitions each.
+
+    Parameters
+    ----------
+    lanes : ndarray, (n_lanes,) `LANE`
+        Of whoever has the runs; here is kept what `RUN_FIELDS` names.
+    n_slots, stack_size : int
+
+    Attributes
+    ----------
+    arrays : RunArrays
+    view : ndarray, int64
+        Where kernels find them; both are replaced when there is more room.
+    """
+
+    def __init__(self, lanes: Lanes, n_slots: int, stack_size: int) -> None:
+        n_lanes, n_words = len(lanes), -(-n_slots // 64) + 1
         self.n_lanes = n_lanes
         self.n_slots = n_slots
         self.stack_size = stack_size
-        self.begins = np.zeros((n_lanes, n_words), np.uint64)
-        self.before = np.zeros((n_lanes, n_words), np.uint32)
-        self.table = np.zeros(n_lanes * _FIRST_ROOM, RUN)
+        self._have(
+            RunArrays(
+                np.array([stack_size, n_slots]),
+                np.zeros((n_lanes, n_words), np.uint64),
+                np.zeros((n_lanes, n_words), np.uint32),
+                np.zeros(n_lanes * _FIRST_ROOM, RUN),
+                lanes,
+            )
+        )
 
-    def grow(self, lanes: Lanes) -> None:
+    def _have(self, arrays: RunArrays) -> None:
+        self.arrays, self.view = arrays, describe(arrays)
+
+    def grow(self) -> None:
         """Have room for twice as many runs."""
-        room = len(self.table) // max(self.n_lanes, 1)
-        grown = np.zeros(2 * len(self.table), RUN)
+        lanes, table = self.arrays.lanes, self.arrays.table
+        room = len(table) // max(self.n_lanes, 1)
+        grown = np.zeros(2 * len(table), RUN)
         for k, (first, end) in enumerate(zip(lanes["first_run"], lanes["n_runs"], strict=True)):
             numbers = np.arange(first, end)
-            grown[2 * k * room + numbers % (2 * room)] = self.table[k * room + numbers % room]
-        self.table = grown
+            grown[2 * k * room + numbers % (2 * room)] = table[k * room + numbers % room]
+        self._have(self.arrays._replace(table=grown))
 
-    def put(self, numbers: Int64s, cells: Cells, lanes: Lanes) -> None:
+    def put(self, numbers: Int64s, cells: Cells) -> None:
         """Write down transitions, lane by lane, oldest first.
 
         Parameters
@@ -116,26 +163,19 @@ class Runs:
             ``lane * n_slots + slot``, of those that follow the ones that each lane has.
         cells : ndarray, (n,) of `cell_dtype`
         """
-        done = 0
-        while True:
-            done = put_cells(
-                done, numbers // max(self.n_slots, 1), cells, self.stack_size, self.n_slots,
-                self.begins, self.before, self.table, lanes,
-            )  # fmt: skip
-            if done == len(numbers):
-                return
-            self.grow(lanes)
+        of_lanes = numbers // max(self.n_slots, 1)
+        done = put_cells(0, of_lanes, cells, self.view)
+        while done < len(numbers):
+            self.grow()
+            done = put_cells(done, of_lanes, cells, self.view)
 
-    def cells(self, numbers: Int64s, lanes: Lanes) -> Cells:
+    def cells(self, numbers: Int64s) -> Cells:
         """Return what is known of some transitions, by ``lane * n_slots + slot``."""
         cells = np.zeros(len(numbers), cell_dtype(self.stack_size))
-        fill_cells(
-            numbers, self.stack_size, self.n_slots, self.begins, self.before, self.table, lanes,
-            cells,
-        )  # fmt: skip
+        fill_cells(numbers, self.view, cells)
         return cells
 
-    def snapshot(self, lanes: Lanes, oldest: Int64s) -> Snapshot:
+    def snapshot(self, oldest: Int64s) -> Snapshot:
         """Copy the runs that are needed.
 
         Parameters
@@ -143,11 +183,12 @@ class Runs:
         oldest : ndarray, (n_lanes,) int64
             The first transition that each lane holds.
         """
-        room = len(self.table) // max(self.n_lanes, 1)
+        lanes, table = self.arrays.lanes, self.arrays.table
+        room = len(table) // max(self.n_lanes, 1)
         first, end = lanes["first_run"], lanes["n_runs"]
         of_lane = np.repeat(np.arange(self.n_lanes), end - first)
         numbers = [np.arange(*span) for span in zip(first, end, strict=True)]
-        runs = self.table[of_lane * room + np.concatenate(numbers) % room]
+        runs = table[of_lane * room + np.concatenate(numbers) % room]
         newest = lanes["count"][of_lane] - 1
         held = {
             "counts": end - first,
@@ -156,13 +197,11 @@ class Runs:
         }
         return trimmed(held, oldest, lanes["count"])
 
-    def restore(self, snapshot: Snapshot, lanes: Lanes, oldest: Int64s, counts: Int64s) -> None:
-        """Become what a snapshot was taken of.
+    def restore(self, snapshot: Snapshot, oldest: Int64s, counts: Int64s) -> None:
+        """Become what a snapshot was taken of, from nothing.
 
         Parameters
         ----------
-        lanes : ndarray of `LANE`
-            Told how many runs there are.
         oldest, counts : ndarray, (n_lanes,) int64
             The first transition that each lane holds, and how many it has had.
 
@@ -186,7 +225,8 @@ class Runs:
         room = _FIRST_ROOM
         while room <= n_runs.max(initial=0):
             room *= 2
-        self.table = np.zeros(self.n_lanes * room, RUN)
+        _, begins, before, _, lanes = self.arrays
+        table = np.zeros(self.n_lanes * room, RUN)
         ends = np.cumsum(n_runs)
         for k in np.flatnonzero(n_runs).tolist():
             mine = slice(ends[k] - n_runs[k], ends[k])
@@ -195,24 +235,26 @@ class Runs:
                 raise CorruptFrameError(f"stored runs of lane {k} begin in no order, at {since}")
             if len(since) > 1 and since[1] <= oldest[k]:
                 raise CorruptFrameError(f"stored runs of lane {k} are of no transition it holds")
-            self.table[k * room :][: n_runs[k]] = runs[mine]
+            table[k * room :][: n_runs[k]] = runs[mine]
             first = oldest[k] >> 6
             blocks = np.arange(first, ((counts[k] - 1) >> 6) + 1)
-            words = blocks % self.begins.shape[1]
+            words = blocks % begins.shape[1]
             begun = np.maximum(since, first << 6)  # where the first one began is forgotten
             np.bitwise_or.at(
-                self.begins[k], (begun >> 6) % self.begins.shape[1],
+                begins[k], (begun >> 6) % begins.shape[1],
                 np.uint64(1) << (begun & 63).astype(np.uint64),
             )  # fmt: skip
-            self.before[k, words] = np.searchsorted(begun, blocks << 6)
+            before[k, words] = np.searchsorted(begun, blocks << 6)
         lanes["n_runs"] = n_runs
         lanes["first_run"] = 0
         lanes["count"] = counts
+        self._have(self.arrays._replace(table=table))
 
     @property
     def nbytes(self) -> int:
-        """Bytes held."""
-        return self.begins.nbytes + self.before.nbytes + self.table.nbytes
+        """Bytes held, the lanes apart."""
+        held = sum(array.nbytes for array in self.arrays)
+        return held - self.arrays.lanes.nbytes + self.view.nbytes
 
 
 def trimmed(runs: Snapshot, oldest: Int64s, counts: Int64s) -> Snapshot:
@@ -251,81 +293,73 @@ def time_in(lane: Any, slot: Any, n_slots: Any) -> Any:
 
 
 @inlined
-def stack_of(k: Any, time: Any, stack_size: Any, begins: Any, before: Any, table: Any,
-             lanes: Any) -> Any:  # fmt: skip
+def stack_of(k: Any, time: Any, runs: Any) -> Any:
     """What is known of a transition: the count of its newest frame, its age, step and marks."""
-    lane = lanes[k]
-    room = len(table) // len(lanes)
+    lane, begins, room = runs.lanes[k], runs.begins, len(runs.table) // len(runs.lanes)
     word = (time >> 6) % begins.shape[1]
     begun = begins[k, word] & (_ALL >> np.uint64(63 - (time & 63)))
-    number = np.int64(before[k, word]) + count_bits(begun) - 1
-    run = table[k * room + (number & (room - 1))]
+    number = np.int64(runs.before[k, word]) + count_bits(begun) - 1
+    run = runs.table[k * room + (number & (room - 1))]
     done = (time - np.int64(run.time)) & _UINT32
     newest = lane.at - ((lane.at - np.int64(run.newest) - done) & _UINT32)
-    age = min(np.int64(run.age) + done, stack_size - 1)
+    age = min(np.int64(run.age) + done, runs.sizes[0] - 1)
     return newest, age, np.int64(run.step), np.int64(run.marks)
 
 
 @inlined
-def _goes_on(k: Any, time: Any, newest: Any, age: Any, marks: Any, stack_size: Any, table: Any,
-             lanes: Any) -> Any:  # fmt: skip
+def _goes_on(k: Any, time: Any, newest: Any, age: Any, marks: Any, runs: Any) -> Any:
     """Whether a transition goes on from the lane's newest one, as all of a run do."""
-    lane = lanes[k]
-    room = len(table) // len(lanes)
+    lane, room = runs.lanes[k], len(runs.table) // len(runs.lanes)
     goes_on = False
     if lane.n_runs > lane.first_run and lane.count == time:
-        run = table[k * room + ((lane.n_runs - 1) & (room - 1))]
+        run = runs.table[k * room + ((lane.n_runs - 1) & (room - 1))]
         done = (time - np.int64(run.time)) & _UINT32
         goes_on = (
             marks == np.int64(run.marks)
             and not marks & APART
             and done < _MOST_AGE
             and (newest - np.int64(run.newest) - done) & _UINT32 == 0
-            and age == min(np.int64(run.age) + done, stack_size - 1)
+            and age == min(np.int64(run.age) + done, runs.sizes[0] - 1)
         )
     return goes_on
 
 
 @inlined
-def _first_needed(k: Any, time: Any, n_slots: Any, table: Any, lanes: Any) -> Any:
+def _first_needed(k: Any, time: Any, runs: Any) -> Any:
     """The first run that is needed once a lane has a transition more."""
-    lane = lanes[k]
-    room = len(table) // len(lanes)
+    lane, room = runs.lanes[k], len(runs.table) // len(runs.lanes)
     first = lane.first_run
     while lane.n_runs - first > 1:
-        second = np.int64(table[k * room + ((first + 1) & (room - 1))].time)
-        if (time - second) & _UINT32 < n_slots - 1:
+        second = np.int64(runs.table[k * room + ((first + 1) & (room - 1))].time)
+        if (time - second) & _UINT32 < runs.sizes[1] - 1:
             break
         first += 1
     return first
 
 
 @kernel
-def has_room(k: Any, time: Any, newest: Any, age: Any, marks: Any, stack_size: Any, n_slots: Any,
-             table: Any, lanes: Any) -> Any:  # fmt: skip
+def has_room(k: Any, time: Any, newest: Any, age: Any, marks: Any, runs: Any) -> Any:
     """Whether `put_cell` has room for a transition, once it forgets the runs that nobody needs."""
-    if _goes_on(k, time, newest, age, marks, stack_size, table, lanes):
+    if _goes_on(k, time, newest, age, marks, runs):
         return True
-    first = _first_needed(k, time, n_slots, table, lanes)
-    return lanes[k].n_runs - first < len(table) // len(lanes)
+    room = len(runs.table) // len(runs.lanes)
+    return runs.lanes[k].n_runs - _first_needed(k, time, runs) < room
 
 
 @kernel
-def put_cell(k: Any, time: Any, newest: Any, age: Any, step: Any, marks: Any, stack_size: Any,
-             n_slots: Any, begins: Any, before: Any, table: Any, lanes: Any) -> None:  # fmt: skip
+def put_cell(k: Any, time: Any, newest: Any, age: Any, step: Any, marks: Any, runs: Any) -> None:
     """Write down one transition; it has room, and the one before it is the lane's newest."""
-    lane = lanes[k]
-    room = len(table) // len(lanes)
+    lane, begins, room = runs.lanes[k], runs.begins, len(runs.table) // len(runs.lanes)
     word, bit = (time >> 6) % begins.shape[1], np.uint64(1) << np.uint64(time & 63)
-    goes_on = _goes_on(k, time, newest, age, marks, stack_size, table, lanes)
+    goes_on = _goes_on(k, time, newest, age, marks, runs)
     if time & 63 == 0 or lane.n_runs == 0:
         begins[k, word] = np.uint64(0)
-        before[k, word] = lane.n_runs & _UINT32
+        runs.before[k, word] = lane.n_runs & _UINT32
     if goes_on:
         begins[k, word] &= ~bit
     else:
-        lane.first_run = _first_needed(k, time, n_slots, table, lanes)
-        run = table[k * room + (lane.n_runs & (room - 1))]
+        lane.first_run = _first_needed(k, time, runs)
+        run = runs.table[k * room + (lane.n_runs & (room - 1))]
         run.time, run.newest = time & _UINT32, newest & _UINT32
         run.age, run.step, run.marks = age, step, marks
         begins[k, word] |= bit
@@ -334,30 +368,28 @@ def put_cell(k: Any, time: Any, newest: Any, age: Any, step: Any, marks: Any, st
 
 
 @kernel
-def put_cells(done: Any, of_lanes: Any, cells: Any, stack_size: Any, n_slots: Any, begins: Any,
-              before: Any, table: Any, lanes: Any) -> Any:  # fmt: skip
+def put_cells(done: Any, of_lanes: Any, cells: Any, view: Any) -> Any:
     """See `Runs.put`; begins with cell ``done``, and returns how many are done."""
+    runs = runs_at(view)
     for i in range(done, len(cells)):
         cell, k = cells[i], of_lanes[i]
-        time, newest, age = lanes[k].count, np.int64(cell.newest), np.int64(cell.age)
+        time, newest, age = runs.lanes[k].count, np.int64(cell.newest), np.int64(cell.age)
         marks = np.int64(cell.marks)
-        if not has_room(k, time, newest, age, marks, stack_size, n_slots, table, lanes):
+        if not has_room(k, time, newest, age, marks, runs):
             return i
-        put_cell(
-            k, time, newest, age, np.int64(cell.step), marks, stack_size, n_slots, begins, before,
-            table, lanes,
-        )  # fmt: skip
+        put_cell(k, time, newest, age, np.int64(cell.step), marks, runs)
     return len(cells)
 
 
 @kernel
-def fill_cells(numbers: Any, stack_size: Any, n_slots: Any, begins: Any, before: Any, table: Any,
-               lanes: Any, cells: Any) -> None:  # fmt: skip
+def fill_cells(numbers: Any, view: Any, cells: Any) -> None:
     """See `Runs.cells`."""
+    runs = runs_at(view)
+    n_slots = runs.sizes[1]
     for i in range(len(numbers)):
         k = numbers[i] // n_slots
-        time = time_in(lanes[k], numbers[i] - k * n_slots, n_slots)
-        newest, age, step, marks = stack_of(k, time, stack_size, begins, before, table, lanes)
+        time = time_in(runs.lanes[k], numbers[i] - k * n_slots, n_slots)
+        newest, age, step, marks = stack_of(k, time, runs)
         cell = cells[i]
         cell.newest = newest & _UINT32
         cell.age, cell.step, cell.marks = age, step, marks

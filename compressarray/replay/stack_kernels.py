@@ -15,6 +15,7 @@ from compressarray.replay.runs import (
     PINNED,
     has_room,
     put_cell,
+    runs_at,
     stack_of,
     time_in,
 )
@@ -263,50 +264,51 @@ def plan_indices(obs: Any, successor: Any, current: Any, live: Any, counts: Any,
 
 
 @kernel
-def runs_fit(live: Any, counts: Any, plan: Any, stack_size: Any, n_slots: Any, table: Any,
-             lanes: Any) -> Any:  # fmt: skip
+def runs_fit(live: Any, counts: Any, plan: Any, runs: Any) -> Any:
     """Whether there is room for the runs that may begin with a plan."""
     for k in range(len(live)):
         ours = plan[k]
-        if live[k] and not has_room(
-            k, counts[k], ours.newest, ours.age, ours.marks, stack_size, n_slots, table, lanes
-        ):
+        if live[k] and not has_room(k, counts[k], ours.newest, ours.age, ours.marks, runs):
             return False
     return True
 
 
 @kernel
-def write_down(live: Any, counts: Any, plan: Any, stack_size: Any, n_slots: Any, begins: Any,
-               before: Any, table: Any, lanes: Any) -> Any:  # fmt: skip
+def write_down(live: Any, counts: Any, plan: Any, view: Any) -> Any:
     """Write a plan into the runs, and where its successors leave the lanes.
 
     Parameters
     ----------
     counts : ndarray, (n_lanes,) int64
         Transitions that each lane had before.
+    view : ndarray, int64
+        Of `RunArrays`.
 
     Returns
     -------
     bool
         Whether there was room; otherwise nothing was written.
     """
-    if not runs_fit(live, counts, plan, stack_size, n_slots, table, lanes):
+    return write_runs(live, counts, plan, runs_at(view))
+
+
+@kernel
+def write_runs(live: Any, counts: Any, plan: Any, runs: Any) -> Any:
+    """Do what `write_down` does."""
+    if not runs_fit(live, counts, plan, runs):
         return False
     for k in range(len(live)):
         if not live[k]:
             continue
-        lane, ours = lanes[k], plan[k]
-        put_cell(
-            k, counts[k], ours.newest, ours.age, ours.step, ours.marks, stack_size, n_slots,
-            begins, before, table, lanes,
-        )  # fmt: skip
+        lane, ours = runs.lanes[k], plan[k]
+        put_cell(k, counts[k], ours.newest, ours.age, ours.step, ours.marks, runs)
         lane.known = True
         lane.at = ours.newest + ours.step
         if ours.marks & APART:
             lane.age = ours.step - 1
             lane.marks = PINNED if ours.marks & NEXT_PINNED else 0
         else:
-            lane.age = min(ours.age + 1, stack_size - 1)
+            lane.age = min(ours.age + 1, runs.sizes[0] - 1)
             lane.marks = ours.marks & PINNED
     return True
 
@@ -332,8 +334,7 @@ def keep_stacks(successor: Any, live: Any, plan: Any, current: Any, lanes: Any) 
 
 
 @kernel
-def find_needed(counts: Any, since: Any, stack_size: Any, n_slots: Any, begins: Any, before: Any,
-                table: Any, lanes: Any, least: Any) -> Any:  # fmt: skip
+def find_needed(counts: Any, since: Any, view: Any, least: Any) -> Any:
     """Find of each lane the first frame that a transition needs.
 
     Parameters
@@ -342,6 +343,8 @@ def find_needed(counts: Any, since: Any, stack_size: Any, n_slots: Any, begins: 
         Transitions that each lane has had.
     since : ndarray, (n_lanes,) int64
         The first of them that there may be.
+    view : ndarray, int64
+        Of `RunArrays`.
     least : int
         Frames that have to be free in a lane before any of them is worth letting go.
 
@@ -350,32 +353,32 @@ def find_needed(counts: Any, since: Any, stack_size: Any, n_slots: Any, begins: 
     bool
         Whether they are; then ``first`` of all lanes has moved on.
     """
+    return find_needed_of(counts, since, runs_at(view), least)
+
+
+@kernel
+def find_needed_of(counts: Any, since: Any, runs: Any, least: Any) -> Any:
+    """Do what `find_needed` does."""
+    lanes = runs.lanes
     is_worth_it = False
     for k in range(len(counts)):
-        needed = needed_of(
-            k, counts[k], since[k], stack_size, n_slots, begins, before, table, lanes
-        )  # fmt: skip
-        if needed >= lanes[k].first + least:
+        if needed_of(k, counts[k], since[k], runs) >= lanes[k].first + least:
             is_worth_it = True
             break
     if is_worth_it:
         for k in range(len(counts)):
-            lanes[k].first = needed_of(
-                k, counts[k], since[k], stack_size, n_slots, begins, before, table, lanes
-            )  # fmt: skip
+            lanes[k].first = needed_of(k, counts[k], since[k], runs)
     return is_worth_it
 
 
 @kernel
-def needed_of(k: Any, count: Any, since: Any, stack_size: Any, n_slots: Any, begins: Any,
-              before: Any, table: Any, lanes: Any) -> Any:  # fmt: skip
+def needed_of(k: Any, count: Any, since: Any, runs: Any) -> Any:
     """Return the count of the first frame that lane ``k`` of ``count`` transitions needs."""
+    first = runs.lanes[k].first
     if count == since:
-        return lanes[k].first
-    newest, age, _, _ = stack_of(
-        k, max(count - n_slots, since), stack_size, begins, before, table, lanes
-    )
-    return max(newest - age, lanes[k].first)
+        return first
+    newest, age, _, _ = stack_of(k, max(count - runs.sizes[1], since), runs)
+    return max(newest - age, first)
 
 
 # -- checking --------------------------------------------------------------------------------
@@ -467,14 +470,14 @@ def fill_stack(count: Any, age: Any, mark: Any, k: Any, lanes: Any, out: Any) ->
 
 
 @kernel
-def fill_stacks(numbers: Any, after: Any, n_slots: Any, begins: Any, before: Any, table: Any,
-                lanes: Any, out: Any) -> Any:  # fmt: skip
+def fill_stacks(numbers: Any, after: Any, view: Any, out: Any) -> Any:
     """See `Stacks.stack_indices`."""
-    size = out.shape[1]
+    runs = runs_at(view)
+    size, n_slots = runs.sizes[0], runs.sizes[1]
     for i in range(len(numbers)):
         k = numbers[i] // n_slots
-        time = time_in(lanes[k], numbers[i] - k * n_slots, n_slots)
-        count, age, step, mark = stack_of(k, time, size, begins, before, table, lanes)
+        time = time_in(runs.lanes[k], numbers[i] - k * n_slots, n_slots)
+        count, age, step, mark = stack_of(k, time, runs)
         if after:
             count += step
             if mark & APART:
@@ -482,22 +485,27 @@ def fill_stacks(numbers: Any, after: Any, n_slots: Any, begins: Any, before: Any
                 mark = PINNED if mark & NEXT_PINNED else 0
             else:
                 age = min(age + 1, size - 1)
-        fill_stack(count, age, mark, k, lanes, out[i])
+        fill_stack(count, age, mark, k, runs.lanes, out[i])
 
 
 @kernel
-def fill_windows(numbers: Any, stack_size: Any, n_slots: Any, begins: Any, before: Any, table: Any,
-                 lanes: Any, out: Any) -> Any:  # fmt: skip
+def fill_windows(numbers: Any, view: Any, out: Any) -> Any:
     """See `Stacks.window_indices`; return whether there are windows of all cells."""
-    n_lanes = len(lanes)
+    return fill_windows_of(numbers, runs_at(view), out)
+
+
+@kernel
+def fill_windows_of(numbers: Any, runs: Any, out: Any) -> Any:
+    """Do what `fill_windows` does."""
+    stack_size, n_slots, n_lanes = runs.sizes[0], runs.sizes[1], len(runs.lanes)
     for i in range(len(numbers)):
         k = numbers[i, 0] // n_slots
-        time = time_in(lanes[k], numbers[i, 0] - k * n_slots, n_slots)
+        time = time_in(runs.lanes[k], numbers[i, 0] - k * n_slots, n_slots)
         for t in range(numbers.shape[1]):
-            count, age, step, mark = stack_of(k, time + t, stack_size, begins, before, table, lanes)
+            count, age, step, mark = stack_of(k, time + t, runs)
             if mark & APART:
                 return False
             if t == 0:
-                fill_stack(count, age, mark, k, lanes, out[i, :stack_size])
+                fill_stack(count, age, mark, k, runs.lanes, out[i, :stack_size])
             out[i, stack_size + t] = (count + step) * n_lanes + k
     return True

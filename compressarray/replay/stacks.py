@@ -110,9 +110,9 @@ class Stacks(ABC):
         self.stream = frames.stream
         self.n_lanes = n_lanes
         self.n_slots = n_slots
-        self.runs = Runs(n_lanes, n_slots, layout.stack_size)
         self.lanes: Lanes = np.zeros(n_lanes, LANE)
         self.lanes["at"] = self.lanes["pad"] = -1
+        self.runs = Runs(self.lanes, n_slots, layout.stack_size)
         # Of the step that is being added; means nothing before and after.
         self.plan: Plan = np.zeros(n_lanes, PLAN)
 
@@ -174,11 +174,8 @@ class Stacks(ABC):
         self._write_down(live, counts)
 
     def _write_down(self, live: Bools, counts: Int64s) -> None:
-        size, n_slots, runs = self.layout.stack_size, self.n_slots, self.runs
-        while not write_down(
-            live, counts, self.plan, size, n_slots, runs.begins, runs.before, runs.table, self.lanes
-        ):
-            runs.grow(self.lanes)
+        while not write_down(live, counts, self.plan, self.runs.view):
+            self.runs.grow()
 
     def commit_again(self, live: Bools, counts: Int64s) -> None:
         """Do what `commit` does after it was cut off, without the successor: it may be gone.
@@ -204,10 +201,7 @@ class Stacks(ABC):
         counts, since : ndarray, (n_lanes,) int64
             Transitions that each lane has had, and the first of them that there may be.
         """
-        if find_needed(
-            counts, since, self.layout.stack_size, self.n_slots, self.runs.begins,
-            self.runs.before, self.runs.table, self.lanes, LET_GO_AT,
-        ):  # fmt: skip
+        if find_needed(counts, since, self.runs.view, LET_GO_AT):
             self.frames.discard(self.lanes["first"])
 
     def clear(self) -> None:
@@ -235,7 +229,7 @@ class Stacks(ABC):
         with_new : ndarray of int64
             The lanes that have got transitions.
         """
-        self.runs.put(numbers, cells, self.lanes)
+        self.runs.put(numbers, cells)
         for name in LANE.names or ():
             if name not in ("oldest", *RUN_FIELDS):
                 self.lanes[name][changed] = lanes[name][changed]
@@ -280,19 +274,14 @@ class Stacks(ABC):
             The t-th observation is ``[t : t + stack_size]``, its successor one further on. None
             where a successor is something else than its observation moved on by one frame.
         """
-        size, runs = self.layout.stack_size, self.runs
+        size = self.layout.stack_size
         out = np.empty((len(cells), size + cells.shape[1]), np.int64)
-        is_regular = fill_windows(
-            cells, size, self.n_slots, runs.begins, runs.before, runs.table, self.lanes, out
-        )
+        is_regular = fill_windows(cells, self.runs.view, out)
         return out if is_regular else None
 
     def stack_indices(self, cells: Int64s, after: bool, out: Int64s) -> None:
         """Fill ``(n, stack_size)`` with the frame indices of observations, or of successors."""
-        runs = self.runs
-        fill_stacks(
-            cells, after, self.n_slots, runs.begins, runs.before, runs.table, self.lanes, out
-        )
+        fill_stacks(cells, after, self.runs.view, out)
 
     # -- pickling ----------------------------------------------------------------------------
 
@@ -306,7 +295,7 @@ class Stacks(ABC):
         """
         lanes = {name: self.lanes[name] for name in ("at", "age", "marks", "first")}
         return {
-            "runs": self.runs.snapshot(self.lanes, since),
+            "runs": self.runs.snapshot(since),
             "lanes": {**lanes, "known": self.lanes["known"].astype(np.uint8)},
         }
 
@@ -334,11 +323,11 @@ class Stacks(ABC):
             self.lanes[name] = array_of(lanes, name, np.int64, shape, least, most, copy=False)
         self.lanes["known"] = array_of(lanes, "known", np.uint8, self.lanes.shape, 0, 1) != 0
         self._restore(snapshot)
-        self.runs.restore(part_of(snapshot, "runs"), self.lanes, since, counts)
+        self.runs.restore(part_of(snapshot, "runs"), since, counts)
         oldest, n_frames, in_order = self._bounds()
         if (self.lanes["first"] > n_frames).any():
             raise CorruptFrameError(f"stored first is {self.lanes['first']}, past {n_frames}")
-        cells = self.runs.cells(np.arange(self.n_lanes * self.n_slots), self.lanes)
+        cells = self.runs.cells(np.arange(self.n_lanes * self.n_slots))
         lane = find_wrong(since, counts, flags, cells, self.lanes, oldest, n_frames, size, in_order)
         if lane >= 0:
             raise CorruptFrameError(
