@@ -193,7 +193,7 @@ class DiffFrameArray(NDArrayFace):
                 f"{ndim}; use codec='delta'"
             )
         axis = checked_stack_axis(stack_axis, lengths, len(lengths) - ndim, MAX_STACK)
-        self._be(_Frames(lengths, plain_dtype, ndim, axis, chosen, fill_value, snapshot))
+        self._hold(_Frames(lengths, plain_dtype, ndim, axis, chosen, fill_value, snapshot))
 
     # -- attributes --------------------------------------------------------------------------
 
@@ -500,13 +500,13 @@ class DiffFrameArray(NDArrayFace):
         if not self._is_native:
             return self._encoded_anew()
         twin = object.__new__(DiffFrameArray)
-        twin._be(self._frames.copied(self.shape if self._is_view else None))
+        twin._hold(self._frames.copied(self.shape if self._is_view else None))
         return twin
 
     def _encoded_anew(self) -> DiffFrameArray:
         frames = self._frames
         twin = object.__new__(DiffFrameArray)
-        twin._be(
+        twin._hold(
             _Frames(
                 self.shape, frames.dtype, len(frames.frame_shape), None,
                 copying.deepcopy(frames.codec), frames.fill_value,
@@ -651,7 +651,7 @@ class DiffFrameArray(NDArrayFace):
         """Return an empty array that differs from this one in the length of its first axis."""
         frames = self._frames
         twin = object.__new__(DiffFrameArray)
-        twin._be(
+        twin._hold(
             _Frames(
                 (n_rows, *frames.shape[1:]), frames.dtype, len(frames.frame_shape),
                 frames.stack_axis, copying.deepcopy(frames.codec), frames.fill_value,
@@ -661,7 +661,7 @@ class DiffFrameArray(NDArrayFace):
 
     _base: DiffFrameArray | None
 
-    def _be(self, frames: _Frames) -> None:
+    def _hold(self, frames: _Frames) -> None:
         self._frames = frames
         self._set_leads(Leads.of(frames.lead_shape))
         self._is_view = False

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from compressarray.errors import CorruptFrameError
 from compressarray.kernels.compiling import kernel
-from compressarray.replay.layout import as_array, as_kernels_take
+from compressarray.replay.layout import as_array, for_kernels
 
 AnyArray = npt.NDArray[Any]
 
@@ -93,7 +93,7 @@ class Actions:
             return self._checked_floats(values)
         if self._bounds is not None and values.dtype.kind in "iu" and values.dtype != np.uint64:
             stored: AnyArray = np.empty(expected, self.stored_dtype)
-            rows = as_kernels_take(values.astype(np.int64, copy=False)).reshape(n_lanes, -1)
+            rows = for_kernels(values.astype(np.int64, copy=False)).reshape(n_lanes, -1)
             if store_integers(rows, self._bounds, self._offset, stored.reshape(n_lanes, -1)):
                 return stored
         return self._checked_integers(values)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from compressarray.replay.layout import as_array, as_kernels_take
+from compressarray.replay.layout import as_array, for_kernels
 from compressarray.replay.resets import Mode
 
 AnyArray = npt.NDArray[Any]
@@ -96,7 +96,7 @@ def checked_rewards(reward: Any, n: int) -> npt.NDArray[np.floating[Any]]:
     if values.shape != (n,):
         raise ValueError(f"reward has shape {values.shape}; {n} lanes need {(n,)}")
     if values.dtype in _KERNEL_FLOATS:
-        return as_kernels_take(values)
+        return for_kernels(values)
     if values.dtype.kind not in "fiub":
         raise TypeError(f"reward has dtype {values.dtype}; it must be real numbers")
     with np.errstate(over="ignore"):

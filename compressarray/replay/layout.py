@@ -75,7 +75,7 @@ class Layout:
         """Return the frames of ``(n_lanes, *shape)``, in order, as flat bytes for a kernel."""
         # Along the first axis they lie in order as they are.
         frames = self.to_frames(values) if self.axis else values
-        flat = as_kernels_take(frames).reshape(-1)
+        flat = for_kernels(frames).reshape(-1)
         return flat if flat.dtype == np.uint8 else flat.view(np.uint8)
 
     def to_sample(self, stacks: Any, n_lead: int) -> Any:
@@ -141,7 +141,7 @@ def as_array(name: str, values: Any) -> AnyArray:
         raise TypeError(f"{name} is no array: {error}") from None
 
 
-def as_kernels_take(array: AnyArray) -> AnyArray:
+def for_kernels(array: AnyArray) -> AnyArray:
     """Return an array that is C-contiguous and writable, a copy where it is not.
 
     Others are of another type to numba, which would compile kernels anew.

@@ -207,7 +207,7 @@ class Observations:
         """
         n_begin = n_break = 0
         for entry, obs, successor in zip(self.entries, before, after, strict=True):
-            entry.look(obs, successor, live)
+            entry.plan_step(obs, successor, live)
             n_begin, n_break, n_unknown = join(
                 live, transitions.running, entry.plan, entry.lanes, begins
             )

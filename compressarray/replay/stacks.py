@@ -21,7 +21,7 @@ import numpy.typing as npt
 from compressarray.array import DiffFrameArray
 from compressarray.errors import CorruptFrameError, FrameEvictedError, StaleStreamError
 from compressarray.format.messages import Items, Message
-from compressarray.replay.layout import Layout, as_kernels_take
+from compressarray.replay.layout import Layout, for_kernels
 from compressarray.replay.misuse import StackWatch
 from compressarray.replay.plain import PlainRing
 from compressarray.replay.runs import (
@@ -119,7 +119,7 @@ class Stacks(ABC):
     # -- adding ------------------------------------------------------------------------------
 
     @abstractmethod
-    def look(self, obs: AnyArray, successor: AnyArray, live: Bools) -> None:
+    def plan_step(self, obs: AnyArray, successor: AnyArray, live: Bools) -> None:
         """Find out how the observations of a step go on, and fill ``plan`` with it.
 
         Nothing of the step is held after that.
@@ -133,10 +133,10 @@ class Stacks(ABC):
         """
 
     def begin(self, begins: Bools) -> None:  # noqa: B027 - most have nothing to do
-        """Hear, after `look`, in which lanes a stack begins anew, for whatever reason."""
+        """Hear, after `plan_step`, in which lanes a stack begins anew, for whatever reason."""
 
     def remark(self, obs: AnyArray, successor: AnyArray, live: Bools) -> str | None:
-        """Return, after `look`, what is to be said of how the observations go on, if anything."""
+        """Return, after `plan_step`, what is to be said of how observations go on, if anything."""
         del obs, successor, live
         return None
 
@@ -166,7 +166,7 @@ class Stacks(ABC):
         Parameters
         ----------
         successor, live
-            As for `look`.
+            As for `plan_step`.
         counts : ndarray, (n_lanes,) int64
             Transitions that each lane had before.
         """
@@ -358,11 +358,11 @@ class StoredStacks(Stacks):
         n_given = 1 if layout.feed == "newest" else layout.stack_size
         # The last successors as they were given, in rings of frames.
         self.current: UInt8s = np.zeros((n_lanes, n_given, layout.frame_bytes), np.uint8)
-        # Whether all that the step stores is each lane's newest frame; see `look`.
+        # Whether all that the step stores is each lane's newest frame; see `plan_step`.
         self._is_plain = False
 
     def repeats(self, obs: AnyArray, lanes: Int64s) -> Bools:
-        """Compare bytes, as `look` does."""
+        """Compare bytes, as `plan_step` does."""
         n_given = self.current.shape[1]
         given = self.layout.as_bytes(obs).reshape(self.current.shape)[lanes]
         order = (self.lanes["oldest"][lanes, None] + np.arange(n_given)) % n_given
@@ -446,7 +446,7 @@ class GivenStacks(StoredStacks):
         is_watched = layout.is_image and len(layout.shape) > 2
         self._watch = StackWatch(layout) if is_watched else None
 
-    def look(self, obs: AnyArray, successor: AnyArray, live: Bools) -> None:
+    def plan_step(self, obs: AnyArray, successor: AnyArray, live: Bools) -> None:
         """Compare bytes, and look for padding in stacks that are new.
 
         A NaN is itself, and -0.0 is not 0.0.
@@ -520,7 +520,7 @@ class NewestFrames(StoredStacks):
             self.lanes["pad"] = frames.pin(padding)
             self.plan["marks"] = PINNED  # now and for ever
 
-    def look(self, obs: AnyArray, successor: AnyArray, live: Bools) -> None:
+    def plan_step(self, obs: AnyArray, successor: AnyArray, live: Bools) -> None:
         """Compare bytes; frames that are there already are not stored again."""
         del successor
         flat, counts = self.layout.as_bytes(obs), self.frames._counts
@@ -558,7 +558,7 @@ class FrameIndices(Stacks):
         self._padding = padding
         self.current: Int64s = np.zeros((n_lanes, layout.stack_size), np.int64)
 
-    def look(self, obs: AnyArray, successor: AnyArray, live: Bools) -> None:
+    def plan_step(self, obs: AnyArray, successor: AnyArray, live: Bools) -> None:
         """Compare indices, and read counts and ages off them.
 
         Raises
@@ -582,7 +582,7 @@ class FrameIndices(Stacks):
         counts = self.frames.lane_counts
         pads: Int64s = self.lanes["pad"].copy()
         problem, lane = plan_indices(
-            as_kernels_take(obs), as_kernels_take(successor), self.current, live, counts,
+            for_kernels(obs), for_kernels(successor), self.current, live, counts,
             self._ring_rows, self.lanes, self.plan,
         )  # fmt: skip
         if problem != FINE:
