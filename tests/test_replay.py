@@ -582,7 +582,7 @@ def test_starts_that_are_kept_track_of_are_those_found_by_looking(
             flags[0, counts[0] % n_slots] = TERMINATED * ends + FIRST * (t == 0)
             counts += 1
             runs[0] = min(t + 1, n_slots)
-            kept.turn(lane, True, counts, runs, flags)
+            kept.advance(lane, True, counts, runs, flags)
     looked = Windows(n_slots, length, full)
     looked.rebuild(np.maximum(counts - n_slots, 0), counts, flags)
     assert len(kept) == len(looked)

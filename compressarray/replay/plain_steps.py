@@ -16,15 +16,12 @@ from compressarray.array import DiffFrameArray
 from compressarray.kernels.attaching import (
     BoolRow,
     Float32Row,
-    Float64Row,
-    Int32Row,
     Int64Block,
     Int64Row,
     Int64Table,
     UInt8Block,
     UInt8Row,
     UInt8Table,
-    UInt32Row,
     attacher,
     describe,
     kind_of_row,
@@ -46,7 +43,7 @@ from compressarray.replay.stack_kernels import (
 )
 from compressarray.replay.stacks import StoredStacks
 from compressarray.replay.transitions import Transitions, record
-from compressarray.replay.windows import Windows, turn
+from compressarray.replay.windows import Windows, advance_of, windows_at
 from compressarray.ring import Ring, count_rows, number_rows
 from compressarray.store.gop_journal import finish
 from compressarray.store.gop_writing import DONE, append_rows
@@ -95,19 +92,8 @@ class StepArrays(NamedTuple):
     running: BoolRow
 
 
-class WindowArrays(NamedTuple):
-    """What the kernel sees of one kind of windows."""
-
-    size: Int64Row  # (2,): length, and whether only full ones count
-    words: UInt32Row
-    counts: Int32Row
-    leaves: Float64Row
-    sums: Float64Row
-
-
 _step_at: Any = attacher(StepArrays)
 _runs_at: Any = attacher(RunArrays, first=len(StepArrays._fields))
-_windows_at: Any = attacher(WindowArrays)
 
 
 class PlainSteps:
@@ -164,14 +150,7 @@ class PlainSteps:
         )
         self._runs = entry.runs.arrays
         self._step_view = describe([*self._arrays, *self._runs])
-        self._window_arrays = [
-            WindowArrays(
-                np.array([each.length, each.full]), each.words, each.counts, each.tree.leaves,
-                each.tree.sums,
-            )
-            for each in windows
-        ]  # fmt: skip
-        self._window_views = np.stack([describe(each) for each in self._window_arrays])
+        self._window_views = np.stack([each.view for each in windows])
 
     def fits(self, transitions: Transitions, n_windows: int) -> bool:
         """Whether these are still the parts that it was made of."""
@@ -323,11 +302,8 @@ def add_plain(view: Any, step_view: Any, window_views: Any, obs: Any, successor:
         step.values, step.known, step.flags, counts, step.runs, step.running,
     )  # fmt: skip
     for i in range(len(window_views)):
-        each = _windows_at(window_views[i])
-        turn(
-            step.all_lanes, True, counts, step.runs, step.flags, each.size[0], each.size[1] != 0,
-            each.words, each.counts, each.leaves, each.sums, each.sums[0],
-        )  # fmt: skip
+        windows = windows_at(window_views[i])
+        advance_of(step.all_lanes, True, counts, step.runs, step.flags, windows)
     progress[_MAY_LET_GO] = find_needed_of(counts, step.first, runs, LET_GO_AT)
     progress[_STATE] = _WRITTEN
     return rows[len(rows) - 1]

@@ -124,14 +124,14 @@ class SumTree:
         top = array_of(snapshot, "top", np.float64, (1,))
         if not 1 <= top[0] <= highest:
             raise CorruptFrameError(f"stored top is {top[0]}, not from 1 to {highest}")
-        leaves = array_of(snapshot, "leaves", np.float64, self.leaves.shape)
+        leaves = array_of(snapshot, "leaves", np.float64, self.leaves.shape, copy=False)
         if not ((leaves >= 0) & (leaves <= top)).all():  # NaN is neither
             raise CorruptFrameError(f"stored leaves are not all from 0 to {top[0]}, the top")
         if leaves.size and np.count_nonzero(leaves) != np.count_nonzero(leaves[cells]):
             raise CorruptFrameError("stored leaves give priority to what may not be drawn")
-        self.leaves = leaves
+        self.leaves[:] = leaves  # in place: views say where they lie
         self.sums[0] = top[0]
-        sum_up(leaves, self.sums)
+        sum_up(self.leaves, self.sums)
 
     @property
     def nbytes(self) -> int:

@@ -152,7 +152,7 @@ class Transitions:
             self.running,
         )  # fmt: skip
         for each in windows:
-            each.turn(lanes, True, self.counts, self.runs, self.flags)
+            each.advance(lanes, True, self.counts, self.runs, self.flags)
 
     def take(self, rows: NewRows) -> None:
         """Have the transitions of a message, see `compressarray.replay.following`.
@@ -184,7 +184,7 @@ class Transitions:
         ended = np.zeros(self.n_lanes, np.bool_)
         if end_runs(named, self.flags, self.counts, self.running, ended):
             for each in windows:
-                each.turn(np.flatnonzero(ended), False, self.counts, self.runs, self.flags)
+                each.advance(np.flatnonzero(ended), False, self.counts, self.runs, self.flags)
 
     def cells_of(self, names: Int64s) -> tuple[Int64s, Bools]:
         """Find where some transitions lie; return their cells, and which are still held.

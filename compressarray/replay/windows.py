@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
+from compressarray.kernels.attaching import (
+    Float64Row,
+    Int32Row,
+    Int64Row,
+    UInt32Row,
+    attacher,
+    describe,
+)
 from compressarray.kernels.compiling import kernel
 from compressarray.replay.priorities import SumTree, set_leaf
 
@@ -19,6 +27,30 @@ END = TERMINATED | TRUNCATED | CUT
 
 MAX_CELLS = (1 << 31) - 1  # starts are counted in 32 bits
 _WORD_SHIFT = 5  # 32 cells a word, so that all arithmetic stays in int64
+
+
+class WindowArrays(NamedTuple):
+    """What kernels see of windows.
+
+    Attributes
+    ----------
+    size : ndarray, (2,) int64
+        Their length, and whether only full ones count.
+    words, counts
+        As in `Windows`.
+    leaves, sums
+        As in `SumTree`; the largest priority so far, ``sums[0]``, is what new starts get.
+    """
+
+    size: Int64Row
+    words: UInt32Row
+    counts: Int32Row
+    leaves: Float64Row
+    sums: Float64Row
+
+
+# (view): the arrays of windows, in kernels.
+windows_at: Any = attacher(WindowArrays)
 
 
 class Windows:
@@ -53,6 +85,11 @@ class Windows:
         # Node i has children 2i and 2i + 1; the last n_words nodes belong to the words.
         self.counts: npt.NDArray[np.int32] = np.zeros(2 * n_words, np.int32)
         self.tree = SumTree(0) if tree is None else tree
+        # None of them is ever replaced.
+        self._arrays = WindowArrays(
+            np.array([length, full]), self.words, self.counts, self.tree.leaves, self.tree.sums
+        )
+        self.view = describe(self._arrays)  # where kernels find them
 
     def __len__(self) -> int:
         return int(self.counts[1])
@@ -73,9 +110,9 @@ class Windows:
 
     def remove(self, cells: Int64s) -> None:
         """Take cells out, until what they hold is replaced; nothing happens where they are not."""
-        remove(cells, self.words, self.counts, self.tree.leaves, self.tree.sums)
+        remove(cells, self.view)
 
-    def turn(
+    def advance(
         self,
         lanes: Int64s,
         is_new: bool,
@@ -95,10 +132,7 @@ class Windows:
             Transitions that each lane has had, and those of its newest episode that are held.
         flags : ndarray, (n_lanes, n_slots) uint8
         """
-        turn(
-            lanes, is_new, counts, runs, flags, self.length, self.full, self.words, self.counts,
-            self.tree.leaves, self.tree.sums, self.tree.top,
-        )  # fmt: skip
+        advance(lanes, is_new, counts, runs, flags, self.view)
 
     def catch_up(
         self,
@@ -109,7 +143,7 @@ class Windows:
         runs: Int64s,
         flags: npt.NDArray[np.uint8],
     ) -> None:
-        """Do what `turn` does, for several transitions of some lanes whose flags are there.
+        """Do what `advance` does, for several transitions of some lanes whose flags are there.
 
         Parameters
         ----------
@@ -122,17 +156,11 @@ class Windows:
         flags : ndarray, (n_lanes, n_slots) uint8
             As they are now.
         """
-        catch_up(
-            lanes, n_new, was_cut, counts, runs, flags, self.length, self.full, self.words,
-            self.counts, self.tree.leaves, self.tree.sums, self.tree.top,
-        )  # fmt: skip
+        catch_up(lanes, n_new, was_cut, counts, runs, flags, self.view)
 
     def rebuild(self, oldest: Int64s, counts: Int64s, flags: npt.NDArray[np.uint8]) -> None:
         """Fill an empty set from all transitions that are held; takes a pass over the flags."""
-        rebuild(
-            oldest, counts, flags, self.length, self.full, self.words, self.counts,
-            self.tree.leaves, self.tree.sums, self.tree.top,
-        )  # fmt: skip
+        rebuild(oldest, counts, flags, self.view)
 
     @property
     def nbytes(self) -> int:
@@ -141,9 +169,9 @@ class Windows:
 
 
 @kernel
-def put(cell: Any, present: Any, priority: Any, words: Any, counts: Any, leaves: Any, sums: Any,
-        ) -> Any:  # fmt: skip
+def put(cell: Any, present: Any, windows: Any) -> Any:
     """Put a cell in, or take it out; nothing happens where it is so already."""
+    words, counts = windows.words, windows.counts
     word = cell >> _WORD_SHIFT
     bit = 1 << (cell & 31)
     held = np.int64(words[word])
@@ -155,15 +183,16 @@ def put(cell: Any, present: Any, priority: Any, words: Any, counts: Any, leaves:
     while node >= 1:
         counts[node] += change
         node >>= 1
-    if len(leaves):
-        set_leaf(leaves, sums, cell, priority if present else 0.0)
+    if len(windows.leaves):
+        set_leaf(windows.leaves, windows.sums, cell, windows.sums[0] if present else 0.0)
 
 
 @kernel
-def remove(cells: Any, words: Any, counts: Any, leaves: Any, sums: Any) -> Any:
+def remove(cells: Any, view: Any) -> Any:
     """See `Windows.remove`."""
+    windows = windows_at(view)
     for cell in cells:
-        put(cell, False, 0.0, words, counts, leaves, sums)
+        put(cell, False, windows)
 
 
 @kernel
@@ -190,65 +219,64 @@ def select(words: Any, counts: Any, ranks: Any, cells: Any) -> Any:
 
 
 @kernel
-def admit(lane: Any, newest: Any, run: Any, flags: Any, length: Any, full: Any, words: Any,
-          counts: Any, leaves: Any, sums: Any, priority: Any) -> Any:  # fmt: skip
+def admit(lane: Any, newest: Any, run: Any, flags: Any, windows: Any) -> Any:
     """Put in the starts of windows that end with one transition, the newest of ``run`` steps."""
-    n_slots = flags.shape[1]
+    n_slots, length = flags.shape[1], windows.size[0]
     # Window [newest - back, newest] is whole where back == length - 1; a shorter one will never
     # grow once its episode has ended.
     first_back = length - 1
-    if flags[lane, newest % n_slots] & END and not full:
+    if flags[lane, newest % n_slots] & END and not windows.size[1]:
         first_back = 0
     for back in range(first_back, min(length, run)):
-        cell = lane * n_slots + (newest - back) % n_slots
-        put(cell, True, priority, words, counts, leaves, sums)
+        put(lane * n_slots + (newest - back) % n_slots, True, windows)
 
 
 @kernel
-def turn(lanes: Any, is_new: Any, lane_counts: Any, runs: Any, flags: Any, length: Any, full: Any,
-         words: Any, counts: Any, leaves: Any, sums: Any, priority: Any) -> Any:  # fmt: skip
-    """See `Windows.turn`."""
+def advance(lanes: Any, is_new: Any, lane_counts: Any, runs: Any, flags: Any, view: Any) -> Any:
+    """See `Windows.advance`."""
+    advance_of(lanes, is_new, lane_counts, runs, flags, windows_at(view))
+
+
+@kernel
+def advance_of(lanes: Any, is_new: Any, lane_counts: Any, runs: Any, flags: Any,
+               windows: Any) -> Any:  # fmt: skip
+    """Do what `advance` does."""
     n_slots = flags.shape[1]
     for lane in lanes:
         newest = lane_counts[lane] - 1
         if is_new:
-            cell = lane * n_slots + newest % n_slots
-            put(cell, False, 0.0, words, counts, leaves, sums)
-        admit(
-            lane, newest, runs[lane], flags, length, full, words, counts, leaves, sums, priority
-        )  # fmt: skip
+            put(lane * n_slots + newest % n_slots, False, windows)
+        admit(lane, newest, runs[lane], flags, windows)
 
 
 @kernel
 def catch_up(lanes: Any, n_new: Any, was_cut: Any, lane_counts: Any, runs: Any, flags: Any,
-             length: Any, full: Any, words: Any, counts: Any, leaves: Any, sums: Any,
-             priority: Any) -> Any:  # fmt: skip
+             view: Any) -> Any:  # fmt: skip
     """See `Windows.catch_up`."""
+    windows = windows_at(view)
     n_slots = flags.shape[1]
     for i in range(len(lanes)):
         lane = lanes[i]
         count, run = lane_counts[lane], runs[lane]
         if was_cut[i]:
-            admit(
-                lane, count - 1, run, flags, length, full, words, counts, leaves, sums, priority
-            )  # fmt: skip
+            admit(lane, count - 1, run, flags, windows)
         for t in range(count, count + n_new[i]):
-            put(lane * n_slots + t % n_slots, False, 0.0, words, counts, leaves, sums)
+            put(lane * n_slots + t % n_slots, False, windows)
             if flags[lane, t % n_slots] & FIRST:
                 run = 0
             run = min(run + 1, n_slots)
-            admit(lane, t, run, flags, length, full, words, counts, leaves, sums, priority)
+            admit(lane, t, run, flags, windows)
 
 
 @kernel
-def rebuild(oldest: Any, lane_counts: Any, flags: Any, length: Any, full: Any, words: Any,
-            counts: Any, leaves: Any, sums: Any, priority: Any) -> Any:  # fmt: skip
+def rebuild(oldest: Any, lane_counts: Any, flags: Any, view: Any) -> Any:
     """See `Windows.rebuild`."""
+    windows = windows_at(view)
     n_lanes, n_slots = flags.shape
     for lane in range(n_lanes):
         run = 0
         for t in range(oldest[lane], lane_counts[lane]):
             run += 1
-            admit(lane, t, run, flags, length, full, words, counts, leaves, sums, priority)
+            admit(lane, t, run, flags, windows)
             if flags[lane, t % n_slots] & END:
                 run = 0
