@@ -79,9 +79,12 @@ class Writer:
         with self.lock:
             if self._busy.locked():
                 return write(*arguments)
-            with self._busy:
-                if self.steps or self.committed:
+            if self.steps or self.committed:
+                with self._busy:
                     self._settle()
+            while self.untidy:  # of writes that were cut off: however many, they take nothing
+                self.untidy.pop().tidy()
+            with self._busy:
                 result = write(*arguments)
                 self.committed = True
                 self._settle()

@@ -67,9 +67,9 @@ class Learning:
         if look is not None and n_closed >= look.due:
             found = look.found() if look.since is groups.codebooks else None
             held = groups.table.held()
-            if found is not None:
-                _adopt(groups, found)
+            if found is not None:  # noted first: what is cut off here goes on with the next slice
                 self._newest, self._left = found, held.tolist() if found.anew else []
+                _adopt(groups, found)
             # Where nothing was to be learnt, look less often.
             self.pause = 1 if found is not None else min(2 * self.pause, MAX_LEARN_PAUSE)
             self.at = n_closed + max(LEARN_AFTER_GOPS, len(held), n_closed // 2) * self.pause
