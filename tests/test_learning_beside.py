@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import os
 import pickle
@@ -16,6 +17,7 @@ from numba import config
 
 from compressarray import DiffFrameArray
 from compressarray.store import gop_schedule as schedule
+from tests.interrupting import interrupted, lines_of
 from tests.strategies import game
 from tests.test_threads import run_script
 
@@ -110,6 +112,58 @@ def test_what_is_written_in_one_piece_is_learnt_from_at_once() -> None:
     books = array._frames.store._groups.codebooks
     assert sum(book is not None for book in books.books) == 1
     assert np.array_equal(array[:], dense)
+
+
+@pytest.mark.usefixtures("learning_soon")
+def test_a_copy_made_in_the_midst_of_a_change_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has groups of older codebooks, which other codes alone do not suit."""
+    dense = game(N, FRAME, 0)
+    array = DiffFrameArray((N, *FRAME), codec="delta-huffman", gop_length=4)
+    n_copies = 0
+    for t in range(400):
+        array.append(dense[t])
+        if len(array._frames.store._learning._left) > 20 and t % 4 == 0 and n_copies < 3:
+            n_copies += 1
+            twin = pickle.loads(pickle.dumps(array))
+            with monkeypatch.context() as patch:
+                for name, gain in {"TOKENS": 2.0, "PACKED_TOKENS": 2.0, "CODES": -9.0}.items():
+                    patch.setattr(f"compressarray.store.gop_learning.{name}_GAIN", gain)
+                for frame in dense[t + 1 : t + 260]:
+                    twin.append(frame)
+            n = int(twin.lane_counts[0])
+            assert np.array_equal(twin.gather(np.arange(n)), dense[:n])
+    assert n_copies == 3
+
+
+@pytest.mark.usefixtures("learning_soon")
+@pytest.mark.parametrize("codec", ["delta", "delta-huffman"])
+def test_an_interrupt_while_open_groups_change_over(
+    codec: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of two lanes, so that one has an open group when the other one closes its own."""
+    monkeypatch.setattr(config, "NUMBA_NUM_THREADS", 1)
+    dense = np.stack([game(N, FRAME, 0), game(N, FRAME, 1)], axis=1)
+
+    def step(array: DiffFrameArray) -> None:
+        first, second = array.lane_counts.tolist()
+        lane, t = (0, first) if second - first >= 2 else (1, second)
+        array.append(dense[t, lane][None], lanes=[lane])
+
+    array = DiffFrameArray((600, 2, *FRAME), codec=codec, gop_length=4)
+    n_cut = 0
+    while n_cut == 0:
+        before, books = copy.deepcopy(array), array._frames.store._groups.codebooks
+        step(array)
+        if array._frames.store._groups.codebooks is books:
+            continue
+        n_lines = lines_of(step, copy.deepcopy(before))
+        for at in range(0, n_lines, max(1, n_lines // 120)):
+            twin = copy.deepcopy(before)
+            n_cut += "gop_schedule" in (interrupted(at, step, twin) or "")
+            for _ in range(14):
+                step(twin)
+            for lane, n in enumerate(twin.lane_counts.tolist()):
+                assert np.array_equal(twin.gather(np.arange(n) * 2 + lane), dense[:n, lane])
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -121,12 +121,15 @@ class Found(NamedTuple):
     codebooks : Codebooks
     has_tokens : bool
         Whether it has tokens and words of its own, or only codes.
+    before : int
+        Number of the one that it was learnt beside, whose tokens and words it has otherwise.
     anew : bool
         Whether all groups are to be written with it, or only those to come.
     """
 
     codebooks: Codebooks
     has_tokens: bool
+    before: int
     anew: bool
 
 
@@ -221,7 +224,7 @@ def better_codebooks(sample: Sample) -> Found | None:
     trim()
     if learnt is None and packer is None:
         return None
-    return Found(books, learnt is not None, sample.anew)
+    return Found(books, learnt is not None, at.codebooks.newest, sample.anew)
 
 
 def _learn_changes(sample: Sample, unpacked: list[UInt8s]) -> Learnt | None:

@@ -15,9 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
-import numpy as np
-
-from compressarray.format.groups import codebook_of, flags_of, name_codebook, naming
+from compressarray.format.groups import codebook_of, flags_of, name_codebook
 from compressarray.kernels.compiling import plain
 from compressarray.store import gop_layout as layout
 from compressarray.store.base import Int64s
@@ -142,26 +140,25 @@ if hasattr(os, "register_at_fork"):
 
 def _adopt(groups: Groups, found: Found) -> None:
     """Write with the newest of other codebooks from now on."""
+    counted = _counted(groups)
+    groups.is_renewed = False
     groups.attach(groups.state, found.codebooks)
-    if found.has_tokens:
-        work = groups.work()
-        for lane, place in np.argwhere(groups.state.open_gop != layout.CLOSED).tolist():
-            _open_anew(groups, lane, place, work)
-        work.give_back()
-    else:  # the same tokens
-        open_flags = groups.state.open_flags
-        open_flags[...] = naming(open_flags, found.codebooks.newest)
+    groups.renew_open()
+    groups.finish()
+    groups.state.meta[_UNCOUNTED] = counted
 
 
 def _write_anew(groups: Groups, index: int, found: Found, work: Work) -> bool:
     """Write one closed group with the newest codebook, if it is there and names another one."""
     entry = int(groups.state.gop_chunk[index])
     newest = found.codebooks.newest
-    if not entry or plain(codebook_of)(flags_of(groups.arena.view(entry))) == newest:
+    named = int(plain(codebook_of)(flags_of(groups.arena.view(entry)))) if entry else newest
+    if named == newest:
         return False
     counted = _counted(groups)
     gop, lane = divmod(index, groups.n_lanes)
-    if found.has_tokens:
+    # A copy that was made in the midst of a change-over has groups of older codebooks, too.
+    if found.has_tokens or named != found.before:
         groups.rebuild(lane, gop, work)
     else:
         closed = groups.unpacked(index).copy()
@@ -170,16 +167,6 @@ def _write_anew(groups: Groups, index: int, found: Found, work: Work) -> bool:
     groups.finish()
     groups.state.meta[_UNCOUNTED] = counted
     return True
-
-
-def _open_anew(groups: Groups, lane: int, place: int, work: Work) -> None:
-    """Write one open group with the newest codebook."""
-    counted = _counted(groups)
-    gop = int(groups.state.open_gop[lane, place])
-    row = int(groups.state.open_next[lane, place])
-    groups.open_as_encoded(lane, gop, row - 1, work)
-    groups.finish()
-    groups.state.meta[_UNCOUNTED] = counted
 
 
 # No group is closed or goes by being written anew.

@@ -30,6 +30,7 @@ def take_changes(groups: Groups, items: Items) -> None:
     """
     if len(groups.state.head) == 0:
         groups.have_open()
+    groups.is_renewed = False
     groups.taken_from = groups.at, int(groups.state.meta[layout.BACKGROUND])
     if groups.codebooks is not None:
         groups.attach(groups.state, groups.codebooks.taken(items, packs=groups.packs))

@@ -102,6 +102,9 @@ class Groups:
         Of a closed group, at most.
     packs : bool
         Whether closed groups may be packed.
+    is_renewed : bool
+        Whether all open groups are known to name the newest codebook, which is what they go on
+        with.
     taken_from : tuple or None
         What a replica has replaced that is not in the log: how it was, and the newest background.
     """
@@ -184,6 +187,7 @@ class Groups:
             log=np.zeros(FIRST_LOG_WORDS, np.int64),
         )
         self.ready_at_votes = -1
+        self.is_renewed = False
         self.taken_from: tuple[Attached, int] | None = None
         codebooks = None
         if meta[layout.RECORD_KIND] == DELTA:
@@ -325,6 +329,27 @@ class Groups:
             self.at.view, lane, gop, until, work.closed, built.size, address_of(built.last_frame)
         )
 
+    def renew_open(self) -> None:
+        """Encode open groups anew that name another codebook than the newest, as may be.
+
+        What is appended is encoded with the newest one: a group that went on under another name
+        would be read wrong.
+        """
+        state = self.state
+        if self.codebooks is None:
+            self.is_renewed = True
+            return
+        named = plain(codebook_of)(state.open_flags)
+        others = np.argwhere((state.open_gop != layout.CLOSED) & (named != self.codebooks.newest))
+        if not len(others):
+            self.is_renewed = True
+            return
+        work = self.work()
+        for lane, place in others.tolist():
+            gop, row = int(self.state.open_gop[lane, place]), int(self.state.open_next[lane, place])
+            self.open_as_encoded(lane, gop, row - 1, work)
+        work.give_back()
+
     def close_full(self, lane: int, row: int, work: Work) -> None:
         """Close the groups that a row has filled."""
         gop = 0
@@ -353,7 +378,9 @@ class Groups:
             self.attach(self.state._replace(log=grown))
 
     def make_ready(self) -> None:
-        """Have room for open groups, heads, and a free background."""
+        """Have room for open groups, which can go on, heads, and a free background."""
+        if not self.is_renewed:
+            self.renew_open()
         state = self.state
         if len(state.head) and state.meta[layout.VOTES] == self.ready_at_votes:
             return
@@ -422,6 +449,7 @@ class Groups:
 
     def roll_back(self) -> None:
         """Take back what the write that runs has done."""
+        self.is_renewed = False
         journal.roll_back(self.at.view)
         if self.taken_from is not None:
             before, background = self.taken_from
