@@ -59,7 +59,8 @@ class Rewards:
 
     def __setitem__(self, cells: Int64s, rewards: Floats) -> None:
         """Have rewards in some cells; of several for one the last one stays."""
-        while not put_rewards(cells, rewards, *self.arrays):
+        given = np.array(rewards, np.float32)  # of a message: of another type to kernels
+        while not put_rewards(cells, given, *self.arrays):
             self.widen()
 
     def make_room(self, lanes: Int64s, rewards: npt.NDArray[np.floating[Any]]) -> None:

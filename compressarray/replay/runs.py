@@ -118,12 +118,6 @@ class Runs:
     lanes : ndarray, (n_lanes,) `LANE`
         Of whoever has the runs; here is kept what `RUN_FIELDS` names.
     n_slots, stack_size : int
-
-    Attributes
-    ----------
-    arrays : RunArrays
-    view : ndarray, int64
-        Where kernels find them; both are replaced when there is more room.
     """
 
     def __init__(self, lanes: Lanes, n_slots: int, stack_size: int) -> None:
@@ -142,7 +136,17 @@ class Runs:
         )
 
     def _have(self, arrays: RunArrays) -> None:
-        self.arrays, self.view = arrays, describe(arrays)
+        self._at = arrays, describe(arrays)  # in one step: a view must not outlive its arrays
+
+    @property
+    def arrays(self) -> RunArrays:
+        """The arrays as they are now."""
+        return self._at[0]
+
+    @property
+    def view(self) -> Int64s:
+        """Where kernels find them."""
+        return self._at[1]
 
     def grow(self) -> None:
         """Have room for twice as many runs."""

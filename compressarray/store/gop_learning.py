@@ -110,9 +110,6 @@ def sample_of(groups: Groups) -> Sample | None:
     )
 
 
-# -- what ------------------------------------------------------------------------------------
-
-
 class Found(NamedTuple):
     """Codebooks of which the newest is better than what is written with.
 
