@@ -23,15 +23,17 @@ from compressarray.store.gop_learning import Found, Sample, better_codebooks, sa
 from compressarray.store.groups import Groups, Work
 from compressarray.store.workers import n_threads
 
-# What is held is looked at each time as many groups have been closed as there are, and half as
-# many as ever were, and up to MAX_LEARN_PAUSE times later while nothing is learnt.
+# What is held is looked at each time half as many groups have been closed as there are, or ever
+# were, and up to MAX_LEARN_PAUSE times later while nothing is learnt.
 LEARN_AFTER_GOPS = 16
 MAX_LEARN_PAUSE = 8
-# What is found is taken once a quarter more were closed: forty frames of one environment at first.
+# What is found is taken once a quarter more were closed, at most of so many frames: 40 of one
+# environment at first. Learning takes up to 0.3 s, and playing so many frames as a rule longer.
 LEAD_SHIFT = 2
+MAX_LEAD_FRAMES = 1280
 # Groups that change over for each one that is closed: at thirty microseconds each, or two hundred
-# where they are packed.
-CHANGED_AT_ONCE = 2
+# where they are packed. Until all have, both codebooks are held.
+CHANGED_AT_ONCE, CHANGED_AT_ONCE_PACKED = 8, 4
 
 
 class Learning:
@@ -58,7 +60,7 @@ class Learning:
         n_closed = int(groups.state.meta[layout.N_CLOSED])
         n_new, self._n_closed = max(1, n_closed - self._n_closed), n_closed
         if self._look is None and not self._left and n_closed >= self.at:
-            due = self.at + (self.at >> LEAD_SHIFT)
+            due = self.at + min(self.at >> LEAD_SHIFT, MAX_LEAD_FRAMES // groups.gop_length)
             sample = sample_of(groups)
             self._look = _Look(sample, due, groups.codebooks, is_due=n_closed >= due)
         look = self._look
@@ -70,10 +72,11 @@ class Learning:
                 _adopt(groups, found)
             # Where nothing was to be learnt, look less often.
             self.pause = 1 if found is not None else min(2 * self.pause, MAX_LEARN_PAUSE)
-            self.at = n_closed + max(LEARN_AFTER_GOPS, len(held), n_closed // 2) * self.pause
+            self.at = n_closed + max(LEARN_AFTER_GOPS, n_closed // 2) * self.pause
             self._look = None
         if self._newest is not None:
-            self._change_over(groups, self._newest, CHANGED_AT_ONCE * n_new)
+            most = CHANGED_AT_ONCE_PACKED if groups.packs else CHANGED_AT_ONCE
+            self._change_over(groups, self._newest, most * n_new)
 
     def _change_over(self, groups: Groups, found: Found, most: int) -> None:
         """Write some of what is left with the newest codebook; then let go of the others."""
