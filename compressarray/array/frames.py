@@ -17,7 +17,7 @@ from compressarray.format.messages import Items, Message
 from compressarray.format.records import MAX_PIXEL_BYTES
 from compressarray.ring import Ring
 from compressarray.snapshots import Snapshot, array_of, int_of, part_of
-from compressarray.store import MAX_STACK, Int64s, Store, UInt8s, check_size, make_store
+from compressarray.store import MAX_STACK, Geometry, Int64s, Store, UInt8s, check_size, make_store
 from compressarray.writing import Writer
 
 AnyArray = npt.NDArray[Any]
@@ -194,17 +194,15 @@ class _Frames:
         pixel = prod(self.frame_shape[2:]) * self.dtype.itemsize
         if pixel > MAX_PIXEL_BYTES:  # channels come first, or pixels are wide
             pixel = min(self.dtype.itemsize, MAX_PIXEL_BYTES)
-        return make_store(
+        geometry = Geometry(
             0 if self.is_empty else lead[0],
             max(lanes, 1),
             1 if axis is None else max(lead[axis], 1),
             max(self.frame_bytes, 1),
             row * self.dtype.itemsize,
             pixel,
-            fill,
-            self.codec,
-            snapshot,
         )
+        return make_store(geometry, fill, self.codec, snapshot)
 
     def clear(self) -> None:
         """Forget every frame but the pinned ones."""

@@ -8,10 +8,11 @@ from compressarray.codecs import Codec
 from compressarray.snapshots import Snapshot, array_of
 from compressarray.store.base import Int64s, Store, UInt8s
 from compressarray.store.frames import FrameStore
+from compressarray.store.geometry import Geometry
 from compressarray.store.gops import GopStore
 from compressarray.store.groups import open_per_lane
 
-__all__ = ["MAX_STACK", "Int64s", "Store", "UInt8s", "check_size", "make_store"]
+__all__ = ["MAX_STACK", "Geometry", "Int64s", "Store", "UInt8s", "check_size", "make_store"]
 
 # Of a frame, or of a stack in one group: records take up to a quarter more, and a chunk's size is
 # kept in 32 bits.
@@ -48,25 +49,13 @@ def check_size(n_cells: int, stack: int, frame_bytes: int, codec: Codec) -> None
 
 
 def make_store(
-    n_rows: int,
-    n_lanes: int,
-    stack: int,
-    frame_bytes: int,
-    row_bytes: int,
-    pixel_bytes: int,
-    fill: UInt8s,
-    codec: Codec,
-    snapshot: Snapshot | None = None,
+    geometry: Geometry, fill: UInt8s, codec: Codec, snapshot: Snapshot | None = None
 ) -> Store:
     """Build the store that a codec needs.
 
     Parameters
     ----------
-    n_rows, n_lanes, stack : int
-        Cells are ``(row * n_lanes + lane) * stack + k``.
-    frame_bytes, row_bytes, pixel_bytes : int
-        Bytes of a frame, of one of its rows, and from a pixel to the next: up to
-        `words.MAX_PIXEL_BYTES`, 0 where there are none.
+    geometry : Geometry
     fill : ndarray, (frame_bytes,) uint8
         What a cell holds that was never written.
     codec : Codec
@@ -83,11 +72,10 @@ def make_store(
     """
     if snapshot is not None and codec.groups:
         # before as much is allocated
-        array_of(
-            snapshot, "open_gop", np.int64, (n_lanes, open_per_lane(stack, frame_bytes, codec))
-        )
+        shape = geometry.n_lanes, open_per_lane(geometry, codec)
+        array_of(snapshot, "open_gop", np.int64, shape)
     kind = GopStore if codec.groups else FrameStore
-    store = kind(n_rows, n_lanes, stack, frame_bytes, row_bytes, pixel_bytes, fill, codec)
+    store = kind(geometry, fill, codec)
     if snapshot is not None:
         store.restore(snapshot, is_ours=False)
     return store

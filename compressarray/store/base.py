@@ -17,6 +17,7 @@ from compressarray.kernels.compiling import kernel
 from compressarray.kernels.memory import base_of
 from compressarray.snapshots import Snapshot, array_of, int_of
 from compressarray.store.description import Description
+from compressarray.store.geometry import Geometry
 from compressarray.store.locks import ReadWriteLock
 
 Int64s = npt.NDArray[np.int64]
@@ -42,25 +43,12 @@ class Store(ABC):
     and `finish` or `roll_back` ends it.
     """
 
-    def __init__(
-        self,
-        n_rows: int,
-        n_lanes: int,
-        stack: int,
-        frame_bytes: int,
-        row_bytes: int,
-        pixel_bytes: int,
-        codec: Codec,
-    ) -> None:
-        self._n_rows = n_rows
-        self._n_lanes = n_lanes
-        self._stack = stack
-        self._frame_bytes = frame_bytes
-        self._row_bytes = row_bytes
-        self._pixel_bytes = pixel_bytes
+    def __init__(self, geometry: Geometry, codec: Codec) -> None:
+        self._geometry = geometry
+        self._n_rows, self._n_lanes, self._stack, self._frame_bytes, *_ = geometry
         self._resolved_codec = codec
         self._items = np.arange(0)  # of one row of all lanes, once there was one
-        self._pins = np.zeros((0, frame_bytes), np.uint8)
+        self._pins = np.zeros((0, geometry.frame_bytes), np.uint8)
         self._lock = ReadWriteLock()
         self._count_lock = threading.Lock()
         self._frames_decoded = 0
@@ -349,9 +337,7 @@ class Store(ABC):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Store:
         kind: Any = type(self)
-        twin: Store = kind(
-            self._n_rows, self._n_lanes, self._stack, self._frame_bytes, self._row_bytes,
-            self._pixel_bytes, self._fill_frame(), copy.deepcopy(self._resolved_codec, memo),
-        )  # fmt: skip
+        codec = copy.deepcopy(self._resolved_codec, memo)
+        twin: Store = kind(self._geometry, self._fill_frame(), codec)
         twin.restore(self.snapshot(), is_ours=True)
         return twin

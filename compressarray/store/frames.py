@@ -29,6 +29,7 @@ from compressarray.store.arena import (
 from compressarray.store.base import Int64s, Store, UInt8s, address_of
 from compressarray.store.changes import NOT_KEPT, list_change, listed, ring_of_changes
 from compressarray.store.description import RAW, Description
+from compressarray.store.geometry import Geometry
 
 # Recent frames that a new one is compared with: a row of all lanes and stacks, with room to
 # spare, for up to as many environments as run on one machine.
@@ -43,19 +44,9 @@ _PRIME_2 = np.uint64(0xC2B2AE3D27D4EB4F)
 class FrameStore(Store):
     """Cells that name chunks: one for each distinct frame among the recent ones."""
 
-    def __init__(
-        self,
-        n_rows: int,
-        n_lanes: int,
-        stack: int,
-        frame_bytes: int,
-        row_bytes: int,
-        pixel_bytes: int,
-        fill: UInt8s,
-        codec: Codec,
-    ) -> None:
-        super().__init__(n_rows, n_lanes, stack, frame_bytes, row_bytes, pixel_bytes, codec)
-        n_cells = n_rows * n_lanes * stack
+    def __init__(self, geometry: Geometry, fill: UInt8s, codec: Codec) -> None:
+        super().__init__(geometry, codec)
+        n_cells, frame_bytes = geometry.n_cells, geometry.frame_bytes
         self._codec = codec.foreign
         self._name = codec.name
         self._n_evicted = 0
@@ -252,7 +243,7 @@ class FrameStore(Store):
         n_cells = self._n_rows * self._n_lanes * self._stack
         return Description(
             RAW, n_cells, n_cells, self._n_lanes, self._stack, 1, 0, 0, self._frame_bytes,
-            self._row_bytes, 0, False, self._frame_bytes, 0, self._fill,
+            self._geometry.row_bytes, 0, False, self._frame_bytes, 0, self._fill,
         )  # fmt: skip
 
     def _take(self, items: Items) -> None:

@@ -18,6 +18,7 @@ from compressarray.store import gop_writing as writing
 from compressarray.store.base import Int64s, Store, UInt8s
 from compressarray.store.changes import ring_of_changes
 from compressarray.store.description import Description
+from compressarray.store.geometry import Geometry
 from compressarray.store.gop_schedule import MAX_LEARN_PAUSE, Learning
 from compressarray.store.gop_taking import take_changes
 from compressarray.store.groups import FIRST_LOG_WORDS, WORDS_AT_ONCE, Groups, Work
@@ -33,21 +34,9 @@ class GopStore(Store):
     no more than writing it once.
     """
 
-    def __init__(
-        self,
-        n_rows: int,
-        n_lanes: int,
-        stack: int,
-        frame_bytes: int,
-        row_bytes: int,
-        pixel_bytes: int,
-        fill: UInt8s,
-        codec: Codec,
-    ) -> None:
-        super().__init__(n_rows, n_lanes, stack, frame_bytes, row_bytes, pixel_bytes, codec)
-        self._groups = Groups(
-            n_rows, n_lanes, stack, frame_bytes, row_bytes, pixel_bytes, fill, codec
-        )
+    def __init__(self, geometry: Geometry, fill: UInt8s, codec: Codec) -> None:
+        super().__init__(geometry, codec)
+        self._groups = Groups(geometry, fill, codec)
         self._gop = self._groups.gop_length
         self._learning = Learning()
         self._tidied_at = 0
@@ -276,7 +265,7 @@ class GopStore(Store):
         meta, books = groups.state.meta, groups.codebooks
         return Description(
             int(meta[layout.RECORD_KIND]),
-            self._n_rows * self._n_lanes * self._stack,
+            self._geometry.n_cells,
             groups.n_gops * self._n_lanes,
             self._n_lanes,
             self._stack,
@@ -284,7 +273,7 @@ class GopStore(Store):
             int(meta[layout.OPEN_PER_LANE]),
             self._gop * self._stack,
             self._frame_bytes,
-            self._row_bytes,
+            self._geometry.row_bytes,
             0 if books is None else books.pixel_bytes,
             groups.packs,
             groups.group_bytes,

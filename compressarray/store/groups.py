@@ -31,6 +31,7 @@ from compressarray.store import gop_writing as writing
 from compressarray.store.arena import Arena, Table
 from compressarray.store.base import Int64s, UInt8s, address_of
 from compressarray.store.changes import NOT_KEPT
+from compressarray.store.geometry import Geometry
 from compressarray.store.gop_layout import GopState
 from compressarray.store.gop_packing import pack_group, unpack_group
 from compressarray.store.gop_view import Attached, attached
@@ -70,21 +71,22 @@ class Encoded(NamedTuple):
     last_frame: UInt8s
 
 
-def gop_length_of(stack: int, frame_bytes: int, codec: Codec) -> int:
+def gop_length_of(geometry: Geometry, codec: Codec) -> int:
     """As asked for, but no more frames than can be numbered, or bytes than a header can count."""
-    gop = codec.gop_length
-    while gop > 1 and (gop * stack >= NO_FRAME or gop * stack * frame_bytes >= MAX_GOP_BYTES):
+    gop, stack = codec.gop_length, geometry.stack
+    stack_bytes = stack * geometry.frame_bytes
+    while gop > 1 and (gop * stack >= NO_FRAME or gop * stack_bytes >= MAX_GOP_BYTES):
         gop //= 2
     return gop
 
 
-def open_per_lane(stack: int, frame_bytes: int, codec: Codec) -> int:
+def open_per_lane(geometry: Geometry, codec: Codec) -> int:
     """How many groups of a lane may be open at once."""
-    return -(-(stack - 1) // gop_length_of(stack, frame_bytes, codec)) + 1
+    return -(-(geometry.stack - 1) // gop_length_of(geometry, codec)) + 1
 
 
 class Groups:
-    """The groups of an array of ``n_rows`` rows, closed and open; for the arguments see `Store`.
+    """The groups of an array, closed and open; for the arguments see `make_store`.
 
     A group is a pure function of the cells in it, of the background and of the codebook that were
     current when it was encoded. Whoever writes here holds the store's lock, and calls `finish` or
@@ -109,20 +111,11 @@ class Groups:
         What a replica has replaced that is not in the log: how it was, and the newest background.
     """
 
-    def __init__(
-        self,
-        n_rows: int,
-        n_lanes: int,
-        stack: int,
-        frame_bytes: int,
-        row_bytes: int,
-        pixel_bytes: int,
-        fill: UInt8s,
-        codec: Codec,
-    ) -> None:
+    def __init__(self, geometry: Geometry, fill: UInt8s, codec: Codec) -> None:
+        n_rows, n_lanes, stack, frame_bytes, row_bytes, pixel_bytes = geometry
         self.n_rows, self.n_lanes, self.stack = n_rows, n_lanes, stack
         self.frame_bytes = frame_bytes
-        gop = self.gop_length = gop_length_of(stack, frame_bytes, codec)
+        gop = self.gop_length = gop_length_of(geometry, codec)
         self.n_gops = -(-(n_rows + stack - 1) // gop)
         self.padded = (frame_bytes + 7) // 8 * 8 + 8
         meta = np.zeros(layout.N_META, np.int64)
@@ -133,7 +126,7 @@ class Groups:
         meta[layout.FRAME_BYTES] = frame_bytes
         meta[layout.ROW_BYTES] = row_bytes
         meta[layout.RECORD_KIND] = SPARSE if codec.name == "sparse" else DELTA
-        meta[layout.OPEN_PER_LANE] = per_lane = open_per_lane(stack, frame_bytes, codec)
+        meta[layout.OPEN_PER_LANE] = per_lane = open_per_lane(geometry, codec)
         # what encoding a frame takes, its record, then a closed group
         most = plain(record_room)(frame_bytes)
         self._encoding_bytes = plain(encoding_bytes)(frame_bytes) + GUARD_BYTES + most
@@ -152,7 +145,7 @@ class Groups:
         self.table = Table(max_chunks)
         # A write holds what it replaces until it is done.
         self.arena = Arena(
-            2 * n_rows * n_lanes * stack * (plain(record_bytes)(frame_bytes, self.packs) + 16)
+            2 * geometry.n_cells * (plain(record_bytes)(frame_bytes, self.packs) + 16)
             + 2 * max_chunks * (map_bytes + 64),
             2 * max_chunks,
             self.group_bytes,
