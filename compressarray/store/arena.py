@@ -393,6 +393,17 @@ class Arena:
         """Take it that chunks hold what they should."""
         self._is_verified[entries] = True
 
+    def copies(self, entries: npt.NDArray[np.uint32]) -> list[npt.NDArray[np.uint8]]:
+        """Copies of chunks, in one memory, with `GUARD_BYTES` of room to look behind each."""
+        sizes = self.state.size[entries]
+        ends = np.cumsum(_room_of(sizes))
+        memory = np.zeros(int(ends[-1]) + GUARD_BYTES if len(ends) else 0, np.uint8)
+        gather_chunks(self.state, entries.astype(np.int64), ALIGNMENT, memory)
+        starts = (ends - _room_of(sizes)).tolist()
+        return [
+            memory[start : start + size] for start, size in zip(starts, sizes.tolist(), strict=True)
+        ]
+
     def view(self, entry: int) -> npt.NDArray[np.uint8]:
         """The bytes of one chunk, a view that the next write may move."""
         start = int(plain(chunk_start)(self.state, entry))

@@ -90,8 +90,7 @@ def sample_of(groups: Groups) -> Sample | None:
     if books.free_number is None:
         return None
     indices = held[:: max(1, -(-len(held) // LEARN_ON_GOPS))]
-    entries = state.gop_chunk[indices].tolist()
-    chunks = [_copy_of(groups.arena.view(entry)) for entry in entries]
+    chunks = groups.arena.copies(state.gop_chunk[indices])
     still = state._replace(
         meta=state.meta.copy(),
         backgrounds=state.backgrounds.copy(),
