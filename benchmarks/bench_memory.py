@@ -22,6 +22,7 @@ from tqdm import tqdm
 from benchmarks.common import RESULTS, machine, resident_bytes
 from benchmarks.frames import game_frames
 from compressarray import DiffFrameArray
+from compressarray.store.gop_schedule import wait_until_idle
 
 N_PLAYED = 12288
 WARM_UP = 32768
@@ -59,9 +60,11 @@ def measure_here(codec: str, kind: str, n: int) -> None:
     side = 28 if kind == "noise" and n > 100_000 else 84
     # long enough for everything to have happened once, training a dictionary too
     fill(DiffFrameArray((WARM_UP, side, side), codec=codec), frames, WARM_UP + WARM_UP // 4)
+    wait_until_idle()
     before = resident_bytes()
     array = DiffFrameArray((n, side, side), codec=codec)
     fill(array, frames, n)
+    wait_until_idle()
     print(array.nbytes_stored, resident_bytes() - before, side * side)
 
 

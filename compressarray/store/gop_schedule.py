@@ -21,6 +21,7 @@ from compressarray.store import gop_layout as layout
 from compressarray.store.base import Int64s
 from compressarray.store.gop_learning import Found, Sample, better_codebooks, sample_of
 from compressarray.store.groups import Groups, Work
+from compressarray.store.scratch import trim
 from compressarray.store.workers import n_threads
 
 # What is held is looked at each time half as many groups have been closed as there are, or ever
@@ -54,6 +55,12 @@ class Learning:
         self._newest: Found | None = None
         self._left: list[int] = []  # groups that have yet to change over to it
         self._n_closed = 0  # when it went on last
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held beside the groups; what a thread takes while it learns is not counted."""
+        sample = None if self._look is None else self._look.sample
+        return 0 if sample is None else sample.nbytes
 
     def go_on(self, groups: Groups) -> None:
         """Do the slice that is due after a write that has closed groups."""
@@ -110,7 +117,7 @@ class _Look:
     def __init__(self, sample: Sample | None, due: int, since: Any, *, is_due: bool) -> None:
         self.due = due
         self.since = since
-        self._sample = sample
+        self.sample = sample
         self._process = os.getpid()
         self._future: Future[Found | None] | None = None
         if sample is not None and not is_due and n_threads() > 1:
@@ -121,14 +128,19 @@ class _Look:
 
     def found(self) -> Found | None:
         """What was found, waited for if need be."""
-        if self._sample is None:
+        if self.sample is None:
             return None
         if self._future is not None and self._process == os.getpid():
             try:
                 return self._future.result()
             except Exception:
                 self._future = None  # whatever went wrong there goes wrong here
-        return better_codebooks(self._sample)
+        return better_codebooks(self.sample)
+
+
+def wait_until_idle() -> None:
+    """Wait until no thread of this process learns any more, nor holds the memory for it."""
+    _learner().submit(trim).result()
 
 
 @cache
