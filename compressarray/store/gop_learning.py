@@ -80,14 +80,6 @@ class Sample(NamedTuple):
     repeats: float
     anew: bool
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes held until what is learnt from it is taken."""
-        books = self.at.codebooks
-        assert books is not None
-        held = (self.at.state.backgrounds, books.data, *self.chunks)
-        return sum(part.nbytes for part in held)
-
 
 def sample_of(groups: Groups) -> Sample | None:
     """Take a sample of the closed groups; None where no codebook's number is free."""

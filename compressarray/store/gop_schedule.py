@@ -56,12 +56,6 @@ class Learning:
         self._left: list[int] = []  # groups that have yet to change over to it
         self._n_closed = 0  # when it went on last
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes held beside the groups; what a thread takes while it learns is not counted."""
-        sample = None if self._look is None else self._look.sample
-        return 0 if sample is None else sample.nbytes
-
     def go_on(self, groups: Groups) -> None:
         """Do the slice that is due after a write that has closed groups."""
         n_closed = int(groups.state.meta[layout.N_CLOSED])
@@ -106,6 +100,7 @@ class _Look:
     Parameters
     ----------
     sample : Sample or None
+        Held until something was learnt from it: of a small array it is all that there is.
     due : int
         How many groups will have been closed when its result is taken.
     since : Codebooks
@@ -117,25 +112,29 @@ class _Look:
     def __init__(self, sample: Sample | None, due: int, since: Any, *, is_due: bool) -> None:
         self.due = due
         self.since = since
-        self.sample = sample
+        self._sample = sample
+        self._found: Found | None = None
         self._process = os.getpid()
-        self._future: Future[Found | None] | None = None
-        if sample is not None and not is_due and n_threads() > 1:
+        self._future: Future[None] | None = None
+        if not is_due and n_threads() > 1:
             try:
-                self._future = _learner().submit(better_codebooks, sample)
+                self._future = _learner().submit(self._learn)
+                return
             except RuntimeError:  # no thread can be started, or the interpreter ends
                 _learner.cache_clear()
+        self._learn()
+
+    def _learn(self) -> None:
+        if self._sample is not None:
+            self._found = better_codebooks(self._sample)
+            self._sample = None
 
     def found(self) -> Found | None:
         """What was found, waited for if need be."""
-        if self.sample is None:
-            return None
         if self._future is not None and self._process == os.getpid():
-            try:
-                return self._future.result()
-            except Exception:
-                self._future = None  # whatever went wrong there goes wrong here
-        return better_codebooks(self.sample)
+            self._future.exception()  # whatever went wrong there goes wrong here
+        self._learn()
+        return self._found
 
 
 def wait_until_idle() -> None:

@@ -304,7 +304,6 @@ class GopStore(Store):
             "open": sum(part.nbytes for part in open_parts),
             "backgrounds": state.backgrounds.nbytes + state.candidate.nbytes,
             "tables": 0 if books is None else books.nbytes,
-            "learning": self._learning.nbytes,
         }
         if books is not None and books.packer_bytes:
             parts["packer"] = books.packer_bytes
