@@ -30,7 +30,6 @@ from compressarray.store.gop_layout import (
 from compressarray.store.gop_packing import count_group
 from compressarray.store.gop_view import Attached, attached, state_at
 from compressarray.store.groups import GUARD_BYTES, Groups
-from compressarray.store.scratch import trim
 
 # New tokens and words are taken where they make records so much smaller, new codes where they do
 # so. A table costs 8 KiB, codes up to 100.
@@ -217,7 +216,6 @@ def better_codebooks(sample: Sample) -> Found | None:
         packer = _learn_codes(after, unpacked, repeats)
         if packer is not None:
             books = books.with_codes(sample.number, packer)
-    trim()
     if learnt is None and packer is None:
         return None
     return Found(books, learnt is not None, at.codebooks.newest, sample.anew)

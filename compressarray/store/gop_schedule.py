@@ -128,6 +128,7 @@ class _Look:
         if self._sample is not None:
             self._found = better_codebooks(self._sample)
             self._sample = None
+            trim()
 
     def found(self) -> Found | None:
         """What was found, waited for if need be."""
