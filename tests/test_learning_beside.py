@@ -8,6 +8,7 @@ import os
 import pickle
 import time
 import warnings
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -112,6 +113,31 @@ def test_what_is_written_in_one_piece_is_learnt_from_at_once() -> None:
     books = array._frames.store._groups.codebooks
     assert sum(book is not None for book in books.books) == 1
     assert np.array_equal(array[:], dense)
+
+
+@pytest.mark.usefixtures("learning_soon")
+@pytest.mark.parametrize("n_threads", [1, 2])
+def test_a_sample_is_let_go_once_something_was_learnt_from_it(
+    n_threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a small array it is all that there is; what is found may be taken much later."""
+    monkeypatch.setattr(config, "NUMBA_NUM_THREADS", n_threads)
+    take, held = schedule.sample_of, []
+
+    def noted(groups: Any) -> Any:
+        sample = take(groups)
+        assert sample is not None
+        held.append(weakref.ref(sample.chunks[0].base))
+        return sample
+
+    monkeypatch.setattr(schedule, "sample_of", noted)
+    array = DiffFrameArray((400, *FRAME), codec="delta", gop_length=4)
+    frames = iter(game(N, FRAME, 0))
+    while array._frames.store._learning._look is None:
+        array.append(next(frames))
+    schedule.wait_until_idle()
+    assert array._frames.store._learning._look is not None
+    assert [memory() for memory in held] == [None]
 
 
 @pytest.mark.usefixtures("learning_soon")

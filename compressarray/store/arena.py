@@ -396,10 +396,11 @@ class Arena:
     def copies(self, entries: npt.NDArray[np.uint32]) -> list[npt.NDArray[np.uint8]]:
         """Copies of chunks, in one memory, with `GUARD_BYTES` of room to look behind each."""
         sizes = self.state.size[entries]
-        ends = np.cumsum(_room_of(sizes))
+        rooms = _room_of(sizes)
+        ends = np.cumsum(rooms)
         memory = np.zeros(int(ends[-1]) + GUARD_BYTES if len(ends) else 0, np.uint8)
         gather_chunks(self.state, entries.astype(np.int64), ALIGNMENT, memory)
-        starts = (ends - _room_of(sizes)).tolist()
+        starts = (ends - rooms).tolist()
         return [
             memory[start : start + size] for start, size in zip(starts, sizes.tolist(), strict=True)
         ]

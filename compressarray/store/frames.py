@@ -240,7 +240,7 @@ class FrameStore(Store):
         """See `Store.describe`; numcodecs' codecs run on the CPU only."""
         if self._codec is not None:
             return None
-        n_cells = self._n_rows * self._n_lanes * self._stack
+        n_cells = self._geometry.n_cells
         return Description(
             RAW, n_cells, n_cells, self._n_lanes, self._stack, 1, 0, 0, self._frame_bytes,
             self._geometry.row_bytes, 0, False, self._frame_bytes, 0, self._fill,

@@ -11,7 +11,7 @@ was not reached is as good as it was.
 from __future__ import annotations
 
 import os
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from functools import cache
 from typing import Any
 
@@ -24,8 +24,8 @@ from compressarray.store.groups import Groups, Work
 from compressarray.store.scratch import trim
 from compressarray.store.workers import n_threads
 
-# What is held is looked at each time half as many groups have been closed as there are, or ever
-# were, and up to MAX_LEARN_PAUSE times later while nothing is learnt.
+# What is held is looked at each time half as many groups more were closed as ever were, and up to
+# MAX_LEARN_PAUSE times later while nothing is learnt.
 LEARN_AFTER_GOPS = 16
 MAX_LEARN_PAUSE = 8
 # What is found is taken once a quarter more were closed, at most of so many frames: 40 of one
@@ -133,7 +133,7 @@ class _Look:
     def found(self) -> Found | None:
         """What was found, waited for if need be."""
         if self._future is not None and self._process == os.getpid():
-            self._future.exception()  # whatever went wrong there goes wrong here
+            wait([self._future])  # whatever went wrong there goes wrong here
         self._learn()
         return self._found
 
