@@ -263,8 +263,8 @@ report-sb3-here: $(READY)
 bench-sb3-here: $(READY)
 	$(BIN)/python -m benchmarks.bench_sb3 $(BENCH_ARGS)
 
-# For a machine with a GPU: beside the PyTorch that it has, and without a network from a folder of
-# wheels (WHEELS=wheels-cuda).
+# For a machine with a GPU: beside the PyTorch that it has, be its Python the system's or itself an
+# environment's, and without a network from a folder of wheels (WHEELS=wheels-cuda).
 CUDA_VENV ?= .venv-cuda
 CUDA_READY = $(CUDA_VENV)/.ready
 CUDA_PIP = $(CUDA_VENV)/bin/python -m pip install -q $(if $(WHEELS),--no-index --find-links $(WHEELS),$(PIP_ARGS))
@@ -274,7 +274,9 @@ CUDA_SCRIPTS_NEED = "ale-py>=0.12,<0.13" "matplotlib>=3.10,<4" "pillow>=11" "ten
 	"tyro>=1.0,<2"
 
 $(CUDA_READY): pyproject.toml
-	$(PYTHON) -m venv --clear --system-site-packages $(CUDA_VENV)
+	$(PYTHON) -m venv --clear $(CUDA_VENV)
+	$(PYTHON) -c 'import sys; print(*(each for each in sys.path if each.endswith("-packages")), sep="\n")' \
+		>"$$($(CUDA_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/machine.pth"
 	$(CUDA_PIP) $(CUDA_NEEDS)
 	$(CUDA_PIP) --no-deps --no-build-isolation -e .
 	@$(CUDA_VENV)/bin/python -c 'import torch' 2>/dev/null || $(CUDA_PIP) torch

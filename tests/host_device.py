@@ -45,6 +45,17 @@ class HostMemory:
         self.nbytes = data.nbytes
 
 
+class HostFlag:
+    def __init__(self, memory):
+        self._memory = memory
+        self.address = memory.address
+        self.data = memory.data
+
+    @property
+    def value(self):
+        return int(self.data.view(np.int64)[0])
+
+
 class HostStaged:
     def __init__(self, memory):
         self.memory = memory
@@ -207,14 +218,16 @@ class HostDevice:
         for tensor in tensors:
             assert isinstance(tensor, There)
 
-    def read_later(self, memory):
-        said = []
-        self._ask(lambda: said.append(int(memory.data[:8].view(np.int64)[0])))
-        return lambda: said[0] if said else None
+    def flag(self):
+        return HostFlag(self._new(8, 0))
 
-    def read(self, memory):
+    def wait(self):
         self._do(self.mark())
-        return int(memory.data[:8].view(np.int64)[0])
+
+    def tensor_of(self, memory):
+        frames = memory.data.view(There)
+        frames.memory = memory
+        return frames
 
     def view(self, data, shape, dtype):
         return data.view(dtype).reshape(shape)

@@ -825,9 +825,7 @@ class DiffFrameArray(NDArrayFace):
             with there.work():
                 result = there.frames(shape, self.dtype, out)
                 located.decode(result)
-        with there.work():
-            mark = there.mark()
-        there.arrive(mark, [result])
+        there.arrive(there.mark(), [result])
         return result
 
     def _locate_there(

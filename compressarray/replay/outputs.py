@@ -264,13 +264,17 @@ class Delivery(NumpyOutput):
         """Copy arrays in one piece."""
         ends = np.cumsum([-(-array.nbytes // _ALIGNMENT) * _ALIGNMENT for array in arrays])
         starts = [0, *ends[:-1].tolist()]
-        together = self.memory((int(ends[-1]),), np.dtype(np.uint8))
-        for start, array in zip(starts, arrays, strict=True):
-            flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-            together[start : start + array.nbytes] = flat
-        there = self.deliver(together)
+        device = self._device
+        with device.work():
+            staged = device.stage(int(ends[-1]))
+            for start, array in zip(starts, arrays, strict=True):
+                flat = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+                staged.host[start : start + array.nbytes] = flat
+            device.send(staged)
+            there = device.tensor_of(staged.memory)
+        self._delivered.append(there)
         return [
-            self._device.view(there[start : start + array.nbytes], array.shape, array.dtype)
+            device.view(there[start : start + array.nbytes], array.shape, array.dtype)
             for start, array in zip(starts, arrays, strict=True)
         ]
 
@@ -283,27 +287,32 @@ class Delivery(NumpyOutput):
         try:
             with self._device.work():
                 frames = self._device.frames(shape, first.layout.frame_dtype, kept)
-                begin = 0
-                for reader, located in zip(readers, found, strict=True):
-                    end = begin + reader.indices.shape[int(first.in_parts)]
-                    if not first.in_parts:
-                        located.decode(frames[begin:end])
-                    elif len(readers) == 1:
-                        located.decode(frames)
-                    else:
-                        for part in range(2):
-                            located.part(part, 2).decode(frames[part, begin:end])
-                    begin = end
+                if len(readers) == 1:
+                    found[0].decode(frames)
+                else:
+                    self._decode_each(readers, found, frames)
         except DeviceError as error:
             self._output.give_up(error)
             return None
         self._delivered.append(frames)
         return frames
 
+    @staticmethod
+    def _decode_each(readers: Sequence[Any], found: Sequence[Any], frames: Any) -> None:
+        in_parts = readers[0].in_parts
+        begin = 0
+        for reader, located in zip(readers, found, strict=True):
+            end = begin + reader.indices.shape[int(in_parts)]
+            if in_parts:
+                for part in range(2):
+                    located.part(part, 2).decode(frames[part, begin:end])
+            else:
+                located.decode(frames[begin:end])
+            begin = end
+
     def finish(self) -> None:
         """See `NumpyOutput`."""
-        with self._device.work():
-            self._mark = self._device.mark()
+        self._mark = self._device.mark()
 
     def arrive(self) -> None:
         """See `NumpyOutput`."""

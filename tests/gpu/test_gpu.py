@@ -168,8 +168,11 @@ def test_a_gpu_that_is_full_is_done_without() -> None:
     buffer = ReplayBuffer(60_000, Box(0, 255, (4, 84, 84), np.uint8), Discrete(6), seed=1,
                           codec="raw", device="cuda")  # fmt: skip
     stack = np.zeros((1, 4, 84, 84), np.uint8)
+    before = stack
     for t in range(20):
-        buffer.add(stack, [0], [0.0], [False], [False], stack + t, None)
+        after = stack + np.uint8(t)
+        buffer.add(before, [0], [0.0], [False], [False], after, None)
+        before = after
     free, _ = torch.cuda.mem_get_info()
     torch.cuda.empty_cache()
     hog = torch.empty(free - (96 << 20), dtype=torch.uint8, device="cuda")
@@ -179,15 +182,16 @@ def test_a_gpu_that_is_full_is_done_without() -> None:
         )
         rng = np.random.default_rng(0)
 
-        def fill() -> None:
+        def fill(before: np.ndarray) -> None:
             for t in range(4000):
                 noise = rng.integers(256, size=stack.shape).astype(np.uint8)
-                buffer.add(stack, [0], [0.0], [False], [False], noise, None)
+                buffer.add(before, [0], [0.0], [False], [False], noise, None)
+                before = noise
                 if t % 200 == 0:
                     buffer.sample(2)
 
         with pytest.warns(UserWarning, match="decoded on the CPU from now on"):
-            fill()
+            fill(before)
         assert buffer.sample(2).obs.is_cuda
         assert buffer.stats()["decode_on"] == "cpu"
     finally:

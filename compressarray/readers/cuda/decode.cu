@@ -22,6 +22,11 @@ typedef long long i64;
 #define SYNC() __syncwarp()
 #define UNROLL _Pragma("unroll")
 #define TOUCH(address, n)
+#ifdef NO_PREFETCH
+#define PREFETCH(address)
+#else
+#define PREFETCH(address) asm volatile("prefetch.global.L1 [%0];" ::"l"(address))
+#endif
 #else
 #define FN static inline
 #define SLOW static
@@ -32,6 +37,7 @@ typedef long long i64;
 #endif
 #define SYNC()
 #define UNROLL
+#define PREFETCH(address) (void)(address)
 #define TOUCH(address, n) touch((u64)(address), (u64)(n))
 // Ranges that may be looked at, begin and end of each; and how many looks went elsewhere.
 static const u64* allowed_ranges = 0;
@@ -47,6 +53,7 @@ static bool touch(u64 address, u64 n) {
 }
 #endif
 #define ONE_LANE LANES(lane) if (lane == 0)
+#define LINE_BYTES 128  // of a GPU's caches
 
 // -- memory: each look is aligned --------------------------------------------------------------
 
@@ -118,6 +125,15 @@ FN int of_lane(PerLane<int>& value, int from) {
 }
 
 FN i64 of_lane(PerLane<i64>& value, int from) {
+#ifdef __CUDACC__
+  return __shfl_sync(0xFFFFFFFFu, value.value, from);
+#else
+  return value.values[from];
+#endif
+}
+
+// The value of a lane that each lane chooses for itself.
+FN int any_lane(PerLane<int>& value, int from) {
 #ifdef __CUDACC__
   return __shfl_sync(0xFFFFFFFFu, value.value, from);
 #else
@@ -243,15 +259,15 @@ FN u8* bytes_of(u64* words) { return (u8*)words; }
 // -- words -------------------------------------------------------------------------------------
 
 // What there is against a change of word `w`, or 0.
-FN int wrong_change(int kind, i64 w, i64 v, int n_values, const Bytes& record, const Frame& frame,
+FN int wrong_change(int kind, int w, i64 v, int n_values, const Bytes& record, const Frame& frame,
                     const Book& book) {
   if (kind > OLD_RESIDUAL || (kind >= RESIDUAL && book.pixel_bytes == 0)) return NO_KIND;
-  if (w >= frame.n_words) return OUTSIDE;
+  if (w < 0 || w >= frame.n_words) return OUTSIDE;
   if (n_values > record.size - v) return SHORT;
   if (kind >= RESIDUAL && w >= frame.n_bytes >> 3) return NO_SOURCE;
   if ((kind == LEFT || kind == LEFT_RESIDUAL) && w == 0) return NO_SOURCE;
   if ((kind == ABOVE || kind == ABOVE_RESIDUAL) &&
-      (frame.row_bytes < MIN_ROW_BYTES || w << 3 < frame.row_bytes))
+      (frame.row_bytes < MIN_ROW_BYTES || (i64)w << 3 < frame.row_bytes))
     return NO_SOURCE;
   if (kind == NEAR_WORD && book.near + (i64)(word_of(record, v) & 0xFF) >= book.n_words)
     return NO_WORD;
@@ -259,55 +275,66 @@ FN int wrong_change(int kind, i64 w, i64 v, int n_values, const Bytes& record, c
   return 0;
 }
 
-// Whether a change reads words that an earlier one of the same record may have written.
-FN bool looks_back(int kind) {
-  return kind == LEFT || kind == ABOVE || kind == LEFT_RESIDUAL || kind == ABOVE_RESIDUAL;
-}
+// A change of word `w` that `wrong_change` has nothing against: which of its bytes, and to what, or
+// what is added to bytes that earlier changes of the same record may have written.
+struct Change {
+  u64 wide, fresh;
+  int from;  // where in the frame those bytes begin, or -1
+  int kind;
+};
 
-FN u64 word_above(const Frame& frame, i64 w) {
-  i64 q = (w << 3) - frame.row_bytes;
-  const u64* at = frame.words + (q >> 3);
-  int shift = (int)(q & 7) << 3;
-  u64 low = load(at);
-  return shift ? (low >> shift) | (load(at + 1) << (64 - shift)) : low;
-}
-
-// Make a change that `wrong_change` has nothing against.
-FN void change_word(int kind, u64 wide, i64 w, u64 given, const Frame& frame, const Book& book) {
-  u64 held = load(frame.words + w);
-  u64 fresh = 0;
+// All of a change that does not depend on others.
+FN Change begin_change(int kind, u64 wide, int w, u64 given, const Frame& frame,
+                       const Book& book) {
+  Change change = {kind < RESIDUAL ? wide : ~0ull, given, -1, kind};
   switch (kind) {
-    case LITERAL: fresh = spread(given, wide); break;
-    case UNIFORM: fresh = repeat_byte(given); break;
-    case BACKGROUND: fresh = load(frame.background + w); break;
-    case LEFT: fresh = load(frame.words + w - 1); break;
-    case ABOVE: fresh = word_above(frame, w); break;
-    case NEAR_WORD: fresh = load(book.words + book.near + (i64)(given & 0xFF)); break;
-    case FAR_WORD: fresh = load(book.words + (i64)(given & 0xFFFF)); break;
-    case LEFT_RESIDUAL:
-      // the first bytes count from decoded ones, the others from bytes of this very word
-      fresh = load(frame.words + w - 1) >> (64 - 8 * book.pixel_bytes);
-      fresh = sum_bytes(add_bytes(given, fresh), book.pixel_bytes);
-      wide = ~0ull;
-      break;
-    case ABOVE_RESIDUAL: fresh = add_bytes(given, word_above(frame, w)); wide = ~0ull; break;
-    default: fresh = add_bytes(given, held); wide = ~0ull;
+    case LITERAL: change.fresh = spread(given, wide); break;
+    case UNIFORM: change.fresh = repeat_byte(given); break;
+    case BACKGROUND: change.fresh = load(frame.background + w); break;
+    case NEAR_WORD: change.fresh = load(book.words + book.near + (int)(given & 0xFF)); break;
+    case FAR_WORD: change.fresh = load(book.words + (int)(given & 0xFFFF)); break;
+    case LEFT:
+    case LEFT_RESIDUAL: change.from = (w - 1) << 3; break;
+    case ABOVE:
+    case ABOVE_RESIDUAL: change.from = (w << 3) - (int)frame.row_bytes; break;
+    default: change.fresh = add_bytes(given, load(frame.words + w));
   }
-  store(frame.words + w, (held & ~wide) | (fresh & wide));
+  return change;
+}
+
+FN void end_change(const Change& change, int w, const Frame& frame, const Book& book) {
+  u64 held = load(frame.words + w);
+  u64 fresh = change.fresh;
+  if (change.from >= 0) {
+    const u64* at = frame.words + (change.from >> 3);
+    int shift = (change.from & 7) << 3;
+    u64 seen = load(at);
+    if (shift) seen = (seen >> shift) | (load(at + 1) << (64 - shift));
+    if (change.kind == LEFT_RESIDUAL) {
+      // the first bytes count from decoded ones, the others from bytes of this very word
+      fresh = add_bytes(fresh, seen >> (64 - 8 * book.pixel_bytes));
+      fresh = sum_bytes(fresh, book.pixel_bytes);
+    } else {
+      fresh = change.kind == ABOVE_RESIDUAL ? add_bytes(fresh, seen) : seen;
+    }
+  }
+  store(frame.words + w, (held & ~change.wide) | (fresh & change.wide));
 }
 
 // Up to 32 tokens at a time: where they write, and where their values lie, are sums of what the
-// tokens before them say. Those that look back wait for each other. The offset after the record,
-// or what there is against it.
+// tokens before them say. Those that read words which others of them write wait for these, and only
+// for these. The offset after the record, or what there is against it.
 FN i64 apply_words(const Bytes& record, i64 tokens, i64 n_tokens, const Frame& frame,
                    const Book& book) {
   i64 v = tokens + n_tokens;
   if (v > record.size) return SHORT;
-  i64 word = -1;
+  int word = -1;
   for (i64 first = 0; first < n_tokens;) {
     i64 left = n_tokens - first;
-    PerLane<int> token, escapes, step, n_values, sum_steps, sum_values, kind, wrong, waits;
+    PerLane<int> token, escapes, step, n_values, sum_steps, sum_values, kind, wrong, above, ready;
+    PerLane<u32> needs;
     PerLane<u64> wide;
+    PerLane<Change> change;
     LANES(lane) {
       token[lane] = lane < left ? byte_of(record, tokens + first + lane) : 0;
       escapes[lane] = lane < left && token[lane] == ESCAPE;
@@ -318,7 +345,7 @@ FN i64 apply_words(const Bytes& record, i64 tokens, i64 n_tokens, const Frame& f
       const u64* entry = book.table + 4 * token[lane];
       u64 packed = lane < n ? load(entry + 1) : 0;
       wide[lane] = lane < n ? load(entry) : 0;
-      step[lane] = (int)((u32)packed >> 3);
+      step[lane] = (int)least((u32)packed >> 3, MAX_WORDS_IN_FRAME);
       n_values[lane] = (int)(packed >> 32) & 0xFF;
       kind[lane] = (int)(packed >> 40) & 0xFF;
       sum_steps[lane] = step[lane];
@@ -334,24 +361,42 @@ FN i64 apply_words(const Bytes& record, i64 tokens, i64 n_tokens, const Frame& f
                                    frame, book);
         if (step[lane] == 0) wrong[lane] = NO_TOKEN;
       }
-      waits[lane] = lane < n && looks_back(kind[lane]);
     }
     u32 bad = ballot(wrong);
     if (bad) return of_lane(wrong, lowest_bit(bad));
     LANES(lane) {
-      if (lane < n && !waits[lane])
-        change_word(kind[lane], wide[lane], word + sum_steps[lane],
-                    word_of(record, v + sum_values[lane] - n_values[lane]), frame, book);
+      needs[lane] = 0;
+      above[lane] = 0;
+      if (lane < n) {
+        change[lane] = begin_change(kind[lane], wide[lane], word + sum_steps[lane],
+                                    word_of(record, v + sum_values[lane] - n_values[lane]), frame,
+                                    book);
+        above[lane] = kind[lane] == ABOVE || kind[lane] == ABOVE_RESIDUAL;
+        if (change[lane].from >= 0 && !above[lane] && step[lane] == 1)
+          needs[lane] = (1u << lane) >> 1;
+      }
     }
-    SYNC();
-    for (u32 waiting = ballot(waits); waiting; waiting &= waiting - 1) {
-      int next = lowest_bit(waiting);
+    if (ballot(above)) {
       LANES(lane) {
-        if (lane == next)
-          change_word(kind[lane], wide[lane], word + sum_steps[lane],
-                      word_of(record, v + sum_values[lane] - n_values[lane]), frame, book);
+        // those of the lanes that write what is read: words rise from lane to lane
+        int begin = above[lane] ? (change[lane].from >> 3) - word : 0;
+        int end = above[lane] ? ((change[lane].from + 7) >> 3) - word : 0;
+        int writer = 0;
+        for (int half = 16; half; half >>= 1)
+          if (any_lane(sum_steps, writer + half - 1) < begin) writer += half;
+        int its = any_lane(sum_steps, writer), next = any_lane(sum_steps, (writer + 1) & 31);
+        if (above[lane] && begin <= its && its <= end) needs[lane] |= 1u << writer;
+        if (above[lane] && its < next && next <= end) needs[lane] |= 2u << writer;
+      }
+    }
+    for (u32 waiting = n < 32 ? (1u << n) - 1 : ~0u; waiting;) {
+      LANES(lane) { ready[lane] = (waiting >> lane) & 1 && !(needs[lane] & waiting); }
+      u32 now = ballot(ready);
+      LANES(lane) {
+        if (ready[lane]) end_change(change[lane], word + sum_steps[lane], frame, book);
       }
       SYNC();
+      waiting &= ~now;
     }
     if (n > 0) {
       word += of_lane(sum_steps, n - 1);
@@ -364,11 +409,14 @@ FN i64 apply_words(const Bytes& record, i64 tokens, i64 n_tokens, const Frame& f
       v += 2;
       i64 skip = take_number(record, v, record.size);
       if (skip < 0) return SHORT;
-      word += skip + 1;
+      word += (int)least(skip, MAX_WORDS_IN_FRAME) + 1;
       int its_values = count_values(mask, its_kind);
       int reason = wrong_change(its_kind, word, v, its_values, record, frame, book);
       if (reason) return reason;
-      ONE_LANE change_word(its_kind, widen((u64)mask), word, word_of(record, v), frame, book);
+      ONE_LANE {
+        end_change(begin_change(its_kind, widen((u64)mask), word, word_of(record, v), frame, book),
+                   word, frame, book);
+      }
       SYNC();
       v += its_values;
       first++;
@@ -923,6 +971,11 @@ FN void decode_cell(const i64* request, i64 i, u64* shared, u8* scratch) {
   frame.codes = scratch + frame.room + GUARD_BYTES;
   i64 wrong = find(request, load(cells + i), found);
   if (wrong >= 0 && !found.whole) {
+    // what a group has lies together: all of it is on its way while the frame is begun
+    LANES(lane) {
+      for (i64 at = (i64)lane * LINE_BYTES; at < found.bytes.size; at += 32 * LINE_BYTES)
+        PREFETCH(found.bytes.base + at);
+    }
     frame.background = padded_frame(request, BACKGROUNDS, N_BACKGROUNDS, found.chosen);
     wrong = frame.background ? 0 : NO_CELL;
     if (wrong >= 0) {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -30,6 +29,16 @@ class Staged(Protocol):
         """The device's."""
 
     host: UInt8s
+
+
+class Flag(Protocol):
+    """A number of 64 bits, at first 0, that kernels write to."""
+
+    address: int  # the device's
+
+    @property
+    def value(self) -> int:
+        """What it is by now; what it became once all is done that was asked for."""
 
 
 class Device(Protocol):
@@ -62,7 +71,10 @@ class Device(Protocol):
         """Zeros, from a multiple of 64 on; DeviceError if there is no room."""
 
     def stage(self, n_bytes: int) -> Staged:
-        """Room for bytes that are to be sent; as `allocate`, but with any content."""
+        """Room for bytes that are to be sent; as `allocate`, but with any content.
+
+        They are sent before others are staged.
+        """
 
     def send(self, staged: Any) -> None:
         """Copy what was written."""
@@ -73,8 +85,11 @@ class Device(Protocol):
     def copied(self, array: npt.NDArray[Any], kept: Any = None) -> Any:
         """An array of here there; as `frames`."""
 
+    def tensor_of(self, memory: Any) -> Any:
+        """What was sent, as bytes that `view` takes."""
+
     def mark(self) -> Any:
-        """What has been asked for until now."""
+        """What has been asked for until now; also called outside of `work`."""
 
     def arrive(self, mark: Any, tensors: list[Any]) -> None:
         """Let the caller's work from now on come after a mark; the tensors are his.
@@ -103,8 +118,8 @@ class Device(Protocol):
     def address_of(self, frames: Any) -> int:
         """Where such frames lie."""
 
-    def read_later(self, memory: Any) -> Callable[[], int | None]:
-        """Begin to read a number of 64 bits; the answer is None until it is here."""
+    def flag(self) -> Flag:
+        """A flag."""
 
-    def read(self, memory: Any) -> int:
-        """Wait for everything, and read a number of 64 bits."""
+    def wait(self) -> None:
+        """Wait until all is done that was asked for."""

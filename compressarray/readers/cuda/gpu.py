@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
-import sys
 import threading
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -17,63 +16,17 @@ import torch  # noqa: TID251, TID253 - a leaf: who asks for a GPU has it
 
 from compressarray.errors import DeviceError
 from compressarray.readers.cuda.device import WARPS_A_BLOCK, UInt8s
+from compressarray.readers.cuda.driver import Driver
 from compressarray.readers.cuda.nvrtc import compiled, find_library
+from compressarray.readers.cuda.pinned import Pinned
 from compressarray.readers.cuda.source import source
 
 _KERNELS = ("decode_cells", "put_pieces")
-_WARP = 32
 # The kernels' registers leave room for so many warps on each multiprocessor, of 64 that there are.
 _WARPS_A_PROCESSOR = 16
 # Lanes of a warp that go different ways come together again from this one (Volta) on.
 LEAST_CAPABILITY = 70
 _FREE_SHARED_BYTES = 48 * 1024  # of a block, for which nothing has to be asked for
-_MAX_DYNAMIC_SHARED_SIZE_BYTES = 8  # a CUfunction_attribute
-
-
-class _Driver:
-    """What of CUDA's driver is called: it is there where torch can use a GPU."""
-
-    def __init__(self) -> None:
-        name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
-        self._library: Any = ctypes.CDLL(name)
-
-    def load(self, binary: bytes, names: tuple[str, ...]) -> dict[str, ctypes.c_void_p]:
-        """Load kernels into the current device."""
-        module = ctypes.c_void_p()
-        self._check(self._library.cuModuleLoadData(ctypes.byref(module), binary))
-        found = {}
-        for name in names:
-            found[name] = ctypes.c_void_p()
-            self._check(
-                self._library.cuModuleGetFunction(ctypes.byref(found[name]), module, name.encode())
-            )
-        return found
-
-    def allow_shared(self, kernel: ctypes.c_void_p, n_bytes: int) -> None:
-        """Let a kernel's blocks have so much shared memory."""
-        attribute = _MAX_DYNAMIC_SHARED_SIZE_BYTES
-        self._check(self._library.cuFuncSetAttribute(kernel, attribute, n_bytes))
-
-    def launch(
-        self, kernel: ctypes.c_void_p, n_blocks: int, n_warps: int, shared: int, stream: int,
-        argument: int,
-    ) -> None:  # fmt: skip
-        """Launch a kernel of one argument, of 64 bits."""
-        held = ctypes.c_uint64(argument)
-        arguments = (ctypes.c_void_p * 1)(ctypes.addressof(held))
-        self._check(
-            self._library.cuLaunchKernel(
-                kernel, n_blocks, 1, 1, _WARP * n_warps, 1, 1, shared, ctypes.c_void_p(stream),
-                arguments, None,
-            )
-        )  # fmt: skip
-
-    def _check(self, result: int) -> None:
-        if result:
-            words = ctypes.c_char_p()
-            self._library.cuGetErrorString(result, ctypes.byref(words))
-            said = b"error %d" % result if words.value is None else words.value
-            raise DeviceError(f"CUDA: {said.decode()}")
 
 
 class _Memory:
@@ -86,10 +39,73 @@ class _Memory:
 
 
 class _Staged:
-    def __init__(self, memory: _Memory, pinned: torch.Tensor) -> None:
+    def __init__(self, memory: _Memory, host: UInt8s, address: int) -> None:
         self.memory = memory
-        self.pinned = pinned
-        self.host: UInt8s = pinned.numpy()
+        self.host = host
+        self.host_address = address
+
+
+class _Large(_Staged):
+    """More than the ring of pinned memory holds; torch keeps it until it is copied."""
+
+    def __init__(self, memory: _Memory) -> None:
+        self.pinned = torch.empty(memory.nbytes, dtype=torch.uint8, pin_memory=True)
+        super().__init__(memory, self.pinned.numpy(), self.pinned.data_ptr())
+
+
+class _Flag:
+    """A number in pinned memory, which a GPU writes to where it lies."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._tensor = torch.zeros(1, dtype=torch.int64, pin_memory=True)
+        self._value = self._tensor.numpy()
+        self.address = driver.device_address(self._tensor.data_ptr())
+
+    @property
+    def value(self) -> int:
+        """What it is by now."""
+        return int(self._value[0])
+
+
+class _Work:
+    """See `Device.work`: our stream is the current one, as is the GPU's context."""
+
+    def __init__(self, gpu: Gpu) -> None:
+        self._gpu = gpu
+        self._depth = 0
+        self._lock = threading.RLock()
+        self.callers: Any = None
+        self._callers_device = 0
+
+    def __enter__(self) -> None:
+        gpu = self._gpu
+        gpu.check_process()
+        self._lock.acquire()
+        if not self._depth:
+            try:
+                self._callers_device = torch.cuda.current_device()
+                self.callers = torch.cuda.current_stream(gpu.index)
+                gpu.driver.enter(gpu.context)
+                torch.cuda.set_stream(gpu.stream)
+            except BaseException:
+                self._lock.release()
+                raise
+        self._depth += 1
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._depth -= 1
+        try:
+            if not self._depth:
+                torch.cuda.set_stream(self.callers)
+                if self._callers_device != self._gpu.index:
+                    torch.cuda.set_device(self._callers_device)
+        finally:
+            self._lock.release()
 
 
 class Gpu:
@@ -108,6 +124,7 @@ class Gpu:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        self.index: int = device.index
         self._pid = os.getpid()
         properties = torch.cuda.get_device_properties(device)
         self.shared_bytes: int = getattr(
@@ -115,15 +132,18 @@ class Gpu:
         )
         self.most_warps: int = properties.multi_processor_count * _WARPS_A_PROCESSOR
         self._n_processors: int = properties.multi_processor_count
-        self._callers: Any = None
+        self.stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._stream_address: int = self.stream.cuda_stream
+        self.driver = Driver()
+        self.context = self.driver.context_of(self._stream_address)
+        self._pinned = Pinned(self.stream)
+        self._flags: list[_Flag] = []  # kept: a kernel may be about to write to one
         # What is being copied, until it is.
         self._sending: deque[tuple[torch.Tensor, Any]] = deque()
-        self._lock = threading.RLock()
-        self._stream: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-        self._driver: _Driver | None = None
         self._kernels: dict[str, ctypes.c_void_p] = {}
+        self._work = _Work(self)
 
-    def _load(self) -> _Driver:
+    def _load(self) -> None:
         """Compile the kernels, in about a second; once, inside of `work`."""
         properties = torch.cuda.get_device_properties(self.device)
         capability = 10 * properties.major + properties.minor
@@ -137,34 +157,27 @@ class Gpu:
             )
         library = find_library(int(version.partition(".")[0]))
         binary = compiled(library, source(), capability)
-        driver = _Driver()
-        self._kernels = driver.load(binary, _KERNELS)
+        kernels = self.driver.load(binary, _KERNELS)
         if self.shared_bytes > _FREE_SHARED_BYTES:
-            driver.allow_shared(self._kernels["decode_cells"], self.shared_bytes)
-        self._driver = driver
-        return driver
+            self.driver.allow_shared(kernels["decode_cells"], self.shared_bytes)
+        self._kernels = kernels
 
     @property
     def name(self) -> str:
         """As torch names it, such as ``cuda:0``."""
         return str(self.device)
 
-    @contextmanager
-    def work(self) -> Iterator[None]:
-        """See `Device`."""
+    def check_process(self) -> None:
+        """DeviceError in a process that was forked from the one that uses the GPU."""
         if os.getpid() != self._pid:
             raise DeviceError(
                 "this process was forked from one that uses the GPU, which CUDA does not allow; "
                 "start processes by 'spawn', or set device=None"
             )
-        with self._lock, torch.cuda.device(self.device):
-            callers = torch.cuda.current_stream(self.device)
-            if callers == self._stream:  # inside of another one
-                yield
-                return
-            with torch.cuda.stream(self._stream):
-                self._callers = callers
-                yield
+
+    def work(self) -> _Work:
+        """See `Device`."""
+        return self._work
 
     def allocate(self, n_bytes: int) -> _Memory:
         """See `Device`."""
@@ -180,11 +193,18 @@ class Gpu:
     def stage(self, n_bytes: int) -> _Staged:
         """See `Device`."""
         memory = _Memory(self._bytes(torch.empty, n_bytes))
-        return _Staged(memory, torch.empty(n_bytes, dtype=torch.uint8, pin_memory=True))
+        taken = self._pinned.take(n_bytes)
+        return _Large(memory) if taken is None else _Staged(memory, *taken)
 
     def send(self, staged: _Staged) -> None:
-        """See `Device`. Torch keeps its own pinned memory until the copies from it are done."""
-        staged.memory.tensor.copy_(staged.pinned, non_blocking=True)
+        """See `Device`."""
+        if isinstance(staged, _Large):
+            staged.memory.tensor.copy_(staged.pinned, non_blocking=True)
+        else:
+            memory = staged.memory
+            self.driver.copy(
+                memory.address, staged.host_address, memory.nbytes, self._stream_address
+            )
 
     def launch(self, kernel: str, n_warps: int, warp_bytes: int, argument: int) -> None:
         """See `Device`: as few warps in a block as all multiprocessors have work with."""
@@ -195,10 +215,11 @@ class Gpu:
             or n_warps < together * self._n_processors
         ):
             together //= 2
-        driver = self._driver or self._load()
-        driver.launch(
+        if not self._kernels:
+            self._load()
+        self.driver.launch(
             self._kernels[kernel], n_warps // together, together, together * warp_bytes,
-            self._stream.cuda_stream, argument,
+            self._stream_address, argument,
         )  # fmt: skip
 
     def frames(self, shape: tuple[int, ...], dtype: np.dtype[Any], kept: Any) -> torch.Tensor:
@@ -206,7 +227,7 @@ class Gpu:
         kind = torch_dtype(dtype)
         if _fits(kept, shape, kind, self.device):
             # whoever has read what is overwritten now did so on the stream that he works on
-            self._stream.wait_stream(self._callers)
+            self.stream.wait_stream(self._work.callers)
             return kept  # type: ignore[no-any-return]
         return torch.empty(shape, dtype=kind, device=self.device)
 
@@ -232,27 +253,28 @@ class Gpu:
     def mark(self) -> Any:
         """See `Device`."""
         event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        event.record(self._stream)
+        event.record(self.stream)
         return event
 
     def arrive(self, mark: Any, tensors: list[Any]) -> None:
         """See `Device`."""
-        with torch.cuda.device(self.device):
-            current = torch.cuda.current_stream(self.device)
-            current.wait_event(mark)
-            for tensor in tensors:
-                tensor.record_stream(current)
+        current = torch.cuda.current_stream(self.index)
+        current.wait_event(mark)
+        for tensor in tensors:
+            tensor.record_stream(current)
 
-    def read_later(self, memory: _Memory) -> Callable[[], int | None]:
+    def flag(self) -> _Flag:
         """See `Device`."""
-        pinned = torch.empty(8, dtype=torch.uint8, pin_memory=True)
-        pinned.copy_(memory.tensor[:8], non_blocking=True)
-        done = self.mark()
-        return lambda: int(pinned.view(torch.int64)[0]) if done.query() else None
+        self._flags.append(_Flag(self.driver))
+        return self._flags[-1]
 
-    def read(self, memory: _Memory) -> int:
+    def wait(self) -> None:
         """See `Device`."""
-        return int(memory.tensor[:8].cpu().view(torch.int64)[0])
+        self.stream.synchronize()
+
+    def tensor_of(self, memory: _Memory) -> torch.Tensor:
+        """See `Device`."""
+        return memory.tensor
 
     def view(self, data: torch.Tensor, shape: tuple[int, ...], dtype: np.dtype[Any]) -> Any:
         """See `Device`."""
@@ -277,6 +299,7 @@ def _fits(kept: Any, shape: tuple[int, ...], kind: torch.dtype, device: torch.de
     )
 
 
+@functools.cache
 def torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
     """The dtype of a tensor; TypeError, as torch's, where there is none."""
     return torch.from_numpy(np.empty(0, dtype)).dtype

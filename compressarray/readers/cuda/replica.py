@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -67,6 +66,7 @@ class Replica:
         self._described = described
         self._store = store
         self._row = 8 * len(OPEN_FIELDS)
+        self._version: tuple[int, int] | None = None  # of the store, that was followed to its end
         self.n_bytes_sent = 0
         with device.work():
             self._begin()
@@ -101,9 +101,8 @@ class Replica:
         self._books = allocate(8)
         self._n_books = 0
         self._table = self._sent(self._blocks.table())
-        self._status = allocate(8)
+        self._status = self._device.flag()
         self._scratch = allocate(8)
-        self._answer: Callable[[], int | None] | None = None
         closed = np.zeros((said.n_open, len(OPEN_FIELDS)), np.int64)
         closed[:, _OPEN_AT["OPEN_GOP"]] = layout.CLOSED
         pieces = Pieces()
@@ -116,7 +115,7 @@ class Replica:
         with self._lock:
             memories = (
                 self._index, self._open, self._open_bytes, self._open_maps, self._backgrounds,
-                self._pins, self._books, self._table, self._status, self._scratch,
+                self._pins, self._books, self._table, self._scratch,
             )  # fmt: skip
             return self._blocks.nbytes + sum(memory.nbytes for memory in memories)
 
@@ -137,7 +136,11 @@ class Replica:
 
     def follow(self) -> None:
         """Take over what has changed in the store since the last call; at first, everything."""
+        version = self._store.version
+        if version == self._version:
+            return
         with self._device.work(), self._lock:
+            self._version = None
             message = Message()
             if self._mark is None or not self._store.put_changes(message, self._mark):
                 if not self._is_fresh:
@@ -149,6 +152,8 @@ class Replica:
             self._mark, self._is_fresh = None, False
             self._take(Items(message.finished()))
             self._mark = self._store.mark()
+            self._know_request()
+            self._version = version
 
     def _take(self, items: Items) -> None:
         said = self._described
@@ -348,38 +353,52 @@ class Replica:
             If there is too little memory to work with.
         """
         with self._device.work(), self._lock:
-            self._hear(self._answer)
+            self._hear()
             if len(cells):
                 self._launch(cells, self._device.address_of(frames))
-                self._answer = self._device.read_later(self._status)
 
     def check(self) -> None:
         """Wait until all is decoded; CorruptFrameError if something was corrupt."""
         with self._device.work(), self._lock:
-            n = self._device.read(self._status)
-            self._hear(lambda: n)
+            self._device.wait()
+            self._hear()
 
-    def _hear(self, answer: Callable[[], int | None] | None) -> None:
-        said = None if answer is None else answer()
+    def _hear(self) -> None:
+        said = self._status.value
         if said:
             reason = REASONS.get(said, f"for reason {said}")
             raise CorruptFrameError(f"a frame in a device's memory is corrupt: {reason}")
 
     def _launch(self, cells: Int64s, out: int) -> None:
+        n, n_fields, device = len(cells), len(FIELDS), self._device
+        n_warps = max(1, min(n, self._most_warps))
+        if n_warps > WARPS_A_BLOCK:
+            n_warps = -(-n_warps // WARPS_A_BLOCK) * WARPS_A_BLOCK
+        if n_warps * self._warp_bytes > self._scratch.nbytes:
+            self._scratch = device.allocate(n_warps * self._warp_bytes)
+        n_bytes = 8 * (n_fields + n)
+        staged = device.stage(n_bytes)
+        request = staged.host.view(np.int64)
+        request[:n_fields] = self._request
+        request[_AT["N_WANTED"]] = n
+        request[_AT["OUT"]] = out
+        request[_AT["SCRATCH"]] = self._scratch.address
+        request[n_fields:] = cells
+        device.send(staged)
+        self.n_bytes_sent += n_bytes
+        device.launch("decode_cells", n_warps, self._shared_bytes, staged.memory.address)
+
+    def _know_request(self) -> None:
+        """Put together what every request says of what is held now."""
         said, device = self._described, self._device
         room = _record_room(said.frame_bytes) if said.packs else 0
         is_shared = self._padded <= device.shared_bytes
+        self._shared_bytes = self._padded if is_shared else 0
         warp = (1 if is_shared else 2) * self._padded + (2 * (room + GUARD_BYTES) if room else 0)
-        n_warps = max(1, min(len(cells), device.most_warps, _SCRATCH_BYTES // warp))
-        if n_warps > WARPS_A_BLOCK:
-            n_warps = -(-n_warps // WARPS_A_BLOCK) * WARPS_A_BLOCK
-        if n_warps * warp > self._scratch.nbytes:
-            self._scratch = device.allocate(n_warps * warp)
-        request = np.zeros(len(FIELDS) + len(cells), np.int64)
+        self._warp_bytes = warp
+        self._most_warps = min(device.most_warps, _SCRATCH_BYTES // warp)
+        self._request = np.zeros(len(FIELDS), np.int64)
         for name, value in (
-            ("N_WANTED", len(cells)),
-            ("OUT", out),
-            ("SCRATCH", self._scratch.address),
             ("SCRATCH_BYTES", warp),
             ("IS_SHARED", is_shared),
             ("STATUS", self._status.address),
@@ -409,11 +428,7 @@ class Replica:
             ("BOOKS", self._books.address),
             ("N_BOOKS", self._n_books),
         ):
-            request[_AT[name]] = value
-        request[len(FIELDS) :] = cells
-        sent = self._sent(request)
-        shared = self._padded if is_shared else 0
-        device.launch("decode_cells", n_warps, shared, sent.address)
+            self._request[_AT[name]] = value
 
 
 def _record_room(frame_bytes: int) -> int:

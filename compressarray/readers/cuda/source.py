@@ -66,6 +66,8 @@ REASONS = reasons.REASONS | {
     NO_CELL: "it is not of this store, or names a background that does not exist",
     NO_BOOK: "it names a codebook, or codes, that do not exist",
 }
+# 32 steps of that many, and a byte's place in a frame, are less than 2**31.
+MAX_WORDS_IN_FRAME = 1 << 25
 # Room to look, but not to use, behind whatever is read word by word.
 GUARD_BYTES = 64
 
@@ -107,6 +109,7 @@ def _numbers() -> dict[str, int]:
     found["SPARSE_HEADER_BYTES"] = sparse.HEADER_BYTES
     found["CHUNK_HEADER_BYTES"] = groups.HEADER_BYTES
     found |= {"RAW": RAW, "NO_CELL": NO_CELL, "NO_BOOK": NO_BOOK, "GUARD_BYTES": GUARD_BYTES}
+    found["MAX_WORDS_IN_FRAME"] = MAX_WORDS_IN_FRAME
     for fields, count in (
         (FIELDS, "N_FIELDS"),
         (OPEN_FIELDS, "N_OPEN_FIELDS"),
