@@ -4,10 +4,11 @@
     python -m benchmarks.bench_cuda run [--games Pong]  on a machine with a GPU, without ale-py
     python -m benchmarks.bench_cuda scripts             the training scripts by their storages
 
-`run` writes `benchmarks/results/cuda.json`. Batches are of ``obs`` and ``next_obs``, 65,536
-transitions of 16 environments that each play one recording from another place on; wall-clock from
-the call until the GPU has it, median of as many batches as two tenths of a second take. Every way's
-first batch is compared with the pixels.
+`run` writes `benchmarks/results/cuda.md` and `cuda.json`, `scripts` `cuda_scripts.md` and
+`cuda_scripts.json`. Batches are of ``obs`` and ``next_obs``, 65,536 transitions of 16 environments
+that each play one recording from another place on; wall-clock from the call until the GPU has it,
+median of as many batches as two tenths of a second take. What ours decodes on the GPU is compared
+with what it decodes on the CPU.
 """
 
 from __future__ import annotations
@@ -22,17 +23,16 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
-from benchmarks.common import geometric_mean
+from benchmarks.common import RESULTS, geometric_mean, machine
 from compressarray import DiffFrameArray, ReplayBuffer
 
 ROOT = Path(__file__).resolve().parents[1]
 FRAMES = ROOT / "build" / "cuda-frames"
-RESULT = ROOT / "benchmarks" / "results" / "cuda.json"
 GAMES = (
     *("Asteroids", "BeamRider", "Breakout", "Enduro", "MsPacman"),
     *("Pong", "Qbert", "RoadRunner", "Seaquest", "SpaceInvaders"),
@@ -60,26 +60,62 @@ def played(frames: np.ndarray) -> np.ndarray:
     return (starts + np.arange(N_STEPS + 1)[:, None]) % len(frames)
 
 
-def filled(frames: np.ndarray, **arguments: Any) -> ReplayBuffer:
+class Player:
+    """Steps of the environments, added to a buffer."""
+
+    def __init__(self, frames: np.ndarray) -> None:
+        self._frames = frames
+        self._seen = played(frames)
+        self._stack = np.repeat(frames[self._seen[0]][:, None], STACK, axis=1)
+        self._step = 0
+        self._no, self._actions = np.zeros(N_ENVS, bool), np.zeros(N_ENVS, np.int64)
+
+    def add_to(self, buffer: ReplayBuffer) -> None:
+        no, stack = self._no, self._stack
+        self._step = self._step % N_STEPS + 1
+        newest = self._frames[self._seen[self._step]][:, None]
+        self._stack = np.concatenate([stack[:, 1:], newest], axis=1)
+        buffer.add(stack, self._actions, no.astype(np.float32), no, no, self._stack)
+
+
+def filled(player: Player, **arguments: Any) -> ReplayBuffer:
     from gymnasium.spaces import Box, Discrete
 
     space = Box(0, 255, (STACK, 84, 84), np.uint8)
     buffer = ReplayBuffer(N_ENVS * N_STEPS, space, Discrete(6), n_envs=N_ENVS, seed=1, **arguments)
-    seen = played(frames)
-    stack = np.repeat(frames[seen[0]][:, None], STACK, axis=1)
-    no, actions = np.zeros(N_ENVS, bool), np.zeros(N_ENVS, np.int64)
-    for step in range(1, N_STEPS + 1):
-        after = np.concatenate([stack[:, 1:], frames[seen[step]][:, None]], axis=1)
-        buffer.add(stack, actions, no.astype(np.float32), no, no, after)
-        stack = after
+    for _ in range(N_STEPS):
+        player.add_to(buffer)
     return buffer
 
 
-def ways(frames: np.ndarray) -> dict[str, tuple[Callable[[int], Any], int]]:
-    """Each way to draw a batch, and bytes of the GPU's memory that it holds."""
-    ours = filled(frames, device="cuda")
-    ours.sample(4)
-    copied = filled(frames, device="cuda", decode_on="cpu")
+class Way(NamedTuple):
+    """How batches are drawn, and bytes of the GPU's memory that are held for it."""
+
+    draw: Callable[[int], Any]
+    n_bytes: int
+    before: Callable[[], Any] = lambda: None  # each batch, and not counted
+
+
+OURS, RING, DENSE = (
+    "ours, decoded on the GPU",
+    "numpy ring, `np.take`, pinned copy",
+    "dense ring in the GPU's memory, `index_select`",
+)
+
+
+def ways(frames: np.ndarray) -> dict[str, Way]:
+    """Each way to draw a batch."""
+    player = Player(frames)
+    ours = filled(player, device="cuda")
+    copied = filled(Player(frames), device="cuda", decode_on="cpu")
+    small = filled(Player(frames), device="cuda", codec="delta-huffman")
+    for size in (4, 1024):
+        batches = [each.sample(size) for each in (ours, copied, small)]
+        for batch in batches[1:]:
+            assert torch.equal(batches[0].obs, batch.obs), "pixels differ"
+            assert torch.equal(batches[0].next_obs, batch.next_obs), "pixels differ"
+    for each in (ours, small):
+        assert each.stats()["decode_on"] == "device", "ours is not decoded on the GPU"
     seen = played(frames)
     rng = np.random.default_rng(0)
     ring = frames[seen]  # (steps + 1, envs, 84, 84)
@@ -108,28 +144,33 @@ def ways(frames: np.ndarray) -> dict[str, tuple[Callable[[int], Any], int]]:
         where = torch.from_numpy(windows(size).reshape(-1)).to("cuda")
         return on_gpu.index_select(0, where).view(size, STACK + 1, 84, 84)
 
-    a, b = ours.sample(1024), copied.sample(1024)
-    assert torch.equal(a.obs, b.obs), "pixels differ"
-    assert torch.equal(a.next_obs, b.next_obs), "pixels differ"
-    assert ours.stats()["decode_on"] == "device", "ours is not decoded on the GPU"
+    held = ours.stats()["nbytes_on_device"]
     return {
-        "ours, decoded on the GPU": (ours.sample, ours.stats()["nbytes_on_device"]),
-        "ours, decoded on the CPU, copied": (copied.sample, 0),
-        "dense stacks, indexed twice, copied": (stacked, 0),
-        "numpy ring, np.take, pinned copy": (taken, 0),
-        "dense ring in GPU memory, index_select": (selected, on_gpu.numel()),
-    }
+        OURS: Way(ours.sample, held),
+        f"{OURS}, after a step of {N_ENVS}": Way(
+            ours.sample, held, lambda: player.add_to(ours)
+        ),
+        "ours, `delta-huffman`, decoded on the GPU": Way(
+            small.sample, small.stats()["nbytes_on_device"]
+        ),
+        "ours, decoded on the CPU, copied": Way(copied.sample, 0),
+        "dense stacks, indexed twice, copied": Way(stacked, 0),
+        RING: Way(taken, 0),
+        DENSE: Way(selected, on_gpu.numel()),
+    }  # fmt: skip
 
 
-def until_there(draw: Callable[[int], Any], size: int) -> float:
+def until_there(way: Way, size: int) -> float:
     """Microseconds until a batch can be used."""
     for _ in range(3):
-        draw(size)
+        way.before()
+        way.draw(size)
     torch.cuda.synchronize()
     times, end = [], time.perf_counter() + SECONDS
     while time.perf_counter() < end or len(times) < 5:
+        way.before()
         start = time.perf_counter()
-        batch = draw(size)
+        batch = way.draw(size)
         torch.cuda.synchronize()
         times.append(time.perf_counter() - start)
         del batch
@@ -141,7 +182,7 @@ def run(games: tuple[str, ...]) -> int:
     if not names:
         print(f"no frames in {FRAMES}: make record-cuda, where ale-py is", file=sys.stderr)
         return 2
-    print(torch.cuda.get_device_name(), "torch", torch.__version__, flush=True)
+    print(given_by(), flush=True)
     rows: dict[str, Any] = {}
     begun = time.perf_counter()
     for game in names:
@@ -150,8 +191,8 @@ def run(games: tuple[str, ...]) -> int:
             break
         frames = np.asarray(DiffFrameArray.load(FRAMES / game))
         rows[game] = {
-            way: {"nbytes": n_bytes, **{str(size): until_there(draw, size) for size in SIZES}}
-            for way, (draw, n_bytes) in ways(frames).items()
+            name: {"nbytes": way.n_bytes, **{str(size): until_there(way, size) for size in SIZES}}
+            for name, way in ways(frames).items()
         }
         print(game, {way: round(row["256"], 1) for way, row in rows[game].items()}, flush=True)
         torch.cuda.empty_cache()
@@ -162,18 +203,50 @@ def run(games: tuple[str, ...]) -> int:
         }
         for way in next(iter(rows.values()))
     }
-    given = {"gpu": torch.cuda.get_device_name(), "torch": torch.__version__}
-    RESULT.write_text(json.dumps({**given, "games": rows, "means": means}, indent=1) + "\n")
-    print(f"\nmicroseconds until there, geometric means of {len(rows)} games")
-    for way, mean in means.items():
-        each = "".join(f"{mean[str(size)]:>10,.0f}" for size in SIZES)
-        print(f"{way:40}{each}{mean['nbytes'] / 2**20:>10,.1f} MiB")
-    ours, _, _, ring, dense = means.values()
-    print(f"256 in 100 us or less: {ours['256'] <= 100}")
-    print(f"ten times faster than np.take: {ring['256'] / ours['256']:.1f}")
-    print(f"beside the dense ring on the GPU: {ours['256'] / dense['256']:.2f} of its time, "
-          f"1/{dense['nbytes'] / ours['nbytes']:.0f} of its memory")  # fmt: skip
+    ours, ring, dense = means[OURS], means[RING], means[DENSE]
+    text = "\n".join(
+        [
+            "# Batches on a GPU",
+            "",
+            f"Made by `make bench-cuda` on {given_by()}.",
+            f"Microseconds until a batch of `obs` and `next_obs` is on the GPU, geometric means of "
+            f"{len(rows)} games,\n{N_ENVS * N_STEPS:,} transitions, and MiB of its memory.",
+            "",
+            "| frames | 32 | 256 | 1,024 | MiB on the GPU |",
+            "| :-- | --: | --: | --: | --: |",
+            *(
+                f"| {way} | "
+                + " | ".join(f"{mean[str(size)]:,.0f}" for size in SIZES)
+                + f" | {mean['nbytes'] / 2**20 if mean['nbytes'] > 1 else 0:,.1f} |"
+                for way, mean in means.items()
+            ),
+            "",
+            f"Of 256, ours takes {ours['256'] / ring['256']:.2f} times what `np.take` and a copy "
+            f"take, and {ours['256'] / dense['256']:.1f} times\nthe dense ring on the GPU, in "
+            f"1/{dense['nbytes'] / ours['nbytes']:.0f} of its memory.",
+            "",
+            "Of 256, game by game:",
+            "",
+            "| game | " + " | ".join(means) + " | MiB of ours |",
+            "| :-- |" + " --: |" * (len(means) + 1),
+            *(
+                f"| {game} | "
+                + " | ".join(f"{row[way]['256']:,.0f}" for way in means)
+                + f" | {row[OURS]['nbytes'] / 2**20:,.1f} |"
+                for game, row in rows.items()
+            ),
+        ]
+    )
+    (RESULTS / "cuda.md").write_text(text + "\n")
+    data = {"machine": given_by(), "games": rows, "means": means}
+    (RESULTS / "cuda.json").write_text(json.dumps(data, indent=1) + "\n")
+    print(f"\n{text}")
     return 0
+
+
+def given_by() -> str:
+    """Name what gives the figures."""
+    return f"{torch.cuda.get_device_name()}, PyTorch {torch.__version__}, {machine()}"
 
 
 SCRIPTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], int]] = {
@@ -192,6 +265,7 @@ SCRIPTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], int]] = {
 def scripts() -> int:
     """Train with each storage, one after the other: steps a second, and the weights they reach."""
     failed = 0
+    rows: list[dict[str, Any]] = []
     for script, (storages, flags, n_steps) in SCRIPTS.items():
         weights: dict[str, dict[str, Any]] = {}
         if script == "drqv2_dmc" and importlib.util.find_spec("dm_control") is None:
@@ -215,11 +289,32 @@ def scripts() -> int:
                     continue
                 (model,) = Path(folder).rglob("*.cleanrl_model")
                 weights[storage] = torch.load(model, map_location="cpu", weights_only=True)
-            print(f"{script} {storage}: {n_steps / seconds:,.0f} steps a second, start-up included",
-                  flush=True)  # fmt: skip
-        same = all(same_weights(each, next(iter(weights.values()))) for each in weights.values())
-        failed += not same
-        print(f"{script}: weights are {'equal' if same else 'NOT equal'}")
+            same = same_weights(weights[storage], next(iter(weights.values())))
+            failed += not same
+            rows.append(
+                {"script": script, "storage": storage, "steps": n_steps, "seconds": seconds,
+                 "same_weights": same}
+            )  # fmt: skip
+            print(f"{script} {storage}: {n_steps / seconds:,.0f} steps a second, start-up "
+                  f"included; weights {'equal' if same else 'NOT equal'}", flush=True)  # fmt: skip
+    table = "\n".join(
+        f"| {row['script']} | {row['storage']} | {row['steps']:,} | {row['seconds']:.1f} "
+        f"| {row['steps'] / row['seconds']:,.0f} | {'yes' if row['same_weights'] else 'NO'} |"
+        for row in rows
+    )
+    (RESULTS / "cuda_scripts.md").write_text(
+        f"""# Trainings on a GPU
+
+Made by `make bench-cuda-scripts` on {given_by()}.
+Whole processes, one after the other, start-up included.
+
+| script | storage | steps | seconds | steps a second | weights as with the first |
+| :-- | :-- | --: | --: | --: | :-- |
+{table}
+"""
+    )
+    data = {"machine": given_by(), "runs": rows}
+    (RESULTS / "cuda_scripts.json").write_text(json.dumps(data, indent=1) + "\n")
     print("all passed" if not failed else f"{failed} failed")
     return min(failed, 1)
 

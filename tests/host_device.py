@@ -57,9 +57,9 @@ class HostFlag:
 
 
 class HostStaged:
-    def __init__(self, memory):
+    def __init__(self, memory, n_bytes):
         self.memory = memory
-        self.host = np.full(memory.nbytes, 0xAA, np.uint8)
+        self.host = np.full(n_bytes, 0xAA, np.uint8)
 
 
 class There(np.ndarray):
@@ -149,15 +149,17 @@ class HostDevice:
     def allocate(self, n_bytes):
         return self._new(n_bytes, 0)
 
-    def stage(self, n_bytes):
-        return HostStaged(self._new(n_bytes, 0xAA))
+    def stage(self, n_bytes, again=None):
+        if again is None or again.nbytes < n_bytes:
+            again = self._new(n_bytes, 0xAA)
+        return HostStaged(again, n_bytes)
 
     def send(self, staged):
         host, memory = staged.host, staged.memory
         staged.host = None
 
         def copy():
-            memory.data[:] = host
+            memory.data[: len(host)] = host
 
         self._ask(copy)
 

@@ -13,7 +13,7 @@ from compressarray import CorruptFrameError, DiffFrameArray
 from compressarray.errors import DeviceError
 from compressarray.format.codebooks import CODEBOOK_BYTES
 from compressarray.readers.cuda import blocks as device_blocks
-from compressarray.readers.cuda.replica import Replica
+from compressarray.readers.cuda.replica import Replica, can_be_decoded
 from compressarray.readers.cuda.source import REASONS
 from tests.effort import examples
 from tests.host_device import HostDevice
@@ -275,6 +275,14 @@ def test_a_corrupt_frame_is_said_and_reads_as_one_that_was_never_written() -> No
         decode(replica, np.arange(64), (20, 20), np.uint8)
     assert (got[:16] == 9).all(axis=(1, 2)).any()
     assert_same(np.asarray(got)[16:], np.asarray(array)[16:])
+
+
+def test_frames_that_are_too_large_for_the_kernels_are_left_to_the_cpu() -> None:
+    described = DiffFrameArray((64, 20, 20))._frames.store.describe()
+    assert can_be_decoded(described)
+    assert not can_be_decoded(None)
+    assert not can_be_decoded(described._replace(frame_bytes=1 << 28))
+    assert not can_be_decoded(described._replace(most_chunk_bytes=1 << 30))
 
 
 def test_cells_that_are_none_are_said() -> None:

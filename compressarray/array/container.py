@@ -847,12 +847,23 @@ class DiffFrameArray(NDArrayFace):
             _refuse_stale(stream, now.number)
             places, bad = now.ring.places(flat, now.store.n_pins)
             _refuse_evicted(now, flat, bad)
-            if shared.is_empty:
+            return self._locate_places(device, places, now)
+
+    def _locate_found(
+        self, device: Any, places: Int64s, now: _Stream, n_changes: int
+    ) -> Located | None:
+        """Find frames at places found before; None, too, if any may hold another one by now."""
+        with self._frames.writer.lock:
+            if now.ring.n_changes != n_changes or self._frames.now is not now:
                 return None
-            replica = shared.elsewhere.in_step(device, now.store)
-            if replica is None:
-                return None
-            return Located(shared.elsewhere, replica, shared.cells_at(places))
+            return self._locate_places(device, places, now)
+
+    def _locate_places(self, device: Any, places: Int64s, now: _Stream) -> Located | None:
+        shared = self._frames
+        replica = None if shared.is_empty else shared.elsewhere.in_step(device, now.store)
+        if replica is None:
+            return None
+        return Located(shared.elsewhere, replica, shared.cells_at(places))
 
     def discard(self, before: npt.ArrayLike) -> None:
         """Let go of old frames, before newer ones replace them.

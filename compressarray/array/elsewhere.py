@@ -28,21 +28,21 @@ class Elsewhere:
     def in_step(self, device: Device, store: Store) -> Replica | None:
         """The replica on a device, of what the store holds now; for who holds off its writes.
 
-        None where frames cannot be decoded there: of numcodecs' codecs, and where they lie in a
-        file.
+        None where frames cannot be decoded there: of numcodecs' codecs, where they lie in a file,
+        and if they are very large.
 
         Raises
         ------
         DeviceError
             If the device has too little memory for it. What it had for it is given back.
         """
-        from compressarray.readers.cuda.replica import Replica
+        from compressarray.readers.cuda.replica import Replica, can_be_decoded
 
         with self._lock:
             known = self._held.get(device.name)
             if known is not None and known[0] is store:
                 replica = known[1]
-            elif store.is_mapped or store.describe() is None:
+            elif store.is_mapped or not can_be_decoded(store.describe()):
                 return None
             else:
                 self._held.pop(device.name, None)

@@ -155,6 +155,13 @@ class FoundReader(StepReader):
         if not self._frames._gather_found(*self._found, memory):
             super().decode(memory)
 
+    def locate_there(self, device: Any) -> Any:
+        """See `Reader`."""
+        assert isinstance(self._frames, DiffFrameArray)
+        places, now, n_changes = self._found
+        located = self._frames._locate_found(device, places, now, n_changes)
+        return super().locate_there(device) if located is None else located
+
 
 class SequenceReader(Reader):
     """Reads the observations of runs of steps.

@@ -71,11 +71,40 @@ def mark_of(state: GopState, codebooks: Codebooks | None) -> GopMark:
 
 
 def _open_now(state: GopState) -> Int64s:
-    is_open = state.open_gop != CLOSED
-    columns = (
-        state.open_number, state.open_next, state.open_frames, state.open_size, state.open_flags,
+    now = np.empty((_N_REMEMBERED, state.open_gop.size), np.int64)
+    look_at_open(
+        state.open_gop, state.open_number, state.open_next, state.open_frames, state.open_size,
+        state.open_flags, now,
     )  # fmt: skip
-    return np.array([np.where(is_open, column, 0).ravel() for column in columns])
+    return now
+
+
+@kernel
+def look_at_open(
+    gops: Any, numbers: Any, following: Any, frames: Any, sizes: Any, flags: Any, now: Any
+) -> None:
+    """Note of each slot what is remembered of it, 0 where nothing is open; see `GopMark.open`."""
+    per_lane = gops.shape[1]
+    for slot in range(gops.size):
+        lane = slot // per_lane
+        place = slot - lane * per_lane
+        is_open = gops[lane, place] != CLOSED
+        now[0, slot] = numbers[lane, place] if is_open else 0
+        now[1, slot] = following[lane, place] if is_open else 0
+        now[2, slot] = frames[lane, place] if is_open else 0
+        now[3, slot] = sizes[lane, place] if is_open else 0
+        now[4, slot] = flags[lane, place] if is_open else 0
+
+
+@kernel
+def take_tails(records: Any, slots: Any, starts: Any, ends: Any, out: Any) -> None:
+    """Put one behind the other what each slot's records have from a place on."""
+    at = base_of(out)
+    for i in range(len(slots)):
+        n = ends[i] - starts[i]
+        if n > 0:
+            copy_bytes(at, base_of(records[slots[i]]) + starts[i], n)
+            at += n
 
 
 def put_changes(
@@ -144,12 +173,10 @@ def _put_open(message: Message, mark: GopMark, state: GopState) -> None:
     message.put_ints(table)
     maps = state.open_map.reshape(state.open_gop.size, -1)[slots[table[FLAGS] & MAP_FLAG != 0]]
     message.put_bytes(maps.view(np.uint8))
-    records = [
-        state.open_bytes[slot, first:end]
-        for slot, first, end in zip(slots.tolist(), start.tolist(), size.tolist(), strict=True)
-        if end > first
-    ]
-    message.put_bytes(b"".join(part.tobytes() for part in records))
+    records = np.empty(int(np.maximum(size - start, 0).sum()), np.uint8)
+    if len(records):
+        take_tails(state.open_bytes, slots, start, size, records)
+    message.put_bytes(records)
 
 
 @kernel

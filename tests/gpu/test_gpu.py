@@ -165,12 +165,12 @@ def test_spoilt_bytes_lead_nowhere_and_are_said() -> None:
 
 
 def test_a_gpu_that_is_full_is_done_without() -> None:
-    buffer = ReplayBuffer(60_000, Box(0, 255, (4, 84, 84), np.uint8), Discrete(6), seed=1,
+    buffer = ReplayBuffer(60_000, Box(0, 255, (84, 84), np.uint8), Discrete(6), seed=1,
                           codec="raw", device="cuda")  # fmt: skip
-    stack = np.zeros((1, 4, 84, 84), np.uint8)
-    before = stack
+    frame = np.zeros((1, 84, 84), np.uint8)
+    before = frame
     for t in range(20):
-        after = stack + np.uint8(t)
+        after = frame + np.uint8(t)
         buffer.add(before, [0], [0.0], [False], [False], after, None)
         before = after
     free, _ = torch.cuda.mem_get_info()
@@ -184,7 +184,7 @@ def test_a_gpu_that_is_full_is_done_without() -> None:
 
         def fill(before: np.ndarray) -> None:
             for t in range(4000):
-                noise = rng.integers(256, size=stack.shape).astype(np.uint8)
+                noise = rng.integers(256, size=frame.shape).astype(np.uint8)
                 buffer.add(before, [0], [0.0], [False], [False], noise, None)
                 before = noise
                 if t % 200 == 0:

@@ -54,6 +54,7 @@ static bool touch(u64 address, u64 n) {
 #endif
 #define ONE_LANE LANES(lane) if (lane == 0)
 #define LINE_BYTES 128  // of a GPU's caches
+#define MOST_NUMBER (1 << 30)  // that is told from others: no record is as long
 
 // -- memory: each look is aligned --------------------------------------------------------------
 
@@ -159,28 +160,33 @@ FN i64 most(i64 a, i64 b) { return a > b ? a : b; }
 // From a multiple of 8 on, with room to look 16 bytes behind the last one; 0 elsewhere.
 struct Bytes {
   const u8* base;
-  i64 size;
+  int size;
 };
 
-FN int byte_of(const Bytes& bytes, i64 i) {
-  return (u64)i < (u64)bytes.size ? (int)load(bytes.base + i) : 0;
+FN int byte_of(const Bytes& bytes, int i) {
+  return (u32)i < (u32)bytes.size ? (int)load(bytes.base + i) : 0;
 }
 
-FN u64 word_of(const Bytes& bytes, i64 i) {
-  if ((u64)i >= (u64)bytes.size) return 0;
-  const u64* at = (const u64*)(bytes.base + (i & ~(i64)7));
-  int shift = (int)(i & 7) << 3;
+// Eight bytes of memory that begin at one of any place.
+FN u64 word_at(const u64* words, int i) {
+  const u64* at = words + (i >> 3);
+  int shift = (i & 7) << 3;
   u64 low = load(at);
   return shift ? (low >> shift) | (load(at + 1) << (64 - shift)) : low;
 }
 
-// A LEB128 number, of up to MAX_NUMBER_BYTES; -1 where none ends before `end`.
-FN i64 take_number(const Bytes& bytes, i64& at, i64 end) {
+FN u64 word_of(const Bytes& bytes, int i) {
+  return (u32)i < (u32)bytes.size ? word_at((const u64*)bytes.base, i) : 0;
+}
+
+// A LEB128 number, of up to MAX_NUMBER_BYTES, or MOST_NUMBER if that is less; -1 where none ends
+// before `end`.
+FN int take_number(const Bytes& bytes, int& at, int end) {
   i64 value = 0;
   for (int n = 0; n < MAX_NUMBER_BYTES && at < end; n++) {
-    i64 byte = byte_of(bytes, at++);
-    value |= (byte & 0x7F) << (7 * n);
-    if (byte < 0x80) return value;
+    int byte = byte_of(bytes, at++);
+    value |= (i64)(byte & 0x7F) << (7 * n);
+    if (byte < 0x80) return (int)least(value, MOST_NUMBER);
   }
   return -1;
 }
@@ -199,23 +205,35 @@ FN u64 sum_bytes(u64 word, int distance) {
   return word;
 }
 
+// Bytes of 0 or 1 to bytes of no bits or all.
+FN u64 fill_bytes(u64 ones) { return (ones << 8) - ones; }
+
+// A mask's bits to bytes.
 FN u64 widen(u64 mask) {
-  u64 wide = 0;
-UNROLL
-  for (int i = 0; i < 8; i++) wide |= (u64)((mask >> i) & 1 ? 0xFF : 0) << (8 * i);
-  return wide;
+  u64 bits = ((mask & 0xFF) * 0x0101010101010101ull) & 0x8040201008040201ull;
+  return fill_bytes((bits + 0x7F7F7F7F7F7F7F7Full) >> 7 & 0x0101010101010101ull);
 }
 
-// The low bytes of a word to where a mask has bytes.
+// Four bytes of eight, each chosen by four bits.
+FN u32 choose_bytes(u64 bytes, u32 which) {
+#ifdef __CUDACC__
+  return __byte_perm((u32)bytes, (u32)(bytes >> 32), which);
+#else
+  u32 chosen = 0;
+  for (int i = 0; i < 4; i++)
+    chosen |= (u32)((bytes >> (8 * ((which >> (4 * i)) & 7))) & 0xFF) << (8 * i);
+  return chosen;
+#endif
+}
+
+// The low bytes of a word to where a mask has bytes; what comes between is anything.
 FN u64 spread(u64 bytes, u64 wide) {
-  u64 word = 0;
-UNROLL
-  for (int i = 0; i < 8; i++)
-    if ((wide >> (8 * i)) & 1) {
-      word |= (bytes & 0xFF) << (8 * i);
-      bytes >>= 8;
-    }
-  return word;
+  // of each byte, how many the mask has before it
+  u64 before = ((wide & 0x0101010101010101ull) * 0x0101010101010101ull) << 8;
+  u64 nibbles = (before | before >> 4) & 0x00FF00FF00FF00FFull;
+  nibbles |= nibbles >> 8;
+  return choose_bytes(bytes, (u32)nibbles & 0xFFFF) |
+         (u64)choose_bytes(bytes, (u32)(nibbles >> 32) & 0xFFFF) << 32;
 }
 
 FN int count_bits(u32 mask) {
@@ -240,18 +258,18 @@ struct Frame {
   u64* old;               // room for another
   u8* plain;              // room for an unpacked record
   u8* codes;              // and for the codes of its values
-  i64 room;               // bytes of each of them
+  int room;               // bytes of each of them
   const u64* background;
-  i64 n_bytes, n_words, row_bytes;
+  int n_bytes, n_words, row_bytes;
 };
 
 struct Book {
   const u64* table;
   const u64* words;
-  i64 n_words;
+  int n_words;
   Bytes model;
   int pixel_bytes;
-  i64 near;
+  int near;
 };
 
 FN u8* bytes_of(u64* words) { return (u8*)words; }
@@ -259,7 +277,7 @@ FN u8* bytes_of(u64* words) { return (u8*)words; }
 // -- words -------------------------------------------------------------------------------------
 
 // What there is against a change of word `w`, or 0.
-FN int wrong_change(int kind, int w, i64 v, int n_values, const Bytes& record, const Frame& frame,
+FN int wrong_change(int kind, int w, int v, int n_values, const Bytes& record, const Frame& frame,
                     const Book& book) {
   if (kind > OLD_RESIDUAL || (kind >= RESIDUAL && book.pixel_bytes == 0)) return NO_KIND;
   if (w < 0 || w >= frame.n_words) return OUTSIDE;
@@ -267,11 +285,11 @@ FN int wrong_change(int kind, int w, i64 v, int n_values, const Bytes& record, c
   if (kind >= RESIDUAL && w >= frame.n_bytes >> 3) return NO_SOURCE;
   if ((kind == LEFT || kind == LEFT_RESIDUAL) && w == 0) return NO_SOURCE;
   if ((kind == ABOVE || kind == ABOVE_RESIDUAL) &&
-      (frame.row_bytes < MIN_ROW_BYTES || (i64)w << 3 < frame.row_bytes))
+      (frame.row_bytes < MIN_ROW_BYTES || w << 3 < frame.row_bytes))
     return NO_SOURCE;
-  if (kind == NEAR_WORD && book.near + (i64)(word_of(record, v) & 0xFF) >= book.n_words)
+  if (kind == NEAR_WORD && book.near + (int)(word_of(record, v) & 0xFF) >= book.n_words)
     return NO_WORD;
-  if (kind == FAR_WORD && (i64)(word_of(record, v) & 0xFFFF) >= book.n_words) return NO_WORD;
+  if (kind == FAR_WORD && (int)(word_of(record, v) & 0xFFFF) >= book.n_words) return NO_WORD;
   return 0;
 }
 
@@ -296,7 +314,7 @@ FN Change begin_change(int kind, u64 wide, int w, u64 given, const Frame& frame,
     case LEFT:
     case LEFT_RESIDUAL: change.from = (w - 1) << 3; break;
     case ABOVE:
-    case ABOVE_RESIDUAL: change.from = (w << 3) - (int)frame.row_bytes; break;
+    case ABOVE_RESIDUAL: change.from = (w << 3) - frame.row_bytes; break;
     default: change.fresh = add_bytes(given, load(frame.words + w));
   }
   return change;
@@ -306,10 +324,7 @@ FN void end_change(const Change& change, int w, const Frame& frame, const Book& 
   u64 held = load(frame.words + w);
   u64 fresh = change.fresh;
   if (change.from >= 0) {
-    const u64* at = frame.words + (change.from >> 3);
-    int shift = (change.from & 7) << 3;
-    u64 seen = load(at);
-    if (shift) seen = (seen >> shift) | (load(at + 1) << (64 - shift));
+    u64 seen = word_at(frame.words, change.from);
     if (change.kind == LEFT_RESIDUAL) {
       // the first bytes count from decoded ones, the others from bytes of this very word
       fresh = add_bytes(fresh, seen >> (64 - 8 * book.pixel_bytes));
@@ -324,13 +339,13 @@ FN void end_change(const Change& change, int w, const Frame& frame, const Book& 
 // Up to 32 tokens at a time: where they write, and where their values lie, are sums of what the
 // tokens before them say. Those that read words which others of them write wait for these, and only
 // for these. The offset after the record, or what there is against it.
-FN i64 apply_words(const Bytes& record, i64 tokens, i64 n_tokens, const Frame& frame,
+FN int apply_words(const Bytes& record, int tokens, int n_tokens, const Frame& frame,
                    const Book& book) {
-  i64 v = tokens + n_tokens;
+  int v = tokens + n_tokens;
   if (v > record.size) return SHORT;
   int word = -1;
-  for (i64 first = 0; first < n_tokens;) {
-    i64 left = n_tokens - first;
+  for (int first = 0; first < n_tokens;) {
+    int left = n_tokens - first;
     PerLane<int> token, escapes, step, n_values, sum_steps, sum_values, kind, wrong, above, ready;
     PerLane<u32> needs;
     PerLane<u64> wide;
@@ -354,7 +369,7 @@ FN i64 apply_words(const Bytes& record, i64 tokens, i64 n_tokens, const Frame& f
     add_up(sum_steps);
     add_up(sum_values);
     LANES(lane) {
-      i64 at = v + sum_values[lane] - n_values[lane];
+      int at = v + sum_values[lane] - n_values[lane];
       wrong[lane] = 0;
       if (lane < n) {
         wrong[lane] = wrong_change(kind[lane], word + sum_steps[lane], at, n_values[lane], record,
@@ -407,7 +422,7 @@ FN i64 apply_words(const Bytes& record, i64 tokens, i64 n_tokens, const Frame& f
       if (record.size - v < 2) return SHORT;
       int its_kind = byte_of(record, v), mask = byte_of(record, v + 1);
       v += 2;
-      i64 skip = take_number(record, v, record.size);
+      int skip = take_number(record, v, record.size);
       if (skip < 0) return SHORT;
       word += (int)least(skip, MAX_WORDS_IN_FRAME) + 1;
       int its_values = count_values(mask, its_kind);
@@ -427,9 +442,9 @@ FN i64 apply_words(const Bytes& record, i64 tokens, i64 n_tokens, const Frame& f
 
 // -- copies ------------------------------------------------------------------------------------
 
-FN int predict(const u8* now, const u8* old, i64 p, const Frame& frame, i64 rows, i64 pixel_bytes,
-               i64 shift) {
-  i64 q = p + shift;
+FN int predict(const u8* now, const u8* old, int p, const Frame& frame, int rows, int pixel_bytes,
+               int shift) {
+  int q = p + shift;
   if (q < 0 || q >= frame.n_bytes) q = p;
   int before = load(old + q);
   int left = p >= pixel_bytes ? (int)load(now + p - pixel_bytes) : before;
@@ -439,48 +454,49 @@ FN int predict(const u8* now, const u8* old, i64 p, const Frame& frame, i64 rows
   return low > middle ? low : middle;
 }
 
-SLOW i64 apply_copies(const Bytes& record, i64 at, const Frame& frame, const Book& book) {
-  i64 n_bytes = frame.n_bytes, pixel_bytes = book.pixel_bytes;
-  i64 n_tokens = take_number(record, at, record.size);
-  i64 n_extras = take_number(record, at, record.size);
-  i64 n_literals = take_number(record, at, record.size);
-  i64 predictor = take_number(record, at, record.size);
+SLOW int apply_copies(const Bytes& record, int at, const Frame& frame, const Book& book) {
+  int n_bytes = frame.n_bytes, pixel_bytes = book.pixel_bytes;
+  int n_tokens = take_number(record, at, record.size);
+  int n_extras = take_number(record, at, record.size);
+  int n_literals = take_number(record, at, record.size);
+  int predictor = take_number(record, at, record.size);
   if (n_tokens < 0 || n_extras < 0 || n_literals < 0 || predictor < 0) return SHORT;
-  if (n_tokens + n_extras + n_literals > record.size - at) return SHORT;
+  if ((i64)n_tokens + n_extras + n_literals > record.size - at) return SHORT;
   if (n_tokens + n_extras + n_literals > n_bytes) return OUTSIDE;
   if (predictor > 0 && (pixel_bytes == 0 || predictor > 2 * n_bytes)) return NO_SOURCE;
-  i64 tokens = at, extras = tokens + n_tokens, last = extras + n_extras, literals = last;
+  int tokens = at, extras = tokens + n_tokens, last = extras + n_extras, literals = last;
   u8* now = bytes_of(frame.words);
   u8* old = bytes_of(frame.old);
   LANES(lane) {
-    for (i64 w = lane; w < frame.n_words; w += 32) store(frame.old + w, load(frame.words + w));
+    for (int w = lane; w < frame.n_words; w += 32) store(frame.old + w, load(frame.words + w));
   }
   SYNC();
-  i64 rows = frame.row_bytes > 0 ? frame.row_bytes : n_bytes;
-  i64 shift = predictor & 1 ? predictor >> 1 : -(predictor >> 1);
+  int rows = frame.row_bytes > 0 ? frame.row_bytes : n_bytes;
+  int shift = predictor & 1 ? predictor >> 1 : -(predictor >> 1);
   int wide = n_bytes <= 65536 ? 2 : 4;
   i64 mask = ((i64)1 << (8 * wide)) - 1;
-  i64 p = 0, left = n_literals, back = n_bytes;
-  for (i64 i = 0; i <= n_tokens; i++) {
+  int p = 0, left = n_literals;
+  i64 back = n_bytes;
+  for (int i = 0; i <= n_tokens; i++) {
     int token = 0;
-    i64 n = left;
+    int n = left;
     if (i < n_tokens) {
       token = byte_of(record, tokens + i);
       n = token & MORE_LITERALS;
       if (n == MORE_LITERALS) {
-        i64 more = take_number(record, extras, last);
+        int more = take_number(record, extras, last);
         if (more < 0) return SHORT;
-        n += more;
+        n = (int)least((i64)n + more, MOST_NUMBER);
       }
     }
     if (n > left || n > n_bytes - p) return OUTSIDE;
     if (predictor == 0) {
       LANES(lane) {
-        for (i64 j = lane; j < n; j += 32) store(now + p + j, (u8)byte_of(record, literals + j));
+        for (int j = lane; j < n; j += 32) store(now + p + j, (u8)byte_of(record, literals + j));
       }
     } else {
       ONE_LANE {
-        for (i64 j = 0; j < n; j++) {
+        for (int j = 0; j < n; j++) {
           int value = predict(now, old, p + j, frame, rows, pixel_bytes, shift);
           store(now + p + j, (u8)(value + byte_of(record, literals + j)));
         }
@@ -493,9 +509,9 @@ SLOW i64 apply_copies(const Bytes& record, i64 at, const Frame& frame, const Boo
     if (i == n_tokens) break;
     n = token >> SPAN_SHIFT;
     if (n == MORE_SPAN) {
-      i64 more = take_number(record, extras, last);
+      int more = take_number(record, extras, last);
       if (more < 0) return SHORT;
-      n += more;
+      n = (int)least((i64)n + more, MOST_NUMBER);
     }
     n += MIN_SPAN;
     int source = (token >> SOURCE_SHIFT) & 3;
@@ -514,13 +530,13 @@ SLOW i64 apply_copies(const Bytes& record, i64 at, const Frame& frame, const Boo
     if (begin < n_bytes) {
       if (begin != p) {
         LANES(lane) {
-          for (i64 j = lane; j < n; j += 32) store(now + p + j, load(old + begin + j));
+          for (int j = lane; j < n; j += 32) store(now + p + j, load(old + begin + j));
         }
       }
     } else {
       // what it goes on into repeats what lies before it
       LANES(lane) {
-        for (i64 j = lane; j < n; j += 32)
+        for (int j = lane; j < n; j += 32)
           store(now + p + j, load(now + p - back + (back < n ? j % back : j)));
       }
     }
@@ -533,15 +549,15 @@ SLOW i64 apply_copies(const Bytes& record, i64 at, const Frame& frame, const Boo
 
 // -- a record ----------------------------------------------------------------------------------
 
-SLOW i64 apply_record(const Bytes& record, i64 at, const Frame& frame, const Book& book) {
-  i64 n_tokens = take_number(record, at, record.size);
+FN int apply_record(const Bytes& record, int at, const Frame& frame, const Book& book) {
+  int n_tokens = take_number(record, at, record.size);
   if (n_tokens < 0) return SHORT;
   if (n_tokens <= frame.n_words) return apply_words(record, at, n_tokens, frame, book);
   if (n_tokens == frame.n_words + 2) return apply_copies(record, at, frame, book);
   if (n_tokens != frame.n_words + 1) return NO_COUNT;
   if (frame.n_bytes > record.size - at) return SHORT;
   LANES(lane) {
-    for (i64 w = lane; w < frame.n_words; w += 32)
+    for (int w = lane; w < frame.n_words; w += 32)
       store(frame.words + w, word_of(record, at + (w << 3)));
   }
   SYNC();
@@ -556,10 +572,23 @@ struct Bits {
   Bytes model;
   i64 pos;
   bool wrong;
+  int word;  // that the next bit is in, and what that and the next one hold; before the first, -2
+  u64 low, high;
 };
 
-FN u64 bits_at(const Bits& bits) {
-  return word_of(bits.packed, bits.pos >> 3) >> (int)(bits.pos & 7);
+FN u64 packed_word(const Bytes& packed, int word) {
+  return word < (packed.size + 7) >> 3 ? load((const u64*)packed.base + word) : 0;
+}
+
+// The next 64 bits.
+FN u64 bits_at(Bits& bits) {
+  int word = (int)(bits.pos >> 6), shift = (int)(bits.pos & 63);
+  if (word != bits.word) {
+    bits.low = word == bits.word + 1 ? bits.high : packed_word(bits.packed, word);
+    bits.high = packed_word(bits.packed, word + 1);
+    bits.word = word;
+  }
+  return shift ? (bits.low >> shift) | (bits.high << (64 - shift)) : bits.low;
 }
 
 FN u32 entry_of(Bits& bits, i64 code, u64 window) {
@@ -667,12 +696,12 @@ FN i64 unpack_record(Bits& bits, const Frame& frame, const Book& book) {
   if (n_tokens > frame.n_words + 1) return NO_COUNT;
   i64 at = put_number(out, n_tokens);
   if (n_tokens == frame.n_words + 1) {
-    i64 from = (bits.pos + 7) >> 3;
+    int from = (int)((bits.pos + 7) >> 3);
     if (frame.n_bytes > bits.packed.size - from) return SHORT;
     if (at + frame.n_bytes > frame.room) return SHORT;
-    for (i64 i = 0; i < frame.n_bytes; i++)
+    for (int i = 0; i < frame.n_bytes; i++)
       store(out + at + i, (u8)byte_of(bits.packed, from + i));
-    bits.pos = (from + frame.n_bytes) << 3;
+    bits.pos = (i64)(from + frame.n_bytes) << 3;
     return at + frame.n_bytes;
   }
   i64 values = at + n_tokens, n_values = 0, next;
@@ -723,15 +752,15 @@ FN i64 unpack_record(Bits& bits, const Frame& frame, const Book& book) {
 SLOW i64 apply_packed(const Bytes& packed, i64 pos, const Frame& frame, const Book& book) {
   PerLane<i64> after, size;
   ONE_LANE {
-    Bits bits = {packed, book.model, pos, false};
+    Bits bits = {packed, book.model, pos, false, -2, 0, 0};
     size[lane] = unpack_record(bits, frame, book);
-    if (size[lane] >= 0 && (bits.wrong || bits.pos > packed.size << 3)) size[lane] = SHORT;
+    if (size[lane] >= 0 && (bits.wrong || bits.pos > (i64)packed.size << 3)) size[lane] = SHORT;
     after[lane] = bits.pos;
   }
   SYNC();
-  Bytes record = {frame.plain, of_lane(size, 0)};
+  Bytes record = {frame.plain, (int)of_lane(size, 0)};
   if (record.size < 0) return record.size;
-  i64 end = apply_record(record, 0, frame, book);
+  int end = apply_record(record, 0, frame, book);
   return end < 0 ? end : of_lane(after, 0);
 }
 
@@ -812,9 +841,10 @@ FN Bytes chunk_at(const i64* request, u32 entry) {
   if (block >= field(request, N_BLOCKS)) return bytes;
   at &= ((i64)1 << shift) - 1;
   const u8* begin = (const u8*)load(blocks + block) + at;
-  bytes.size = load((const i64*)begin);
+  i64 size = load((const i64*)begin);
   bytes.base = begin + 8;
-  if (bytes.size < 0 || bytes.size > ((i64)1 << shift) - at - 8 - GUARD_BYTES) bytes.size = -1;
+  if (size >= 0 && size <= least(((i64)1 << shift) - at - 8 - GUARD_BYTES, MOST_NUMBER))
+    bytes.size = (int)size;
   return bytes;
 }
 
@@ -855,7 +885,8 @@ FN i64 find(const i64* request, i64 cell, Stored& found) {
     found.chosen = (int)load(open + OPEN_BACKGROUND);
     found.n_frames = load(open + OPEN_FRAMES);
     found.bytes.base = address<u8>(request, OPEN_BYTES) + place * field(request, OPEN_ROOM);
-    found.bytes.size = least(load(open + OPEN_SIZE), field(request, OPEN_ROOM) - GUARD_BYTES);
+    i64 size = least(load(open + OPEN_SIZE), field(request, OPEN_ROOM) - GUARD_BYTES);
+    found.bytes.size = (int)least(size, MOST_NUMBER);
     found.records = 0;
     map = address<u16>(request, OPEN_MAPS) + place * field(request, MAP_CELLS);
   } else {
@@ -895,8 +926,9 @@ FN i64 take_book(const i64* request, int number, bool packed, Book& book) {
   u64 last = load(book.table + 4 * ESCAPE + 1);
   book.pixel_bytes = (int)(last >> 48) & 0xFFFF;
   if (book.pixel_bytes > 8) return NO_BOOK;
-  book.near = (i64)load(book.table + 4 * ESCAPE + 2);
-  if (book.near < 0) return NO_BOOK;
+  u64 near = load(book.table + 4 * ESCAPE + 2);
+  if (near > 0xFFFF) return NO_BOOK;
+  book.near = (int)near;
   return 0;
 }
 
@@ -922,14 +954,12 @@ FN i64 walk(const i64* request, const Stored& found, Frame& frame) {
     if (bytes.size < 0) return SHORT;
   }
   i64 at = first;
-  i64 n_later = most(found.number - found.key, 0) + 1, n_earlier = found.key - found.number;
-  for (i64 i = 0; i < n_later; i++) {
-    at = packed ? apply_packed(bytes, at, frame, book) : apply_record(bytes, at, frame, book);
-    if (at < 0) return at;
-  }
-  at = first + found.earlier;
-  for (i64 i = 0; i < n_earlier; i++) {
-    at = packed ? apply_packed(bytes, at, frame, book) : apply_record(bytes, at, frame, book);
+  i64 n_later = most(found.number - found.key, 0) + 1;
+  i64 n = n_later + most(found.key - found.number, 0);
+  for (i64 i = 0; i < n; i++) {
+    if (i == n_later) at = first + found.earlier;
+    at = packed ? apply_packed(bytes, at, frame, book)
+                : apply_record(bytes, (int)least(at, MOST_NUMBER), frame, book);
     if (at < 0) return at;
   }
   return 0;

@@ -70,10 +70,11 @@ class Device(Protocol):
     def allocate(self, n_bytes: int) -> Memory:
         """Zeros, from a multiple of 64 on; DeviceError if there is no room."""
 
-    def stage(self, n_bytes: int) -> Staged:
+    def stage(self, n_bytes: int, again: Any = None) -> Staged:
         """Room for bytes that are to be sent; as `allocate`, but with any content.
 
-        They are sent before others are staged.
+        They are sent before others are staged. They go to ``again``, memory that nothing reads any
+        more but what has been asked for, if there is room in it.
         """
 
     def send(self, staged: Any) -> None:

@@ -48,8 +48,8 @@ class _Staged:
 class _Large(_Staged):
     """More than the ring of pinned memory holds; torch keeps it until it is copied."""
 
-    def __init__(self, memory: _Memory) -> None:
-        self.pinned = torch.empty(memory.nbytes, dtype=torch.uint8, pin_memory=True)
+    def __init__(self, memory: _Memory, n_bytes: int) -> None:
+        self.pinned = torch.empty(n_bytes, dtype=torch.uint8, pin_memory=True)
         super().__init__(memory, self.pinned.numpy(), self.pinned.data_ptr())
 
 
@@ -190,20 +190,22 @@ class Gpu:
             raise DeviceError(str(error).partition(". ")[0]) from None
         return tensor
 
-    def stage(self, n_bytes: int) -> _Staged:
+    def stage(self, n_bytes: int, again: _Memory | None = None) -> _Staged:
         """See `Device`."""
-        memory = _Memory(self._bytes(torch.empty, n_bytes))
+        memory = again
+        if memory is None or memory.nbytes < n_bytes:
+            memory = _Memory(self._bytes(torch.empty, n_bytes))
         taken = self._pinned.take(n_bytes)
-        return _Large(memory) if taken is None else _Staged(memory, *taken)
+        return _Large(memory, n_bytes) if taken is None else _Staged(memory, *taken)
 
     def send(self, staged: _Staged) -> None:
         """See `Device`."""
         if isinstance(staged, _Large):
-            staged.memory.tensor.copy_(staged.pinned, non_blocking=True)
+            to = staged.memory.tensor[: len(staged.host)]
+            to.copy_(staged.pinned, non_blocking=True)
         else:
-            memory = staged.memory
             self.driver.copy(
-                memory.address, staged.host_address, memory.nbytes, self._stream_address
+                staged.memory.address, staged.host_address, len(staged.host), self._stream_address
             )
 
     def launch(self, kernel: str, n_warps: int, warp_bytes: int, argument: int) -> None:

@@ -20,6 +20,7 @@ from compressarray.readers.cuda.pieces import Pieces
 from compressarray.readers.cuda.source import (
     FIELDS,
     GUARD_BYTES,
+    MAX_WORDS_IN_FRAME,
     OPEN_FIELDS,
     RAW,
     REASONS,
@@ -28,6 +29,7 @@ from compressarray.store import Store
 from compressarray.store import gop_feed as feed
 from compressarray.store import gop_layout as layout
 from compressarray.store.arena import take_chunks
+from compressarray.store.description import Description
 
 Int64s = npt.NDArray[np.int64]
 
@@ -36,7 +38,17 @@ _OPEN_AT = {name: i for i, name in enumerate(OPEN_FIELDS)}
 _INDEX_BYTES = 4
 # Of scratch for all warps together: more of them than that wait for others to be done.
 _SCRATCH_BYTES = 1 << 25
+MOST_CHUNK_BYTES = 1 << 30
 _LEAST_ROOM = 1 << 12  # of the records of an open group
+
+
+def can_be_decoded(described: Description | None) -> bool:
+    """Whether the kernels decode such a store: places in a chunk are 31 bits there."""
+    return (
+        described is not None
+        and described.frame_bytes < 8 * MAX_WORDS_IN_FRAME
+        and described.most_chunk_bytes < MOST_CHUNK_BYTES
+    )
 
 
 class Replica:
@@ -103,6 +115,7 @@ class Replica:
         self._table = self._sent(self._blocks.table())
         self._status = self._device.flag()
         self._scratch = allocate(8)
+        self._asked: Memory = allocate(8)  # what a kernel was asked for last
         closed = np.zeros((said.n_open, len(OPEN_FIELDS)), np.int64)
         closed[:, _OPEN_AT["OPEN_GOP"]] = layout.CLOSED
         pieces = Pieces()
@@ -115,7 +128,7 @@ class Replica:
         with self._lock:
             memories = (
                 self._index, self._open, self._open_bytes, self._open_maps, self._backgrounds,
-                self._pins, self._books, self._table, self._scratch,
+                self._pins, self._books, self._table, self._scratch, self._asked,
             )  # fmt: skip
             return self._blocks.nbytes + sum(memory.nbytes for memory in memories)
 
@@ -250,11 +263,11 @@ class Replica:
 
     def _put_entries(self, pieces: Pieces, places: Int64s, entries: npt.NDArray[np.uint32]) -> None:
         """Let the index name chunks; ``places`` are in order, and runs of them one piece."""
-        cuts = np.flatnonzero(np.diff(places) != 1) + 1
-        for first, part in zip(
-            places[np.concatenate([[0], cuts])].tolist(), np.split(entries, cuts), strict=True
-        ):
-            pieces.put(self._index.address + _INDEX_BYTES * first, part)
+        firsts = np.flatnonzero(np.diff(places, prepend=-2) != 1)
+        sizes = np.diff(firsts, append=len(places))
+        pieces.put_each(
+            self._index.address + _INDEX_BYTES * places[firsts], _INDEX_BYTES * sizes, entries
+        )
 
     def _clean(self) -> None:
         """Move chunks out of blocks that hold little else than garbage."""
@@ -302,22 +315,21 @@ class Replica:
             ("OPEN_SIZE", feed.SIZE),
         ):
             rows[:, _OPEN_AT[name]] = table[column]
-        taken = at_map = 0
-        for i, row in enumerate(rows):
-            slot, start, size = (int(table[k, i]) for k in (feed.SLOT, feed.START, feed.SIZE))
-            pieces.put(self._open.address + self._row * slot, row)
-            self._open_sizes[slot] = size
-            if table[feed.FLAGS, i] & MAP_FLAG:
-                pieces.put(
-                    self._open_maps.address + 2 * n_map * slot, maps[at_map : at_map + n_map]
-                )
-                at_map += n_map
-            if size > start:
-                pieces.put(
-                    self._open_bytes.address + self._open_room * slot + start,
-                    records[taken : taken + size - start],
-                )
-                taken += size - start
+        slots, starts, sizes = (table[k] for k in (feed.SLOT, feed.START, feed.SIZE))
+        pieces.put_each(
+            self._open.address + self._row * slots, np.full(len(slots), self._row), rows
+        )
+        self._open_sizes[slots] = sizes
+        of_map = slots[table[feed.FLAGS] & MAP_FLAG != 0]
+        pieces.put_each(
+            self._open_maps.address + 2 * n_map * of_map, np.full(len(of_map), 2 * n_map), maps
+        )
+        grown = sizes > starts
+        pieces.put_each(
+            self._open_bytes.address + self._open_room * slots[grown] + starts[grown],
+            (sizes - starts)[grown],
+            records,
+        )
 
     def _grow_open(self, least: int) -> None:
         room = max(2 * self._open_room, 1 << (least - 1).bit_length())
@@ -377,7 +389,8 @@ class Replica:
         if n_warps * self._warp_bytes > self._scratch.nbytes:
             self._scratch = device.allocate(n_warps * self._warp_bytes)
         n_bytes = 8 * (n_fields + n)
-        staged = device.stage(n_bytes)
+        staged = device.stage(n_bytes, self._asked)
+        self._asked = staged.memory
         request = staged.host.view(np.int64)
         request[:n_fields] = self._request
         request[_AT["N_WANTED"]] = n
