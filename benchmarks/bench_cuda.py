@@ -250,7 +250,7 @@ def given_by() -> str:
 
 
 SCRIPTS: dict[str, tuple[tuple[str, ...], tuple[str, ...], int]] = {
-    "ppo_atari": (("dense", "compressed", "indexed"), (), 12_288),
+    "ppo_atari": (("dense", "compressed", "indexed"), (), 6144),
     "qrdqn_atari": (
         ("dense", "compressed"), ("--learning-starts", "1000", "--buffer-size", "6000"), 6000,
     ),
@@ -295,8 +295,15 @@ def scripts() -> int:
                 {"script": script, "storage": storage, "steps": n_steps, "seconds": seconds,
                  "same_weights": same}
             )  # fmt: skip
+            write_scripts(rows)
             print(f"{script} {storage}: {n_steps / seconds:,.0f} steps a second, start-up "
                   f"included; weights {'equal' if same else 'NOT equal'}", flush=True)  # fmt: skip
+    print("all passed" if not failed else f"{failed} failed")
+    return min(failed, 1)
+
+
+def write_scripts(rows: list[dict[str, Any]]) -> None:
+    """Write what there is, so that a run that is cut off leaves what it has seen."""
     table = "\n".join(
         f"| {row['script']} | {row['storage']} | {row['steps']:,} | {row['seconds']:.1f} "
         f"| {row['steps'] / row['seconds']:,.0f} | {'yes' if row['same_weights'] else 'NO'} |"
@@ -315,8 +322,6 @@ Whole processes, one after the other, start-up included.
     )
     data = {"machine": given_by(), "runs": rows}
     (RESULTS / "cuda_scripts.json").write_text(json.dumps(data, indent=1) + "\n")
-    print("all passed" if not failed else f"{failed} failed")
-    return min(failed, 1)
 
 
 def same_weights(one: Any, other: Any) -> bool:
