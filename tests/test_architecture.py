@@ -157,6 +157,7 @@ OPTIONAL = {
     "torch": {
         "cleanrl_scripts",
         "compressarray.readers.cuda.gpu",
+        "compressarray.readers.cuda.pinned",
         "compressarray.replay.outputs",
         "compressarray.sb3",
     },

@@ -11,6 +11,7 @@ from gymnasium.spaces import Box, Discrete
 
 from compressarray import ReplayBuffer
 from compressarray.feed import ChangeFeed, Replica
+from compressarray.replay.plain_indices import PlainIndices
 from compressarray.replay.plain_steps import PlainSteps
 from tests.naive import assert_same
 from tests.replay_worlds import Setting, World, assert_same_content
@@ -23,18 +24,22 @@ FRAME = (12, 16)
 def seen(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
     """Counts steps that were added plainly, that were none, and that were begun and taken back."""
     counts: Counter[str] = Counter()
-    add, roll_back = PlainSteps.add, PlainSteps.roll_back
+    roll_back = PlainSteps.roll_back
 
-    def counted_add(self: PlainSteps, *arguments: Any) -> bool:
-        was_added = add(self, *arguments)
-        counts["plain" if was_added else "not"] += 1
-        return was_added
+    def counted(add: Any) -> Any:
+        def counted_add(self: Any, *arguments: Any) -> bool:
+            was_added = bool(add(self, *arguments))
+            counts["plain" if was_added else "not"] += 1
+            return was_added
+
+        return counted_add
 
     def counted_roll_back(self: PlainSteps) -> None:
         counts["taken back"] += int(self._progress[0] == 1)
         roll_back(self)
 
-    monkeypatch.setattr(PlainSteps, "add", counted_add)
+    for kind in (PlainSteps, PlainIndices):
+        monkeypatch.setattr(kind, "add", counted(kind.add))
     monkeypatch.setattr(PlainSteps, "roll_back", counted_roll_back)
     return counts
 
@@ -87,6 +92,59 @@ def test_nothing_tells_plain_steps_from_others(
     assert seen["plain"] > 0.6 * n_steps
     assert len(plain) == len(other)
     assert abs(plain.nbytes_stored - other.nbytes_stored) < 0.02 * other.nbytes_stored + 4096
+
+
+@pytest.mark.parametrize("padding", ["reset", "zero"])
+@pytest.mark.parametrize("mode", ["same_step", "next_step", "disabled"])
+@pytest.mark.parametrize("n_envs", [1, 3])
+def test_nothing_tells_plain_steps_of_frame_indices_from_others(
+    n_envs: int, mode: str, padding: str, seen: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = Setting(
+        "indices", n_envs=n_envs, n_slots=40, n_step=3, mode=mode, padding=padding,
+        prioritized=True, frame=FRAME, seed=4,
+    )  # fmt: skip
+    plain, other = World(setting), World(setting)
+    for t in range(300):
+        plain.step(0.01, 0.01)
+        with monkeypatch.context() as patch:
+            patch.setattr(PlainIndices, "add", lambda *_: False)
+            other.step(0.01, 0.01)
+        if t % 20 == 7:
+            one, two = plain.buffer.sample(5), other.buffer.sample(5)
+            for name in ("obs", "next_obs", "action", "reward", "discount", "index", "weight"):
+                assert_same(getattr(one, name), getattr(two, name))
+            for each in (plain, other):
+                each.buffer.update_priorities(one.index, np.arange(5.0))
+        if t % 50 == 9:
+            one, two = (each.buffer.sample_sequences(3, 4) for each in (plain, other))
+            assert_same(one.obs, two.obs)
+    assert_same_content(plain.buffer, plain.oracle)
+    assert seen["plain"] > 150
+    assert plain.frames is not None
+    assert other.frames is not None
+    assert plain.frames.nbytes_stored == other.frames.nbytes_stored  # as much was let go
+
+
+def test_indices_that_are_wrong_are_refused_after_plain_steps_too(seen: Counter[str]) -> None:
+    world = World(Setting("indices", n_slots=20))
+    for _ in range(30):
+        world.step(0.0, 0.0)
+    before = seen["plain"]
+    assert before > 10
+    obs = world.indices.copy()
+    zeros, no = np.zeros(2), np.zeros(2, bool)
+    for successor, match in (
+        (obs + 6, "does not follow"),
+        (obs[::-1] + 2, "are no stack of its frames"),
+        (obs + 2, "adds a transition of frames"),
+    ):
+        with pytest.raises((ValueError, IndexError), match=match):
+            world.buffer.add(obs, np.zeros(2, int), zeros, no, no, successor)
+        assert_same_content(world.buffer, world.oracle)
+    world.step(0.0, 0.0)
+    assert seen["plain"] == before + 1
+    assert_same_content(world.buffer, world.oracle)
 
 
 def test_what_frames_need_from_python_they_get(seen: Counter[str]) -> None:

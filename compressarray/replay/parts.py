@@ -29,6 +29,7 @@ from compressarray.replay.integers import Integers
 from compressarray.replay.observations import Claims, Observations
 from compressarray.replay.outputs import NumpyOutput, worker_seed
 from compressarray.replay.plain_draws import PlainDraws
+from compressarray.replay.plain_indices import PlainIndices
 from compressarray.replay.plain_steps import PlainSteps
 from compressarray.replay.priorities import SumTree
 from compressarray.replay.resets import Mode, Resets
@@ -207,7 +208,7 @@ class BufferParts:
         self._is_mapped = self._observations.are_mapped
         self._position = None
         self._has_own_priorities = False
-        self._plain_steps: PlainSteps | None = None  # made once there is one
+        self._plain_steps: PlainSteps | PlainIndices | None = None  # made once there is one
         self._has_plain_steps = True  # as far as is known
         self._plain_draws: PlainDraws | None = None
         self._draws_plainly = True

@@ -2,12 +2,13 @@
 
 One kernel call looks whether a step is such a one, and if so does all that adding it takes, with
 the kernels that other steps are added by in a dozen calls. What is not of the kind, it leaves as it
-was: the first step of an episode and the last one, Dicts, vectors, frame indices, fields.
+was: the first step of an episode and the last one, Dicts, vectors, fields. Of frame indices see
+`plain_indices`.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -15,35 +16,31 @@ import numpy.typing as npt
 from compressarray.array import DiffFrameArray
 from compressarray.kernels.attaching import (
     BoolRow,
-    Float32Row,
     Int64Block,
     Int64Row,
     Int64Table,
     UInt8Block,
     UInt8Row,
-    UInt8Table,
     attacher,
     describe,
-    kind_of_row,
 )
 from compressarray.kernels.compiling import kernel
 from compressarray.kernels.memory import base_of
 from compressarray.replay.observations import Observations
-from compressarray.replay.rewards import has_codes
-from compressarray.replay.runs import RunArrays
-from compressarray.replay.stack_kernels import (
-    LET_GO_AT,
-    PLAN,
-    find_needed_of,
-    keep_stacks,
-    plan_newest,
-    plan_stacks,
-    runs_fit,
-    write_runs,
+from compressarray.replay.plain_indices import PlainIndices
+from compressarray.replay.plain_rows import (
+    N_BEFORE,
+    all_go_on,
+    row_arrays,
+    rows_at,
+    runs_behind,
+    there_is_room,
+    write_rows,
 )
-from compressarray.replay.stacks import StoredStacks
-from compressarray.replay.transitions import Transitions, record
-from compressarray.replay.windows import Windows, advance_of, windows_at
+from compressarray.replay.stack_kernels import keep_stacks, plan_newest, plan_stacks
+from compressarray.replay.stacks import FrameIndices, StoredStacks
+from compressarray.replay.transitions import Transitions
+from compressarray.replay.windows import Windows
 from compressarray.ring import Ring, count_rows, number_rows
 from compressarray.store.gop_journal import finish
 from compressarray.store.gop_writing import DONE, append_rows
@@ -53,26 +50,21 @@ from compressarray.writing import Writer
 AnyArray = npt.NDArray[Any]
 Bools = npt.NDArray[np.bool_]
 
-PlanRow = Annotated[npt.NDArray[np.void], kind_of_row(PLAN)]
-
 # How far a step has come: nothing was changed; frames are being written; all is written.
 _UNTOUCHED, _BEGUN, _WRITTEN = range(3)
 # What the kernel returns for no row: it is not such a step; frames need what no kernel has.
 _NOT_PLAIN, _NOT_ALONE = -1, -2
-# Fields of `StepArrays.progress`.
+# Fields of `FrameArrays.progress`.
 _STATE, _MAY_LET_GO, _N_PROGRESS = range(3)
 
 
-class StepArrays(NamedTuple):
-    """What the kernel sees of a buffer, but for its frames."""
+class FrameArrays(NamedTuple):
+    """What the kernel sees of the frames that the buffer stores, but for their store."""
 
     sizes: Int64Row  # (2,): frames that a lane keeps, and whether one is given at a time
     progress: Int64Row
-    live: BoolRow  # all lanes
-    all_lanes: Int64Row
     items: Int64Row  # of all frames that a step brings, which one is the lane's newest
     numbers: Int64Block  # (2, 1, n_lanes): overwritten with indices and slots of new frames
-    plan: PlanRow
     current: UInt8Block
     zeros: UInt8Row
     frame_counts: Int64Row
@@ -81,19 +73,9 @@ class StepArrays(NamedTuple):
     saved: Int64Table
     frame_changes: Int64Row
     retired: BoolRow
-    codes: UInt8Row
-    values: Float32Row
-    known: Int64Row
-    flags: UInt8Table
-    actions: UInt8Table
-    counts: Int64Row
-    first: Int64Row
-    runs: Int64Row
-    running: BoolRow
 
 
-_step_at: Any = attacher(StepArrays)
-_runs_at: Any = attacher(RunArrays, first=len(StepArrays._fields))
+_frames_at: Any = attacher(FrameArrays, first=N_BEFORE)
 
 
 class PlainSteps:
@@ -122,14 +104,13 @@ class PlainSteps:
         n_lanes, n_given = entry.current.shape[:2]
         self._progress = np.zeros(_N_PROGRESS, np.int64)
         layout = entry.layout
-        self._arrays = StepArrays(
+        self._rows = row_arrays(entry, transitions)
+        self._runs = entry.runs.arrays
+        self._stored = FrameArrays(
             sizes=np.array([ring.n_slots, layout.feed == "newest"]),
             progress=self._progress,
-            live=np.ones(n_lanes, np.bool_),
-            all_lanes=np.arange(n_lanes),
             items=np.arange(n_lanes) * n_given + n_given - 1,
             numbers=np.zeros((2, 1, n_lanes), np.int64),
-            plan=entry.plan,
             current=entry.current,
             zeros=np.zeros(layout.frame_bytes, np.uint8),
             frame_counts=ring.counts,
@@ -138,18 +119,8 @@ class PlainSteps:
             saved=ring.saved,
             frame_changes=ring.changes,
             retired=np.zeros(0, np.bool_),
-            codes=transitions.rewards.arrays.codes,
-            values=transitions.rewards.arrays.values,
-            known=transitions.rewards.arrays.known,
-            flags=transitions.flags,
-            actions=transitions.action_bytes,
-            counts=transitions.counts,
-            first=transitions.first,
-            runs=transitions.runs,
-            running=transitions.running,
         )
-        self._runs = entry.runs.arrays
-        self._step_view = describe([*self._arrays, *self._runs])
+        self._step_view = describe([*self._rows, *self._runs, *self._stored])
         self._window_views = np.stack([each.view for each in windows])
 
     def fits(self, transitions: Transitions, n_windows: int) -> bool:
@@ -157,7 +128,7 @@ class PlainSteps:
         return (
             self._frames._now is self._now
             and self._entry.runs.arrays is self._runs
-            and transitions.rewards.arrays.values is self._arrays.values
+            and transitions.rewards.arrays.values is self._rows.values
             and self._transitions is transitions
             and len(self._windows) == n_windows
         )
@@ -217,11 +188,13 @@ class PlainSteps:
 
 def plain_steps_of(
     observations: Observations, transitions: Transitions, windows: list[Windows]
-) -> PlainSteps | None:
+) -> PlainSteps | PlainIndices | None:
     """Return what adds plain steps to a buffer of these parts, if it has any such steps."""
     if len(observations.entries) != 1 or transitions.fields.values:
         return None
     entry = observations.entries[0]
+    if isinstance(entry, FrameIndices):
+        return PlainIndices(entry, transitions, windows)
     if not isinstance(entry, StoredStacks) or not isinstance(entry.frames, DiffFrameArray):
         return None
     frames = entry.frames._frames
@@ -242,68 +215,56 @@ def add_plain(view: Any, step_view: Any, window_views: Any, obs: Any, successor:
     view, coding, stream, held
         As for `append_rows`.
     step_view : ndarray, int64
-        Of `StepArrays`.
-    window_views : ndarray, int64
-        Of `WindowArrays`, one for each kind.
+        Of `RowArrays`, `RunArrays` and `FrameArrays`.
+    window_views, action
+        As for `write_rows`.
     obs, successor : ndarray, uint8
         Flat.
-    action : ndarray, (n_lanes, bytes) uint8
 
     Returns
     -------
     int
         The last lane's row of the frame that was stored, `_NOT_PLAIN` or `_NOT_ALONE`.
     """
-    step, runs = _step_at(step_view), _runs_at(step_view)
-    progress, counts = step.progress, step.counts
-    n_slots, is_newest = step.sizes[0], step.sizes[1] != 0
-    for k in range(len(counts)):
-        is_finite = abs(np.float32(reward[k])) < np.inf
-        if terminated[k] or truncated[k] or not step.running[k] or not is_finite:
-            return np.int64(_NOT_PLAIN)
+    rows, runs, stored = rows_at(step_view), runs_behind(step_view), _frames_at(step_view)
+    progress = stored.progress
+    n_slots, is_newest = stored.sizes[0], stored.sizes[1] != 0
+    if not all_go_on(rows, reward, terminated, truncated):
+        return np.int64(_NOT_PLAIN)
     if is_newest:
         is_plain = plan_newest(
-            obs, step.current, step.live, step.frame_counts, runs.lanes, step.plan
+            obs, stored.current, rows.live, stored.frame_counts, runs.lanes, rows.plan
         )
     else:
         is_plain = plan_stacks(
-            obs, successor, step.current, step.zeros, step.live, step.frame_counts, runs.lanes,
-            step.plan,
+            obs, successor, stored.current, stored.zeros, rows.live, stored.frame_counts,
+            runs.lanes, rows.plan,
         )  # fmt: skip
-    if (
-        not is_plain
-        or not runs_fit(step.live, counts, step.plan, runs)
-        or not has_codes(step.all_lanes, reward, step.codes, step.values, step.known)
-    ):
+    if not is_plain or not there_is_room(rows, runs, reward):
         return np.int64(_NOT_PLAIN)
 
-    both, saved = step.both, step.saved
+    both, saved = stored.both, stored.saved
     for i in range(both.shape[0]):
         for k in range(both.shape[1]):
             saved[i, k] = both[i, k]
     progress[_STATE] = _BEGUN
-    step.frame_changes[0] += 1
+    stored.frame_changes[0] += 1
+    lanes = rows.all_lanes
     number_rows(
-        step.frame_counts, step.oldest_frames, n_slots, step.retired, step.all_lanes, step.numbers
+        stored.frame_counts, stored.oldest_frames, n_slots, stored.retired, lanes, stored.numbers
     )
-    rows = step.numbers[1, 0]
+    slots = stored.numbers[1, 0]
     _, answer = append_rows(
-        view, step.all_lanes, rows, step.items, base_of(successor), 0, coding, stream, held
+        view, lanes, slots, stored.items, base_of(successor), 0, coding, stream, held
     )
     if answer != DONE:
         return np.int64(_NOT_ALONE)
     finish(view)
-    count_rows(step.frame_counts, step.all_lanes, 1)
+    count_rows(stored.frame_counts, lanes, 1)
 
-    write_runs(step.live, counts, step.plan, runs)
-    keep_stacks(successor, step.live, step.plan, step.current, runs.lanes)
-    record(
-        step.all_lanes, action, reward, terminated, truncated, step.actions, step.codes,
-        step.values, step.known, step.flags, counts, step.runs, step.running,
-    )  # fmt: skip
-    for i in range(len(window_views)):
-        windows = windows_at(window_views[i])
-        advance_of(step.all_lanes, True, counts, step.runs, step.flags, windows)
-    progress[_MAY_LET_GO] = find_needed_of(counts, step.first, runs, LET_GO_AT)
+    keep_stacks(successor, rows.live, rows.plan, stored.current, runs.lanes)
+    progress[_MAY_LET_GO] = write_rows(
+        rows, runs, window_views, action, reward, terminated, truncated
+    )
     progress[_STATE] = _WRITTEN
-    return rows[len(rows) - 1]
+    return slots[len(slots) - 1]

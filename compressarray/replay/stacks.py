@@ -683,7 +683,7 @@ class FrameIndices(Stacks):
 
     def put_watch(self, message: Message) -> None:
         """Add whether padding still has to be compared."""
-        message.put_ints([self._padding_is_checked])
+        message.put_ints([self.padding_is_checked])
 
     def read_watch(self, items: Items) -> Any:
         """Take it."""
@@ -695,7 +695,8 @@ class FrameIndices(Stacks):
             self._padding = "any"
 
     @property
-    def _padding_is_checked(self) -> int:
+    def padding_is_checked(self) -> int:
+        """1 if no padding is looked at any more, else 0."""
         return int(isinstance(self._padding, str) and self._padding == "any")
 
     def snapshot(self, since: Int64s) -> Snapshot:
@@ -705,7 +706,7 @@ class FrameIndices(Stacks):
             "stream": self.stream,
             "pad": self.lanes["pad"],
             "current": self.current,
-            "padding_is_checked": self._padding_is_checked,
+            "padding_is_checked": self.padding_is_checked,
         }
 
     def _restore(self, snapshot: Snapshot) -> None:
