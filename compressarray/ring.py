@@ -233,6 +233,22 @@ class Ring:
         )
         return places, int(bad)
 
+    def have_new(self, places: Int64s, before: Int64s, n_pins: int, most: int) -> bool:
+        """Whether any of some `places` holds what is newer than these ``before``.
+
+        Parameters
+        ----------
+        places : ndarray, (n,) int64
+            Of indices that are held: what was appended once is what they name for good.
+        before : ndarray, (n_lanes,) int64
+            Earlier counts of this ring.
+        n_pins : int
+            Pinned stacks that there were then.
+        most : int
+            Also True where a lane has had more frames than that since.
+        """
+        return bool(find_new(places, self.counts, before, self.n_slots, n_pins, most))
+
     def explain(self, index: int, n_pins: int) -> str:
         """Say why an index is not held."""
         if index < 0:
@@ -298,6 +314,26 @@ def count_rows(counts: Any, lanes: Any, n_rows: Any) -> None:
     """Let each of some lanes have ``n_rows`` more."""
     for lane in lanes:
         counts[lane] += n_rows
+
+
+@kernel
+def find_new(places: Any, counts: Any, before: Any, n_slots: Any, n_pins: Any,
+             most: Any) -> Any:  # fmt: skip
+    """Do what `Ring.have_new` says."""
+    n_lanes = len(counts)
+    for lane in range(n_lanes):
+        if not 0 <= counts[lane] - before[lane] <= most:
+            return True
+    for place in places:
+        if place < 0:
+            if -1 - place >= n_pins:
+                return True
+            continue
+        slot = place // n_lanes
+        lane = place - slot * n_lanes
+        if (slot - before[lane]) % n_slots < counts[lane] - before[lane]:
+            return True
+    return False
 
 
 @kernel

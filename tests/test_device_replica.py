@@ -285,6 +285,43 @@ def test_frames_that_are_too_large_for_the_kernels_are_left_to_the_cpu() -> None
     assert not can_be_decoded(described._replace(most_chunk_bytes=1 << 30))
 
 
+def test_a_replica_follows_when_what_it_lacks_is_asked_for() -> None:
+    device = HostDevice()
+    array = DiffFrameArray((200, 2, 20, 24))
+    frames = np.stack([game(400, (20, 24), seed) for seed in (1, 2)], axis=1)
+    indices = array.append(frames[:150])
+
+    def launches(wanted: np.ndarray) -> int:
+        """Read and compare; return how many kernels that took."""
+        before = device.n_launches
+        located = array._locate_there(device, wanted, None)
+        with device.work():
+            there = device.frames((wanted.size, 20, 24), np.dtype(np.uint8), None)
+            located.decode(there)
+        array._frames.elsewhere.check()
+        assert_same(np.asarray(there), array.gather(wanted.ravel()))
+        return device.n_launches - before
+
+    assert launches(indices) > 1
+    assert launches(indices) == 1
+    new = array.append(frames[150:155])
+    assert launches(indices) == 1
+    assert launches(new[1:2]) == 2
+    assert launches(new) == 1
+    array.append(frames[155:200], lanes=None)
+    assert launches(indices[50:]) == 1
+    array.append(frames[200:230])  # the ring has turned, and the replica is 75 frames behind
+    assert launches(indices[50:]) >= 2
+    assert launches(indices[50:]) == 1
+    pinned = array.pin(np.full((20, 24), 7, np.uint8))
+    assert launches(indices[50:]) == 1
+    assert launches(np.array([pinned])) == 2
+    array[150] = frames[0]  # retires what lived there
+    assert launches(indices[50:150]) == 1
+    array.clear()
+    assert launches(array.append(frames[:20])) > 1
+
+
 def test_cells_that_are_none_are_said() -> None:
     array = DiffFrameArray((64, 20, 20))
     replica = Replica(HostDevice(), array._frames.store)

@@ -860,7 +860,9 @@ class DiffFrameArray(NDArrayFace):
 
     def _locate_places(self, device: Any, places: Int64s, now: _Stream) -> Located | None:
         shared = self._frames
-        replica = None if shared.is_empty else shared.elsewhere.in_step(device, now.store)
+        if shared.is_empty:
+            return None
+        replica = shared.elsewhere.in_step(device, now.store, now.ring, places)
         if replica is None:
             return None
         return Located(shared.elsewhere, replica, shared.cells_at(places))

@@ -293,6 +293,7 @@ class Delivery(NumpyOutput):
                     self._decode_each(readers, found, frames)
         except DeviceError as error:
             self._output.give_up(error)
+            self._located.clear()  # the memory of replicas is room for the batch
             return None
         self._delivered.append(frames)
         return frames

@@ -149,7 +149,7 @@ def test_spoilt_bytes_lead_nowhere_and_are_said() -> None:
     array = DiffFrameArray((200, *FRAME), codec="delta-huffman")
     index = array.append(game(200, FRAME))
     array.gather(index, device="cuda")
-    replica = array._frames.elsewhere._held[gpu_of("cuda").name][1]
+    replica = array._frames.elsewhere._held[gpu_of("cuda").name].replica
     block = replica._blocks.memories[0].tensor
     used = replica._blocks._used[0]
     rng = torch.Generator(device="cuda").manual_seed(0)
