@@ -181,6 +181,13 @@ TABLES = (
         args="--repeats 2 --steps 20",
     ),
 )
+# Made on another machine, one by one, and noted in `made.json` by whoever brings them home.
+ELSEWHERE = (
+    Table("cuda", "bench-cuda", "batches on a GPU: time until one is there, and memory", minutes=3),
+    Table(
+        "cuda_scripts", "bench-cuda-scripts", "trainings on a GPU: speed, equal weights", minutes=4
+    ),
+)
 
 
 @dataclass
@@ -290,7 +297,9 @@ def revision_of_code() -> tuple[str, bool]:
     return git("log", "-1", "--format=%h", "--", *CODE), bool(git("status", "--short", "--", *CODE))
 
 
-def markdown(made: dict[str, dict[str, Any]], tables: Sequence[Table] = TABLES) -> str:
+def markdown(
+    made: dict[str, dict[str, Any]], tables: Sequence[Table] = (*TABLES, *ELSEWHERE)
+) -> str:
     """Return the table of tables, for the page of results."""
     lines = [
         "| table | command | shows | minutes | code of | made on |",
