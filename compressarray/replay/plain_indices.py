@@ -11,14 +11,13 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from compressarray.array import DiffFrameArray
-from compressarray.kernels.attaching import Int64Row, Int64Table, attacher, describe
+from compressarray.kernels.attaching import Int64Row, Int64Table, attacher
 from compressarray.kernels.compiling import kernel
 from compressarray.replay.layout import for_kernels
 from compressarray.replay.plain_rows import (
     N_BEFORE,
+    PlainRows,
     all_go_on,
-    row_arrays,
     rows_at,
     runs_behind,
     there_is_room,
@@ -49,50 +48,34 @@ class GivenArrays(NamedTuple):
 _given_at: Any = attacher(GivenArrays, first=N_BEFORE)
 
 
-class PlainIndices:
+class PlainIndices(PlainRows):
     """Adds plain steps to one buffer of frame indices; see `PlainSteps`.
 
     Parameters
     ----------
     entry : FrameIndices
-        The only one of the observations.
-    transitions : Transitions
-    windows : list of Windows
+    transitions, windows
+        See `PlainRows`.
     """
 
     def __init__(
         self, entry: FrameIndices, transitions: Transitions, windows: list[Windows]
     ) -> None:
-        frames = entry.frames
-        assert isinstance(frames, DiffFrameArray)
+        super().__init__(entry, transitions, windows)
         self._entry = entry
-        self._frames = frames._frames
-        self._now = self._frames._now
-        self._transitions = transitions
-        self._windows = windows
-        self._current = entry.current
-        self._rows = row_arrays(entry, transitions)
-        self._runs = entry.runs.arrays
-        given = GivenArrays(
-            n_rows=np.array([frames.shape[0]]),
+        self._given = GivenArrays(
+            n_rows=np.array([entry.n_ring_rows]),
             frame_counts=self._now.ring.counts,
             current=entry.current,
             pads=np.zeros(entry.n_lanes, np.int64),
         )
-        self._given = given  # what the view is of
-        self._view = describe([*self._rows, *self._runs, *given])
-        self._window_views = np.stack([each.view for each in windows])
+        self._view = self._view_with(self._given)
 
     def fits(self, transitions: Transitions, n_windows: int) -> bool:
-        """Whether these are still the parts that it was made of."""
-        return (
-            self._frames.now is self._now
-            and self._entry.current is self._current
-            and self._entry.runs.arrays is self._runs
-            and transitions.rewards.arrays.values is self._rows.values
-            and self._transitions is transitions
-            and len(self._windows) == n_windows
-        )
+        """See `PlainRows`; a write of the frames that was cut off, by others, is done with."""
+        self._frames.writer.settle()
+        is_current = self._entry.current is self._given.current
+        return is_current and super().fits(transitions, n_windows)
 
     def add(
         self,

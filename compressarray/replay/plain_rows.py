@@ -7,6 +7,7 @@ from typing import Annotated, Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from compressarray.array import DiffFrameArray
 from compressarray.kernels.attaching import (
     BoolRow,
     Float32Row,
@@ -14,6 +15,7 @@ from compressarray.kernels.attaching import (
     UInt8Row,
     UInt8Table,
     attacher,
+    describe,
     kind_of_row,
 )
 from compressarray.kernels.compiling import kernel
@@ -28,7 +30,7 @@ from compressarray.replay.stack_kernels import (
 )
 from compressarray.replay.stacks import Stacks
 from compressarray.replay.transitions import Transitions, record
-from compressarray.replay.windows import advance_of, windows_at
+from compressarray.replay.windows import Windows, advance_of, windows_at
 
 PlanRow = Annotated[npt.NDArray[np.void], kind_of_row(PLAN)]
 
@@ -73,6 +75,45 @@ def row_arrays(entry: Stacks, transitions: Transitions) -> RowArrays:
         runs=transitions.runs,
         running=transitions.running,
     )
+
+
+class PlainRows:
+    """The parts of one buffer that plain steps are added to.
+
+    Parameters
+    ----------
+    entry : Stacks
+        The only one of the observations, with frames in a `DiffFrameArray`.
+    transitions : Transitions
+    windows : list of Windows
+        True until one of these is replaced, or the frames are cleared; see `fits`.
+    """
+
+    def __init__(self, entry: Stacks, transitions: Transitions, windows: list[Windows]) -> None:
+        frames = entry.frames
+        assert isinstance(frames, DiffFrameArray)
+        self._frames = frames._frames
+        self._now = self._frames._now
+        self._transitions = transitions
+        self._windows = windows
+        self._rows = row_arrays(entry, transitions)
+        self._run_table = entry.runs
+        self._runs = entry.runs.arrays
+        self._window_views = np.stack([each.view for each in windows])
+
+    def _view_with(self, arrays: NamedTuple) -> npt.NDArray[np.int64]:
+        """A view of rows and runs, and behind them of other arrays, which are to be kept."""
+        return describe([*self._rows, *self._runs, *arrays])
+
+    def fits(self, transitions: Transitions, n_windows: int) -> bool:
+        """Whether these are still the parts that it was made of."""
+        return (
+            self._frames._now is self._now
+            and self._run_table.arrays is self._runs
+            and transitions.rewards.arrays.values is self._rows.values
+            and self._transitions is transitions
+            and len(self._windows) == n_windows
+        )
 
 
 @kernel

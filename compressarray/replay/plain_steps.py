@@ -22,7 +22,6 @@ from compressarray.kernels.attaching import (
     UInt8Block,
     UInt8Row,
     attacher,
-    describe,
 )
 from compressarray.kernels.compiling import kernel
 from compressarray.kernels.memory import base_of
@@ -30,8 +29,8 @@ from compressarray.replay.observations import Observations
 from compressarray.replay.plain_indices import PlainIndices
 from compressarray.replay.plain_rows import (
     N_BEFORE,
+    PlainRows,
     all_go_on,
-    row_arrays,
     rows_at,
     runs_behind,
     there_is_room,
@@ -78,34 +77,26 @@ class FrameArrays(NamedTuple):
 _frames_at: Any = attacher(FrameArrays, first=N_BEFORE)
 
 
-class PlainSteps:
+class PlainSteps(PlainRows):
     """Adds plain steps to one buffer; a step of `compressarray.writing` while it does.
 
     Parameters
     ----------
     entry : StoredStacks
-        The only one of the observations, of frames in groups of pictures.
-    transitions : Transitions
-    windows : list of Windows
-        True until one of these is replaced, or the frames are cleared; see `fits`.
+        Of frames in groups of pictures.
+    transitions, windows
+        See `PlainRows`.
     """
 
     def __init__(
         self, entry: StoredStacks, transitions: Transitions, windows: list[Windows]
     ) -> None:
-        frames = entry.frames
-        assert isinstance(frames, DiffFrameArray)
+        super().__init__(entry, transitions, windows)
         self._entry = entry
-        self._frames = frames._frames
-        self._now = self._frames._now
-        self._transitions = transitions
-        self._windows = windows
         ring: Ring = self._now.ring
         n_lanes, n_given = entry.current.shape[:2]
         self._progress = np.zeros(_N_PROGRESS, np.int64)
         layout = entry.layout
-        self._rows = row_arrays(entry, transitions)
-        self._runs = entry.runs.arrays
         self._stored = FrameArrays(
             sizes=np.array([ring.n_slots, layout.feed == "newest"]),
             progress=self._progress,
@@ -120,18 +111,7 @@ class PlainSteps:
             frame_changes=ring.changes,
             retired=np.zeros(0, np.bool_),
         )
-        self._step_view = describe([*self._rows, *self._runs, *self._stored])
-        self._window_views = np.stack([each.view for each in windows])
-
-    def fits(self, transitions: Transitions, n_windows: int) -> bool:
-        """Whether these are still the parts that it was made of."""
-        return (
-            self._frames._now is self._now
-            and self._entry.runs.arrays is self._runs
-            and transitions.rewards.arrays.values is self._rows.values
-            and self._transitions is transitions
-            and len(self._windows) == n_windows
-        )
+        self._step_view = self._view_with(self._stored)
 
     def add(
         self,

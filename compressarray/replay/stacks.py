@@ -554,7 +554,7 @@ class FrameIndices(Stacks):
         self, layout: Layout, frames: Any, n_lanes: int, n_slots: int, padding: AnyArray | str
     ) -> None:
         super().__init__(layout, frames, n_lanes, n_slots)
-        self._ring_rows = int(frames.shape[0])
+        self.n_ring_rows = int(frames.shape[0])  # that a lane has
         self._padding = padding
         self.current: Int64s = np.zeros((n_lanes, layout.stack_size), np.int64)
 
@@ -583,7 +583,7 @@ class FrameIndices(Stacks):
         pads: Int64s = self.lanes["pad"].copy()
         problem, lane = plan_indices(
             for_kernels(obs), for_kernels(successor), self.current, live, counts,
-            self._ring_rows, self.lanes, self.plan,
+            self.n_ring_rows, self.lanes, self.plan,
         )  # fmt: skip
         if problem != FINE:
             self._refuse(problem, lane, obs, successor, counts)
@@ -624,7 +624,7 @@ class FrameIndices(Stacks):
                 "IndexedFrameStack before its first reset"
             )
         first, last = ((count * self.n_lanes + lane) for count in (newest - age, newest + 1))
-        kept = max(int(counts[lane]) - self._ring_rows, int(self.lanes["first"][lane]), 0)
+        kept = max(int(counts[lane]) - self.n_ring_rows, int(self.lanes["first"][lane]), 0)
         raise FrameEvictedError(
             f"lane {lane} adds a transition of frames {first} to {last}, and its oldest kept "
             f"frame is {kept * self.n_lanes + lane}, of {counts[lane]} that it had: add each "

@@ -200,11 +200,6 @@ class Store(ABC):
 
     # -- replicas ----------------------------------------------------------------------------
 
-    @property
-    def version(self) -> tuple[int, int]:
-        """Another one after whatever has changed; for who holds off writes."""
-        return self._lock.n_writes, len(self._pins)
-
     def watch(self) -> None:
         """Keep in mind what changes from now on, so that `put_changes` can tell."""
         self._lock.write(self._watch)

@@ -20,15 +20,9 @@ class ReadWriteLock:
     whatever happens, by a ``with`` of its own, between which and its block no exception comes.
 
     A child made by ``fork`` starts with the lock open: the threads that held it are not there.
-
-    Attributes
-    ----------
-    n_writes : int
-        That have begun.
     """
 
     def __init__(self) -> None:
-        self.n_writes = 0
         self._open()
         _locks.add(self)
 
@@ -47,7 +41,6 @@ class ReadWriteLock:
         """Call a function alone."""
         first, second, third, fourth = self._slots
         with self._gate, first, second, third, fourth:
-            self.n_writes += 1
             return function(*arguments)
 
     def _free_slot(self) -> threading.Lock:

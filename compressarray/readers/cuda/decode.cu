@@ -22,11 +22,7 @@ typedef long long i64;
 #define SYNC() __syncwarp()
 #define UNROLL _Pragma("unroll")
 #define TOUCH(address, n)
-#ifdef NO_PREFETCH
-#define PREFETCH(address)
-#else
 #define PREFETCH(address) asm volatile("prefetch.global.L1 [%0];" ::"l"(address))
-#endif
 #else
 #define FN static inline
 #define SLOW static
@@ -117,6 +113,7 @@ UNROLL
 #endif
 }
 
+// The value of a lane, which may be another one for each that asks.
 FN int of_lane(PerLane<int>& value, int from) {
 #ifdef __CUDACC__
   return __shfl_sync(0xFFFFFFFFu, value.value, from);
@@ -126,15 +123,6 @@ FN int of_lane(PerLane<int>& value, int from) {
 }
 
 FN i64 of_lane(PerLane<i64>& value, int from) {
-#ifdef __CUDACC__
-  return __shfl_sync(0xFFFFFFFFu, value.value, from);
-#else
-  return value.values[from];
-#endif
-}
-
-// The value of a lane that each lane chooses for itself.
-FN int any_lane(PerLane<int>& value, int from) {
 #ifdef __CUDACC__
   return __shfl_sync(0xFFFFFFFFu, value.value, from);
 #else
@@ -398,8 +386,8 @@ FN int apply_words(const Bytes& record, int tokens, int n_tokens, const Frame& f
         int end = above[lane] ? ((change[lane].from + 7) >> 3) - word : 0;
         int writer = 0;
         for (int half = 16; half; half >>= 1)
-          if (any_lane(sum_steps, writer + half - 1) < begin) writer += half;
-        int its = any_lane(sum_steps, writer), next = any_lane(sum_steps, (writer + 1) & 31);
+          if (of_lane(sum_steps, writer + half - 1) < begin) writer += half;
+        int its = of_lane(sum_steps, writer), next = of_lane(sum_steps, (writer + 1) & 31);
         if (above[lane] && begin <= its && its <= end) needs[lane] |= 1u << writer;
         if (above[lane] && its < next && next <= end) needs[lane] |= 2u << writer;
       }

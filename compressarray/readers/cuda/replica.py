@@ -78,7 +78,6 @@ class Replica:
         self._described = described
         self._store = store
         self._row = 8 * len(OPEN_FIELDS)
-        self._version: tuple[int, int] | None = None  # of the store, that was followed to its end
         self.n_bytes_sent = 0
         with device.work():
             self._begin()
@@ -149,11 +148,7 @@ class Replica:
 
     def follow(self) -> None:
         """Take over what has changed in the store since the last call; at first, everything."""
-        version = self._store.version
-        if version == self._version:
-            return
         with self._device.work(), self._lock:
-            self._version = None
             message = Message()
             if self._mark is None or not self._store.put_changes(message, self._mark):
                 if not self._is_fresh:
@@ -166,7 +161,6 @@ class Replica:
             self._take(Items(message.finished()))
             self._mark = self._store.mark()
             self._know_request()
-            self._version = version
 
     def _take(self, items: Items) -> None:
         said = self._described
