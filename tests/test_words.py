@@ -22,6 +22,7 @@ from compressarray.store import (
     gop_writing,
 )
 from tests.effort import examples
+from tests.unpacked import assert_unpack
 
 GUARD = 64
 
@@ -121,15 +122,8 @@ class Coder:
                 n_long = int(counts[packed_records.COUNT_CODE, packed_records.LONG_COUNT])
                 raw = any(self.is_raw(record) for record in records)
                 assert raw or packer.packed_bits(counts) + 24 * n_long == pos
-            pos = 0
-            for record, expected in zip(records, ends, strict=True):
-                out, codes = np.full((2, self.room + 24), 0x5A, np.uint8)
-                pos = entropy.unpack_record(
-                    packed.ctypes.data, pos, self.n_bytes, self.decode_table.ctypes.data, model,
-                    out.ctypes.data, codes.ctypes.data,
-                )  # fmt: skip
-                assert pos == expected
-                assert np.array_equal(out[: len(record) - 8], record[:-8])
+            plain = [record[:-8] for record in records]
+            assert_unpack(packed, ends, plain, self.n_bytes, self.decode_table, packer)
 
 
 def changes_of(

@@ -46,11 +46,6 @@ from compressarray.format.sparse import HEADER_BYTES, RAW_TAG, coordinate_bytes,
 from compressarray.kernels.compiling import kernel
 from compressarray.kernels.memory import load8, load16, load32, load64
 
-# Bytes that one word's share of a packed record takes at most, and of a plain record once
-# unpacked: an escape's parts and eight values, each behind an escape of its code.
-PACKED_BYTES_A_WORD, PLAIN_BYTES_A_WORD = 40, 16
-UNPACKING_ROOM = 128  # and besides
-
 
 @kernel
 def check_record(record: Any, end: Any, n_bytes: Any, row_bytes: Any, decode_table: Any,

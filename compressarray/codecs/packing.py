@@ -25,10 +25,11 @@ from compressarray.format.packed import (
     N_CONTEXTS,
     N_SYMBOLS,
     NEXT_MAP,
-    RESIDUAL_CODES_AT,
+    NO_TABLE_AT,
+    RESIDUAL_TABLES_AT,
     SKIP_CODE,
     START_CODE,
-    TABLE_BYTES,
+    TABLE_ENTRIES,
     TABLES_AT,
     TOKEN_MAP,
 )
@@ -63,7 +64,7 @@ class Packer:
     counts : ndarray, (`N_CONTEXTS`, 256) int32
         From `entropy.count_symbols`.
     max_codes : int
-        How many codes there may be, at least 4. Each takes 1.5 KiB.
+        How many codes there may be, at least 4. Each takes 1 KiB.
     """
 
     def __init__(self, counts: Counts, max_codes: int) -> None:
@@ -97,13 +98,16 @@ class Packer:
         first_residual: int,
     ) -> None:
         self._n_token_codes, self._first_residual = n_token_codes, first_residual
-        self.model = np.zeros(TABLES_AT + len(lengths) * TABLE_BYTES, np.uint8)
-        self.model[:N_CONTEXTS] = codes
-        self.model[RESIDUAL_CODES_AT] = first_residual
+        self._codes = codes
+        self.model = np.zeros(TABLES_AT + (len(lengths) + 1) * TABLE_ENTRIES, np.uint16)
+        tables = TABLES_AT + np.arange(len(lengths) + 1) * TABLE_ENTRIES
+        self.model[:N_CONTEXTS] = tables[codes]
+        self.model[RESIDUAL_TABLES_AT] = tables[first_residual]
+        self.model[NO_TABLE_AT] = tables[-1]
         self.encode = np.zeros((len(lengths), ENCODE_ENTRIES), np.uint16)
-        build_decoding(lengths, n_token_codes, self.model, self.encode)
+        build_decoding(lengths, self.model, self.encode)
 
-    def with_model(self, model: npt.NDArray[np.uint8]) -> Packer:
+    def with_model(self, model: npt.NDArray[np.uint16]) -> Packer:
         """The same codes, with the tables for decoding in another place."""
         twin = copy.copy(self)
         twin.model = model
@@ -113,7 +117,7 @@ class Packer:
         """What the tables are made from."""
         return {
             "lengths": (self.encode >> 8).astype(np.uint8),
-            "codes": self.model[:N_CONTEXTS].copy(),
+            "codes": self._codes.copy(),
             "n_token_codes": self._n_token_codes,
             "first_residual": self._first_residual,
         }
@@ -170,7 +174,7 @@ class Packer:
         lengths = (self.encode >> 8).astype(np.uint8)
         own, escape = lengths[:, :N_SYMBOLS], lengths[:, ESCAPED:]
         bits = np.where(own > 0, own, escape + np.uint8(_ESCAPED_BITS))
-        return int(np.einsum("ij,ij->", counts, bits[self.model[:N_CONTEXTS]], dtype=np.int64))
+        return int(np.einsum("ij,ij->", counts, bits[self._codes], dtype=np.int64))
 
     @property
     def nbytes(self) -> int:

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from compressarray.codecs.entropy import unpack_record
 from compressarray.codecs.sparse import apply_sparse, skip_sparse
+from compressarray.codecs.unpacking import begin_again, next_record, read_until, unpacking_bytes
 from compressarray.codecs.words import apply_record
-from compressarray.format.codebooks import model_of, table_of
 from compressarray.format.groups import PACKED, SPARSE, frame_of_record, reference_of
 from compressarray.kernels.compiling import inlined, kernel
 from compressarray.kernels.memory import copy_bytes
@@ -19,50 +18,48 @@ class Walk(NamedTuple):
     kind: int  # DELTA, PACKED or SPARSE
     n_bytes: int  # of a frame
     row_bytes: int
-    records: int  # the first one; where PACKED the address of a bit, eight times a byte's
+    records: int  # the first one
     background: int
     codebook: int
     scratch: int  # of `walking_bytes`
 
 
 @inlined
-def record_room(n_bytes: Any) -> Any:
-    """Bytes that a record takes at most: `record_bytes`, and some."""
-    return n_bytes + (n_bytes >> 2) + 32
+def walking_bytes(n_bytes: Any, packed: Any) -> Any:
+    """Bytes of scratch to walk: a frame, and to unpack."""
+    return n_bytes + 32 + (unpacking_bytes(n_bytes) if packed else 0)
 
 
 @inlined
-def walking_bytes(n_bytes: Any, packed: Any) -> Any:
-    """Bytes of scratch to walk: a frame; to unpack, a record and the codes of its values, too."""
-    return n_bytes + 32 + (2 * record_room(n_bytes) if packed else 0)
+def walk_from(walk: Any, record: Any) -> Any:
+    """Begin a walk at a first record, or a run's, once more if need be; return it."""
+    if walk.kind == PACKED:
+        begin_again(record)
+    return record
 
 
 @kernel
 def walk_on(walk: Any, record: Any, n: Any, frame: Any) -> Any:
     """Walk ``n`` records on, at least one; leave the last one's frame at ``frame``.
 
-    Delta records change the frame that is there. Returns where the next record is.
+    Delta records change the frame that is there. Returns where the next record is: of packed ones,
+    the run that says so.
     """
     n_bytes, row_bytes, scratch = walk.n_bytes, walk.row_bytes, walk.scratch
-    if walk.kind == PACKED:
-        tables, model = table_of(walk.codebook), model_of(walk.codebook)
-        for _ in range(n):
-            unpacked = scratch + walking_bytes(n_bytes, False)
-            codes = unpacked + record_room(n_bytes)
-            record = unpack_record(0, record, n_bytes, tables, model, unpacked, codes)
-            apply_record(
-                unpacked, frame, walk.background, n_bytes, row_bytes, walk.codebook, scratch
-            )
-        return record
     if walk.kind == SPARSE:
         for _ in range(n - 1):
             record = skip_sparse(record, n_bytes, row_bytes)
         return apply_sparse(record, walk.records, frame, n_bytes, row_bytes)
+    plain = record
     for _ in range(n):
-        record = apply_record(
-            record, frame, walk.background, n_bytes, row_bytes, walk.codebook, scratch
+        if walk.kind == PACKED:
+            plain = next_record(record, n_bytes, scratch + walking_bytes(n_bytes, False))
+        plain = apply_record(
+            plain, frame, walk.background, n_bytes, row_bytes, walk.codebook, scratch
         )
-    return record
+        if walk.kind == PACKED:
+            read_until(record, plain)
+    return record if walk.kind == PACKED else plain
 
 
 @kernel

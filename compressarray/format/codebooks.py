@@ -31,7 +31,7 @@ class Parts(NamedTuple):
 
     table: Words  # (256, 4)
     dictionary: Words  # (n,)
-    model: UInt8s | None
+    model: npt.NDArray[np.uint16] | None
 
 
 def lay_out(

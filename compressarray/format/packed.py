@@ -19,17 +19,19 @@ import numpy as np
 from compressarray.format.copies import HERE, MOVED, source_of
 from compressarray.format.records import RESIDUAL, RESIDUALS, is_copies
 from compressarray.kernels.compiling import inlined
+from compressarray.kernels.memory import load16
 
 CODE_BITS = 8  # of the longest code, so that seven fit into what one look at the bits shows
 N_SYMBOLS = 256
 ESCAPED = 256  # the escape's place behind the symbols of an encoding table
 ENCODE_ENTRIES = 257
-# A model for decoding, in bytes: the number of the code for a token behind each token, for the
-# first value of each token, for a value behind each value; for a record's first token, its number
-# of tokens, and an escaped token's parts; for the first residual of each kind, and one behind each
-# residual; for what records of copies have; the first number of residuals' codes; decoding tables.
-# An entry is the symbol (8 bits), the bits of its code (4), whether it is the escape (4), and the
-# number of the code for what comes behind it (16).
+# A model for decoding, an array of 16 bits. First, where the table lies of the code for a token
+# behind each token, for the first value of each token, for a value behind each value; for a
+# record's first token, its number of tokens, and an escaped token's parts; for the first residual
+# of each kind, and one behind each residual; for what records of copies have; where the first of
+# residuals' tables lies, and one all of zeros, of a code of no symbols. Then the tables. An entry
+# is the bits that are taken (6 bits), whether that is an escape and the symbol its last 8 bits (the
+# eighth bit), and otherwise the symbol (8 bits).
 TOKEN_MAP, FIRST_MAP, NEXT_MAP = 0, 256, 512
 START_CODE, COUNT_CODE, KIND_CODE, MASK_CODE, SKIP_CODE, FIRST_RESIDUAL_MAP = range(768, 774)
 RESIDUAL_MAP = FIRST_RESIDUAL_MAP + len(RESIDUALS)
@@ -40,17 +42,29 @@ NUMBER_CODE, LITERALS_CODE, SPAN_CODE = range(COPY_MAP + 256, COPY_MAP + 259)
 MOVED_CODE = COPY_MAP + 259
 HERE_CODE = MOVED_CODE + 4
 N_CONTEXTS = HERE_CODE + 4
-RESIDUAL_CODES_AT = N_CONTEXTS
+RESIDUAL_TABLES_AT = N_CONTEXTS
+NO_TABLE_AT = N_CONTEXTS + 1
 TABLES_AT = 1344
-TABLE_SHIFT = CODE_BITS + 2
-TABLE_BYTES = 1 << TABLE_SHIFT
-IS_ESCAPE = 1 << 12
+TABLE_ENTRIES = 1 << CODE_BITS
+TAKEN = 0x3F
+IS_ESCAPE = 1 << 7
+SYMBOL_SHIFT = 8
 CODE_MASK = np.uint64((1 << CODE_BITS) - 1)
-# In the scratch of a record's values: which code the value there has.
-NEXT, KNOWN = 255, 254  # the one for the value before; none, its byte is there
-MAX_CODES = 250
+MAX_CODES = 250  # so that 16 bits say where a table begins
 LONG_COUNT = 255  # for tokens that have no symbol: their number follows in 24 bits
 COPIED = 254  # for a record of copies; so many tokens and more are long
+
+
+@inlined
+def table_at(model: Any, context: Any) -> Any:
+    """Where the table of a context's code lies in the model at an address."""
+    return np.int64(load16(model + 2 * context))
+
+
+@inlined
+def code_at(model: Any, context: Any) -> Any:
+    """The number of a context's code."""
+    return (table_at(model, context) - TABLES_AT) >> CODE_BITS
 
 
 @inlined

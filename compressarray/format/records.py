@@ -78,6 +78,12 @@ def record_bytes(n_bytes: Any, has_residuals: Any) -> Any:
 
 
 @inlined
+def record_room(n_bytes: Any) -> Any:
+    """Bytes that a record takes at most, with its number of tokens, and some."""
+    return n_bytes + (n_bytes >> 2) + 32
+
+
+@inlined
 def pixel_bytes_of(decode_table: Any) -> Any:
     """Distance to the pixel to the left, in a table at an address."""
     return np.int64(load16(decode_table + ESCAPE * ENTRY_BYTES + 14))

@@ -14,13 +14,28 @@ import numpy as np
 import numpy.typing as npt
 
 from compressarray.codecs.checking import (
-    PACKED_BYTES_A_WORD,
-    PLAIN_BYTES_A_WORD,
-    UNPACKING_ROOM,
     check_record,
     check_sparse,
 )
-from compressarray.codecs.entropy import unpack_record
+from compressarray.codecs.unpacking import (
+    FILLED,
+    LAST,
+    N_DONE,
+    N_RECORDS,
+    NEED,
+    POS,
+    ROOM,
+    RUN_BYTES,
+    TABLE,
+    begin_run,
+    get,
+    packed_room,
+    plain_room,
+    put,
+    refill,
+    unpack_runs,
+    unpacking_bytes,
+)
 from compressarray.errors import CorruptFrameError
 from compressarray.format.codebooks import model_of, table_of
 from compressarray.format.groups import (
@@ -36,7 +51,7 @@ from compressarray.format.groups import (
 from compressarray.format.reasons import REASONS as REASONS_OF_RECORDS
 from compressarray.format.reasons import SHORT
 from compressarray.kernels.attaching import describe
-from compressarray.kernels.compiling import kernel
+from compressarray.kernels.compiling import inlined, kernel
 from compressarray.kernels.memory import base_of, copy_bytes
 from compressarray.store.arena import N_ENTRIES, ArenaState, chunk_start
 from compressarray.store.gop_layout import (
@@ -205,9 +220,9 @@ def _check_given(view: Any, data: Any, sizes: Any, n_words: Any, used: Any) -> A
 @kernel
 def _scratch_to_unpack(state: Any, longest: Any) -> Any:
     """Room to unpack chunks of up to so many bytes, whatever they hold."""
-    in_frame = (state.meta[FRAME_BYTES] + 7) >> 3
-    room = longest + PACKED_BYTES_A_WORD * in_frame + 2 * PLAIN_BYTES_A_WORD * in_frame
-    return np.empty(room + 3 * UNPACKING_ROOM if state.meta[PACKS] else 0, np.uint8)
+    n_bytes = state.meta[FRAME_BYTES]
+    room = longest + packed_room(n_bytes) + 2 * (RUN_BYTES + _checking_room(n_bytes))
+    return np.empty(room + unpacking_bytes(n_bytes) if state.meta[PACKS] else 0, np.uint8)
 
 
 @kernel
@@ -289,25 +304,56 @@ def _check_records(state: Any, group: Any, end: Any, n_dictionary: Any) -> Any:
 def _check_packed(state: Any, group: Any, end: Any, n_dictionary: Any, scratch: Any,
                   longest: Any) -> Any:  # fmt: skip
     """Unpack with so much room around everything that no bits can lead out of it, and check."""
-    n_bytes, row_bytes = state.meta[FRAME_BYTES], state.meta[ROW_BYTES]
-    n_words = (n_bytes + 7) >> 3
+    n_bytes = state.meta[FRAME_BYTES]
     size = end - group.records
     codebook = codebook_at(state, group.flags)
-    tables, model = table_of(codebook), model_of(codebook)
+    if group.earlier > size << 3:
+        return NO_EARLIER
     copy_bytes(scratch, group.records, size)
-    room = PLAIN_BYTES_A_WORD * n_words + UNPACKING_ROOM
-    record = scratch + longest + PACKED_BYTES_A_WORD * n_words + UNPACKING_ROOM
-    pos = np.int64(0)
-    for i in range(group.n_frames):
-        if i == group.n_frames - group.key and pos != group.earlier:
-            return NO_EARLIER
-        pos = unpack_record(scratch, pos, n_bytes, tables, model, record, record + room)
-        if pos > size << 3:
-            return SHORT
-        checked = check_record(record, record + room, n_bytes, row_bytes, tables, n_dictionary)
+    first, last = scratch << 3, (scratch + size) << 3
+    later = scratch + longest + packed_room(n_bytes)
+    earlier = later + RUN_BYTES
+    room = earlier + RUN_BYTES
+    middle = room + _checking_room(n_bytes)
+    unpacking = middle + _checking_room(n_bytes)
+    n_later = group.n_frames - group.key
+    begin_run(later, first, n_later, n_bytes, codebook, room, middle)
+    first += group.earlier
+    begin_run(earlier, first, group.key, n_bytes, codebook, middle, unpacking)
+    for each in (later, earlier):
+        put(each, NEED, plain_room(n_bytes))
+        put(each, LAST, last)
+    unpack_runs(later, 2, n_bytes, unpacking)
+    for each in (later, earlier):
+        checked = _check_run(each, n_bytes, state.meta[ROW_BYTES], n_dictionary, unpacking)
         if checked < 0:
             return checked
-    return FINE if (pos + 7) >> 3 == size else LOOSE_END
+        if get(each, POS) > last:
+            return SHORT
+        if each == later and group.key > 0 and get(each, POS) != first:
+            return NO_EARLIER
+    pos = get(earlier if group.key > 0 else later, POS)
+    return FINE if (pos + 7) >> 3 == scratch + size else LOOSE_END
+
+
+@inlined
+def _checking_room(n_bytes: Any) -> Any:
+    """Room for what is unpacked of a run at a time: one record of whatever bits, and some more."""
+    return plain_room(n_bytes) + 4 * n_bytes
+
+
+@kernel
+def _check_run(run: Any, n_bytes: Any, row_bytes: Any, n_dictionary: Any, scratch: Any) -> Any:
+    """Check the records of a run; return a number below 0 for what there is against one."""
+    while True:
+        record, filled = get(run, ROOM), get(run, FILLED)
+        while record < filled:
+            record = check_record(record, filled, n_bytes, row_bytes, get(run, TABLE), n_dictionary)
+            if record < 0:
+                return record
+        if get(run, N_DONE) == get(run, N_RECORDS) or get(run, POS) > get(run, LAST):
+            return np.int64(FINE)
+        refill(run, n_bytes, scratch)
 
 
 @kernel

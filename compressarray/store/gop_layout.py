@@ -191,14 +191,11 @@ def _int_at(array: Any, i: Any) -> Any:
 def walk_of(state: Any, group: Any, scratch: Any) -> Any:
     """What it takes to walk along a group; ``scratch`` is the address of `walking_bytes`."""
     meta = state.meta
-    kind, records = meta[RECORD_KIND], group.records
-    if group.flags & PACKED_FLAG:
-        kind, records = np.int64(PACKED), records << 3
     return Walk(
-        kind,
+        np.int64(PACKED) if group.flags & PACKED_FLAG else meta[RECORD_KIND],
         meta[FRAME_BYTES],
         meta[ROW_BYTES],
-        records,
+        group.records,
         background_at(state, group.background),
         codebook_at(state, group.flags),
         scratch,

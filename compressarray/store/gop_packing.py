@@ -6,12 +6,21 @@ from typing import Any
 
 import numpy as np
 
-from compressarray.codecs.entropy import count_symbols, pack_record, unpack_record
+from compressarray.codecs.entropy import count_symbols, pack_record
+from compressarray.codecs.unpacking import (
+    ANY_ROOM,
+    FILLED,
+    RUN_BYTES,
+    begin_run,
+    get,
+    unpack_runs,
+    unpacking_bytes,
+)
 from compressarray.format.codebooks import model_of, table_of
 from compressarray.format.groups import PACKED_FLAG, write_header
-from compressarray.format.records import skip_record
+from compressarray.format.records import record_room
 from compressarray.kernels.compiling import kernel
-from compressarray.kernels.memory import copy_bytes
+from compressarray.kernels.memory import base_of, copy_bytes
 from compressarray.store.gop_layout import FRAME_BYTES, closed_group, codebook_at
 from compressarray.store.gop_view import state_at
 
@@ -47,7 +56,7 @@ def pack_group(view: Any, closed: Any, encode: Any, out: Any) -> Any:
 
 
 @kernel
-def unpack_group(view: Any, chunk: Any, out: Any, codes: Any) -> Any:
+def unpack_group(view: Any, chunk: Any, out: Any) -> Any:
     """Undo `pack_group`; return how many bytes the group takes.
 
     Parameters
@@ -55,28 +64,28 @@ def unpack_group(view: Any, chunk: Any, out: Any, codes: Any) -> Any:
     chunk : address
     out : address
         Room for a group.
-    codes : address
-        Scratch of a frame's bytes and a few more.
     """
     state = state_at(view)
     n_bytes = state.meta[FRAME_BYTES]
     group = closed_group(state, chunk)
     codebook = codebook_at(state, group.flags)
-    tables, model = table_of(codebook), model_of(codebook)
     first = out + (group.records - chunk)
     copy_bytes(out, chunk, group.records - chunk)
-    pos = np.int64(0)
-    record = first
-    earlier = np.int64(0)
-    for i in range(group.n_frames):
-        if i == group.n_frames - group.key:
-            earlier = record - first
-        pos = unpack_record(group.records, pos, n_bytes, tables, model, record, codes)
-        record = skip_record(record, n_bytes, tables)
-    if group.key == 0:
-        earlier = record - first
-    write_header(out, group.flags & ~PACKED_FLAG, group.background, group.n_frames, earlier)
-    return record - out
+    n_later, room = group.n_frames - group.key, group.key * record_room(n_bytes)
+    scratch = np.empty(2 * RUN_BYTES + room + unpacking_bytes(n_bytes), np.uint8)
+    later = base_of(scratch)
+    earlier = later + RUN_BYTES
+    aside = earlier + RUN_BYTES
+    pos = group.records << 3
+    begin_run(later, pos, n_later, n_bytes, codebook, first, first + ANY_ROOM)
+    pos += group.earlier
+    begin_run(earlier, pos, group.key, n_bytes, codebook, aside, aside + room)
+    unpack_runs(later, 2, n_bytes, aside + room)
+    middle, n_aside = get(later, FILLED), get(earlier, FILLED) - aside
+    copy_bytes(middle, aside, n_aside)
+    scratch[0] = 0  # used until here: numba may free what only its address is used of
+    write_header(out, group.flags & ~PACKED_FLAG, group.background, group.n_frames, middle - first)
+    return middle + n_aside - out
 
 
 @kernel

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from compressarray.codecs.walking import walk_on, walking_bytes
-from compressarray.format.groups import frame_of_cell
+from compressarray.codecs.unpacking import RUN_BYTES
+from compressarray.codecs.walking import walk_from, walk_on, walking_bytes
+from compressarray.format.groups import PACKED, frame_of_cell
 from compressarray.kernels.compiling import inlined, kernel
 from compressarray.kernels.memory import (
     base_of,
@@ -23,6 +24,7 @@ from compressarray.kernels.memory import (
 )
 from compressarray.kernels.sorting import sort_by
 from compressarray.store.arena import GRANULE_SHIFT
+from compressarray.store.gop_ahead import ahead_bytes, unpack_ahead
 from compressarray.store.gop_layout import (
     FRAME_BYTES,
     GOP,
@@ -145,8 +147,8 @@ def locate(view: Any, cells: Any, chunk: Any, map_cells: Any, order: Any) -> Non
 
 @inlined
 def decoding_bytes(n_bytes: Any, packed: Any) -> Any:
-    """Bytes of scratch to decode: to walk, and a frame."""
-    return walking_bytes(n_bytes, packed) + n_bytes + 32
+    """Bytes of scratch to decode: to walk, a frame, and to unpack ahead."""
+    return walking_bytes(n_bytes, packed) + n_bytes + 32 + (ahead_bytes(n_bytes) if packed else 0)
 
 
 @kernel
@@ -177,10 +179,17 @@ def decode(view: Any, cells: Any, chunk: Any, map_cells: Any, order: Any, pins: 
     n = len(order)
     # Frames are decoded where they go, each from the one before it, or, where that is past the
     # caches, aside and copied out.
-    aside = base_of(scratch) + walking_bytes(n_bytes, meta[PACKS] != 0)
+    packed = meta[PACKS] != 0
+    aside = base_of(scratch) + walking_bytes(n_bytes, packed)
+    runs = aside + n_bytes + 32
     is_large = len(out) >= STREAMED_BYTES
     start = 0
+    unpacked = 0  # until there
+    run = runs
     while start < n:
+        if packed and start == unpacked:
+            unpacked = unpack_ahead(state, arena, chunk, map_cells, order, start, runs)
+            run = runs
         i = order[start]
         entry = chunk[i]
         if entry == 0:
@@ -199,7 +208,10 @@ def decode(view: Any, cells: Any, chunk: Any, map_cells: Any, order: Any, pins: 
             offset = np.int64(load32(chunk_offset + (entry << 2)))
             group = closed_group(state, memory + (offset << granule_shift))
         walk = walk_of(state, group, base_of(scratch))
-        key, records = group.key, walk.records
+        key, records, earlier = group.key, group.records, group.records + group.earlier
+        if walk.kind == PACKED:
+            records, earlier = run, run + RUN_BYTES
+            run += 2 * RUN_BYTES
         counts[1] += 1
         if end < n and chunk[order[end]] > 0:
             offset = np.int64(load32(chunk_offset + (chunk[order[end]] << 2)))
@@ -225,7 +237,7 @@ def decode(view: Any, cells: Any, chunk: Any, map_cells: Any, order: Any, pins: 
             if number < at:
                 at = key - 1
                 frame = walk.background
-                record = records
+                record = walk_from(walk, records)
             here = aside if is_large else target
             if here != frame:
                 copy_bytes(here, frame, n_bytes)
@@ -255,10 +267,10 @@ def decode(view: Any, cells: Any, chunk: Any, map_cells: Any, order: Any, pins: 
                     copy_bytes(here, key_frame, n_bytes)
                 else:
                     copy_bytes(here, walk.background, n_bytes)
-                    walk_on(walk, records, 1, here)
+                    walk_on(walk, walk_from(walk, records), 1, here)
                     counts[0] += 1
                 at = key
-                record = records + group.earlier
+                record = walk_from(walk, earlier)
             elif here != frame:
                 copy_bytes(here, frame, n_bytes)
             if number < at:

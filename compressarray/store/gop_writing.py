@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from compressarray.codecs.encoding import encoding_bytes
-from compressarray.codecs.walking import record_room, walk_on, walking_bytes
+from compressarray.codecs.walking import walk_on, walking_bytes
 from compressarray.format.groups import (
     DELTA,
     HEADER_BYTES,
@@ -25,6 +25,7 @@ from compressarray.format.groups import (
     map_bytes,
     write_header,
 )
+from compressarray.format.records import record_room
 from compressarray.kernels.compiling import kernel
 from compressarray.kernels.memory import (
     array_at,

@@ -9,7 +9,6 @@ import numpy as np
 from compressarray.codecs import Codec
 from compressarray.codecs.codebooks import Codebooks
 from compressarray.codecs.encoding import encoding_bytes
-from compressarray.codecs.walking import record_room
 from compressarray.codecs.words import encode_table_words
 from compressarray.format.codebooks import CODEBOOK_BYTES
 from compressarray.format.groups import (
@@ -23,7 +22,7 @@ from compressarray.format.groups import (
     flags_of,
     n_frames_of,
 )
-from compressarray.format.records import record_bytes
+from compressarray.format.records import record_bytes, record_room
 from compressarray.kernels.compiling import plain
 from compressarray.store import gop_journal as journal
 from compressarray.store import gop_layout as layout
@@ -225,8 +224,7 @@ class Groups:
         if not flags_of(chunk) & PACKED_FLAG:
             return chunk
         closed = np.empty(self.group_bytes, np.uint8)
-        codes = np.empty(plain(record_room)(self.frame_bytes), np.uint8)
-        size = unpack_group(at.view, address_of(chunk), address_of(closed), address_of(codes))
+        size = unpack_group(at.view, address_of(chunk), address_of(closed))
         return closed[:size]
 
     def encode(

@@ -579,33 +579,25 @@ FN u64 bits_at(Bits& bits) {
   return shift ? (bits.low >> shift) | (bits.high << (64 - shift)) : bits.low;
 }
 
-FN u32 entry_of(Bits& bits, i64 code, u64 window) {
-  i64 at = TABLES_AT + (code << TABLE_SHIFT) + (i64)((window & CODE_MASK) << 2);
-  if (at + 4 > bits.model.size) {
+// What the model holds at a place: where a table lies, or an entry of one.
+FN int model_at(Bits& bits, i64 at) {
+  if (2 * at + 2 > bits.model.size) {
     bits.wrong = true;
     return 0;
   }
-  return load((const u32*)(bits.model.base + at));
+  return load((const u16*)bits.model.base + at);
 }
 
-// A symbol in the code of that number; what may come behind it has the code of number `next`.
-FN int take_coded(Bits& bits, i64 code, i64 following, i64& next) {
-  u32 entry = entry_of(bits, code, bits_at(bits));
-  int symbol = (int)(entry & 0xFF);
-  bits.pos += (entry >> 8) & 0xF;
-  next = entry >> 16;
-  if (entry & IS_ESCAPE) {
-    symbol = (int)(bits_at(bits) & 0xFF);
-    bits.pos += 8;
-    next = byte_of(bits.model, following + symbol);
-  }
-  return symbol;
+// A symbol in the code whose table lies there.
+FN int take_coded(Bits& bits, i64 table) {
+  u64 window = bits_at(bits);
+  int entry = model_at(bits, table + (i64)(window & CODE_MASK));
+  int taken = entry & TAKEN;
+  bits.pos += taken;
+  return entry & IS_ESCAPE ? (int)(window >> (taken - 8)) & 0xFF : entry >> SYMBOL_SHIFT;
 }
 
-FN int take_symbol(Bits& bits, i64 context) {
-  i64 next;
-  return take_coded(bits, byte_of(bits.model, context), TOKEN_MAP, next);
-}
+FN int take_symbol(Bits& bits, i64 context) { return take_coded(bits, model_at(bits, context)); }
 
 // Bytes of a LEB128 number, unpacked to `out`, not beyond `end`; its value.
 FN i64 unpack_number(Bits& bits, i64 context, u8* out, i64& at, i64 end) {
@@ -630,12 +622,10 @@ FN i64 unpack_copies(Bits& bits, i64 n_bytes, u8* out, i64 at, i64 room) {
   if (n_tokens + n_extras + n_literals > n_bytes) return OUTSIDE;
   i64 tokens = at, extras = at + n_tokens, literals = extras + n_extras;
   if (literals + n_literals > room) return SHORT;
-  i64 next;
-  i64 code = byte_of(bits.model, COPY_MAP);
+  int before = 0;
   for (i64 i = 0; i < n_tokens; i++) {
-    int token = take_coded(bits, code, COPY_MAP, next);
-    code = byte_of(bits.model, COPY_MAP + token);
-    store(out + tokens + i, (u8)token);
+    before = take_symbol(bits, COPY_MAP + before);
+    store(out + tokens + i, (u8)before);
   }
   for (i64 i = 0; i < n_tokens; i++) {
     int token = load(out + tokens + i);
@@ -651,10 +641,10 @@ FN i64 unpack_copies(Bits& bits, i64 n_bytes, u8* out, i64 at, i64 room) {
   // what extras there should have been and are not is found out by who reads the record
   for (; extras < literals; extras++) store(out + extras, (u8)0);
   i64 following = predictor > 0 ? RESIDUAL_MAP : NEXT_MAP;
-  code = byte_of(bits.model, following);
+  before = 0;
   for (i64 i = 0; i < n_literals; i++) {
-    store(out + literals + i, (u8)take_coded(bits, code, following, next));
-    code = next;
+    before = take_symbol(bits, following + before);
+    store(out + literals + i, (u8)before);
   }
   return literals + n_literals;
 }
@@ -665,6 +655,10 @@ FN i64 put_number(u8* out, i64 value) {
   store(out + at++, (u8)value);
   return at;
 }
+
+// Which code a value has, in the scratch of a record's values: the one for the value before, or none,
+// for its byte is there, or the one of that number.
+enum { NEXT = 255, KNOWN = 254 };
 
 // Unpack the record that begins at a bit, in one lane; the bytes of `frame.plain` that are filled,
 // or what there is against it. A raw one is unpacked, too.
@@ -692,13 +686,13 @@ FN i64 unpack_record(Bits& bits, const Frame& frame, const Book& book) {
     bits.pos = (i64)(from + frame.n_bytes) << 3;
     return at + frame.n_bytes;
   }
-  i64 values = at + n_tokens, n_values = 0, next;
-  i64 code = byte_of(bits.model, START_CODE);
+  i64 values = at + n_tokens, n_values = 0;
+  i64 context = START_CODE;
   i64 room = frame.room - values;
   if (room < 0) return SHORT;
   for (i64 i = 0; i < n_tokens; i++) {
-    int token = take_coded(bits, code, TOKEN_MAP, next);
-    code = next;
+    int token = take_symbol(bits, context);
+    context = TOKEN_MAP + token;
     store(out + at + i, (u8)token);
     u64 packed = load(book.table + 4 * token + 1);
     int n_more = (int)(packed >> 32) & 0xFF, kind = (int)(packed >> 40) & 0xFF;
@@ -714,24 +708,29 @@ FN i64 unpack_record(Bits& bits, const Frame& frame, const Book& book) {
       for (i64 j = begin; j < n_values; j++) store(codes + j, (u8)KNOWN);
     }
     if (n_values + n_more > room) return TOO_LONG;
-    // the first value's code, and behind it NEXT: the one for the value before
+    // the first value's code, and behind it NEXT
     for (int j = 0; j < n_more; j++) store(codes + n_values + j, (u8)NEXT);
     if (n_more > 0) {
-      i64 context = FIRST_MAP + token;
+      i64 first = FIRST_MAP + token;
       if (kind >= RESIDUAL)
-        context = FIRST_RESIDUAL_MAP + (kind <= OLD_RESIDUAL ? kind - RESIDUAL : 0);
-      store(codes + n_values, (u8)byte_of(bits.model, context));
+        first = FIRST_RESIDUAL_MAP + (kind <= OLD_RESIDUAL ? kind - RESIDUAL : 0);
+      store(codes + n_values, (u8)((model_at(bits, first) - TABLES_AT) >> CODE_BITS));
     }
     n_values += n_more;
   }
-  i64 residuals = byte_of(bits.model, RESIDUAL_CODES_AT);
-  code = 0;
+  i64 residuals = model_at(bits, RESIDUAL_TABLES_AT), map = NEXT_MAP;
+  int before = 0;
   for (i64 i = 0; i < n_values; i++) {
     int given = load(codes + i);
     if (given == KNOWN) continue;
-    i64 own = given == NEXT ? code : given;
-    store(out + values + i,
-          (u8)take_coded(bits, own, own >= residuals ? RESIDUAL_MAP : NEXT_MAP, code));
+    if (given == NEXT) {
+      before = take_symbol(bits, map + before);
+    } else {
+      i64 table = TABLES_AT + ((i64)given << CODE_BITS);
+      map = table >= residuals ? RESIDUAL_MAP : NEXT_MAP;
+      before = take_coded(bits, table);
+    }
+    store(out + values + i, (u8)before);
   }
   return values + n_values;
 }

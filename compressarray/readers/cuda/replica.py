@@ -9,10 +9,10 @@ import numpy as np
 import numpy.typing as npt
 
 from compressarray.codecs.codebooks import Codebooks
-from compressarray.codecs.walking import record_room
 from compressarray.errors import CorruptFrameError
 from compressarray.format.groups import DELTA, MAP_FLAG
 from compressarray.format.messages import Items, Message
+from compressarray.format.records import record_room
 from compressarray.kernels.compiling import plain
 from compressarray.readers.cuda.blocks import SIZE_BYTES, Blocks
 from compressarray.readers.cuda.device import WARPS_A_BLOCK, Device, Memory
