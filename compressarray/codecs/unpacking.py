@@ -87,6 +87,7 @@ ANY_ROOM = 1 << 40  # where there is room for whatever comes
 ) = range(13)  # fmt: skip
 _READER_BYTES = 104
 _N_READERS = 3
+_MANY_BYTES = 1 << 24  # frames of more have one reader, which takes six times their bytes
 _NOTHING, _TOKENS, _VALUES = range(3)
 _NEVER = 256  # no symbol
 # Of an escape in its room: its values' place (4 bytes), how many bytes its parts are, the parts.
@@ -123,14 +124,24 @@ def plain_room(n_bytes: Any) -> Any:
 
 
 @inlined
+def _n_readers(n_bytes: Any) -> Any:
+    return _N_READERS if n_bytes <= _MANY_BYTES else 1
+
+
+@inlined
 def _codes_room(n_bytes: Any) -> Any:
     return 2 * plain_room(n_bytes)
 
 
 @inlined
+def _reader_room(n_bytes: Any) -> Any:
+    return _codes_room(n_bytes) + _ESCAPE_BYTES * ((n_bytes + 7) >> 3) + 64
+
+
+@inlined
 def unpacking_bytes(n_bytes: Any) -> Any:
     """Bytes of scratch to unpack records of a frame."""
-    return _N_READERS * (_READER_BYTES + 2 * _codes_room(n_bytes))
+    return _n_readers(n_bytes) * (_READER_BYTES + _reader_room(n_bytes))
 
 
 @kernel
@@ -468,24 +479,26 @@ def unpack_runs(runs: Any, n: Any, n_bytes: Any, scratch: Any) -> None:
         Of `unpacking_bytes`.
     """
     run, last = runs, runs + n * RUN_BYTES
-    rooms = scratch + _N_READERS * _READER_BYTES
-    for i in range(_N_READERS):
+    n_readers = _n_readers(n_bytes)
+    room = scratch + n_readers * _READER_BYTES
+    for i in range(n_readers):
         reader = scratch + i * _READER_BYTES
-        put(reader, CODES, rooms + 2 * i * _codes_room(n_bytes))
-        put(reader, ESCAPES, rooms + (2 * i + 1) * _codes_room(n_bytes))
+        put(reader, CODES, room)
+        put(reader, ESCAPES, room + _codes_room(n_bytes))
+        room += _reader_room(n_bytes)
         put(reader, RUN, 0)
         run = _turn(reader, run, last, n_bytes)
     while True:
         # those that have nothing to read do what another one does
         a = b = c = np.int64(0)
-        for i in range(_N_READERS):
+        for i in range(n_readers):
             reader = scratch + i * _READER_BYTES
             if get(reader, RUN) != 0:
                 a, b, c = reader, a if a else reader, b if b else reader
         if a == 0:
             return
         _read_symbols(a, b, c)
-        for i in range(_N_READERS):
+        for i in range(n_readers):
             reader = scratch + i * _READER_BYTES
             if get(reader, LEFT) == 0 and get(reader, RUN) != 0:
                 run = _turn(reader, run, last, n_bytes)
