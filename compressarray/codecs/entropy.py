@@ -51,12 +51,7 @@ from compressarray.format.records import (
     count_values,
 )
 from compressarray.kernels.compiling import inlined, kernel
-from compressarray.kernels.memory import (
-    copy_bytes,
-    load8,
-    load16,
-    store64,
-)
+from compressarray.kernels.memory import copy_bytes, load8, load16, store64
 
 
 @kernel

@@ -21,7 +21,7 @@ from compressarray.format.records import RESIDUAL, RESIDUALS, is_copies
 from compressarray.kernels.compiling import inlined
 from compressarray.kernels.memory import load16
 
-CODE_BITS = 8  # of the longest code, so that seven fit into what one look at the bits shows
+CODE_BITS = 8  # of the longest code, and so many look an entry of its table up
 N_SYMBOLS = 256
 ESCAPED = 256  # the escape's place behind the symbols of an encoding table
 ENCODE_ENTRIES = 257

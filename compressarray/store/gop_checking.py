@@ -13,10 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from compressarray.codecs.checking import (
-    check_record,
-    check_sparse,
-)
+from compressarray.codecs.checking import check_record, check_sparse
 from compressarray.codecs.unpacking import (
     FILLED,
     LAST,

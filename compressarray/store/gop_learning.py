@@ -32,7 +32,7 @@ from compressarray.store.gop_view import Attached, attached, state_at
 from compressarray.store.groups import GUARD_BYTES, Groups
 
 # New tokens and words are taken where they make records so much smaller, new codes where they do
-# so. A table costs 8 KiB, codes up to 64.
+# so. A table costs 8 KiB, codes up to 67.
 LEARN_ON_GOPS = 256
 MIN_CHANGES = 2000  # to learn from
 # Learning takes some hundred bytes for each change that it looks at.
