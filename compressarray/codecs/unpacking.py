@@ -221,15 +221,16 @@ def _take_number(pos: Any, model: Any, context: Any, out: Any, end: Any) -> Any:
 
     Not beyond ``end``, whatever there is.
     """
+    end = min(end, out + MAX_NUMBER_BYTES)
     value = np.int64(0)
-    n = 0
+    shift = np.int64(0)
     byte = np.int64(0x80)
-    while byte >= 0x80 and n < MAX_NUMBER_BYTES and out < end:
+    while byte >= 0x80 and out < end:
         byte, pos = _take_in(pos, model, context)
         store8(out, np.uint8(byte))
         out += 1
-        value |= (byte & 0x7F) << (7 * n)
-        n += 1
+        value |= (byte & 0x7F) << shift
+        shift += 7
     return value, out, pos
 
 
@@ -487,21 +488,19 @@ def unpack_runs(runs: Any, n: Any, n_bytes: Any, scratch: Any) -> None:
         put(reader, ESCAPES, room + _codes_room(n_bytes))
         room += _reader_room(n_bytes)
         put(reader, RUN, 0)
-        run = _turn(reader, run, last, n_bytes)
+        put(reader, LEFT, 0)
     while True:
         # those that have nothing to read do what another one does
         a = b = c = np.int64(0)
         for i in range(n_readers):
             reader = scratch + i * _READER_BYTES
+            if get(reader, LEFT) == 0:
+                run = _turn(reader, run, last, n_bytes)
             if get(reader, RUN) != 0:
                 a, b, c = reader, a if a else reader, b if b else reader
         if a == 0:
             return
         _read_symbols(a, b, c)
-        for i in range(n_readers):
-            reader = scratch + i * _READER_BYTES
-            if get(reader, LEFT) == 0 and get(reader, RUN) != 0:
-                run = _turn(reader, run, last, n_bytes)
 
 
 @kernel

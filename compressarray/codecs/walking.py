@@ -31,6 +31,12 @@ def walking_bytes(n_bytes: Any, packed: Any) -> Any:
 
 
 @inlined
+def unpacking_at(scratch: Any, n_bytes: Any) -> Any:
+    """The address of `unpacking_bytes` in the scratch of a walk along packed records."""
+    return scratch + walking_bytes(n_bytes, False)
+
+
+@inlined
 def walk_from(walk: Any, record: Any) -> Any:
     """Begin a walk at a first record, or a run's, once more if need be; return it."""
     if walk.kind == PACKED:
@@ -53,7 +59,7 @@ def walk_on(walk: Any, record: Any, n: Any, frame: Any) -> Any:
     plain = record
     for _ in range(n):
         if walk.kind == PACKED:
-            plain = next_record(record, n_bytes, scratch + walking_bytes(n_bytes, False))
+            plain = next_record(record, n_bytes, unpacking_at(scratch, n_bytes))
         plain = apply_record(
             plain, frame, walk.background, n_bytes, row_bytes, walk.codebook, scratch
         )

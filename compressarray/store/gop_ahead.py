@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from compressarray.codecs.unpacking import RUN_BYTES, begin_run, unpack_runs, unpacking_bytes
+from compressarray.codecs.unpacking import RUN_BYTES, begin_run, unpack_runs
 from compressarray.format.groups import PACKED_FLAG, frame_of_cell
 from compressarray.format.records import record_room
 from compressarray.kernels.compiling import inlined, kernel
@@ -36,13 +36,12 @@ def _groups_at_once(n_bytes: Any) -> Any:
 @inlined
 def ahead_bytes(n_bytes: Any) -> Any:
     """Bytes of scratch for `unpack_ahead`."""
-    n_runs = 2 * _groups_at_once(n_bytes)
-    return n_runs * (RUN_BYTES + _run_room(n_bytes)) + unpacking_bytes(n_bytes)
+    return 2 * _groups_at_once(n_bytes) * (RUN_BYTES + _run_room(n_bytes))
 
 
 @kernel
 def unpack_ahead(state: Any, arena: Any, chunk: Any, map_cells: Any, order: Any, start: Any,
-                 scratch: Any) -> Any:  # fmt: skip
+                 scratch: Any, unpacking: Any) -> Any:  # fmt: skip
     """Unpack what is read of the next groups, as many packed ones as there are rooms for.
 
     Parameters
@@ -54,6 +53,8 @@ def unpack_ahead(state: Any, arena: Any, chunk: Any, map_cells: Any, order: Any,
     scratch : address
         Of `ahead_bytes`. It begins with two runs for each packed group: from the keyframe on, and
         from the frame before it backwards.
+    unpacking : address
+        Of `unpacking_bytes`, free again afterwards.
 
     Returns
     -------
@@ -65,7 +66,6 @@ def unpack_ahead(state: Any, arena: Any, chunk: Any, map_cells: Any, order: Any,
     n_runs, room = 2 * _groups_at_once(n_bytes), _run_room(n_bytes)
     run, room_at = scratch, scratch + n_runs * RUN_BYTES
     last = room_at
-    unpacking = room_at + n_runs * room
     n = len(order)
     while start < n and run < last:
         entry = chunk[order[start]]

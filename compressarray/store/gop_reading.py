@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from compressarray.codecs.unpacking import RUN_BYTES
-from compressarray.codecs.walking import walk_from, walk_on, walking_bytes
+from compressarray.codecs.walking import unpacking_at, walk_from, walk_on, walking_bytes
 from compressarray.format.groups import PACKED, frame_of_cell
 from compressarray.kernels.compiling import inlined, kernel
 from compressarray.kernels.memory import (
@@ -188,7 +188,8 @@ def decode(view: Any, cells: Any, chunk: Any, map_cells: Any, order: Any, pins: 
     run = runs
     while start < n:
         if packed and start == unpacked:
-            unpacked = unpack_ahead(state, arena, chunk, map_cells, order, start, runs)
+            spare = unpacking_at(base_of(scratch), n_bytes)
+            unpacked = unpack_ahead(state, arena, chunk, map_cells, order, start, runs, spare)
             run = runs
         i = order[start]
         entry = chunk[i]
