@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from compressarray import DiffFrameArray
-from compressarray.codecs import checking, entropy, learning, packing, words
+from compressarray.codecs import checking, entropy, learning, packing, unpacking, words
 from compressarray.format import codebooks
 from compressarray.format import packed as packed_records
 from compressarray.format import records as delta
@@ -95,8 +95,8 @@ class Coder:
                 break
         return n_tokens > self.n_words
 
-    def pack(self, records: list[np.ndarray]) -> None:
-        """Records go through codes learnt from them, and come back one by one."""
+    def pack(self, records: list[np.ndarray], side_by_side: tuple[int, ...] = (1, 2, 3, 7)) -> None:
+        """Records go through codes learnt from them, and come back in so many runs."""
         counts = np.zeros((packed_records.N_CONTEXTS, 256), np.int32)
         for record in records:
             end = entropy.count_symbols(
@@ -123,7 +123,9 @@ class Coder:
                 raw = any(self.is_raw(record) for record in records)
                 assert raw or packer.packed_bits(counts) + 24 * n_long == pos
             plain = [record[:-8] for record in records]
-            assert_unpack(packed, ends, plain, self.n_bytes, self.decode_table, packer)
+            assert_unpack(
+                packed, ends, plain, self.n_bytes, self.decode_table, packer, side_by_side
+            )
 
 
 def changes_of(
@@ -232,6 +234,22 @@ def test_a_change_may_take_two_tokens() -> None:
     assert record[0] == 2
     keys = changes_of(new, old, background, 32).keys
     assert keys.tolist() == [delta.token_key(10, 0x0F, delta.LITERAL)]
+
+
+def test_runs_of_large_frames_are_unpacked_one_after_the_other() -> None:
+    """Frames above 16 MiB have one reader: see `unpacking_bytes`."""
+    n_bytes = (1 << 24) + 8
+    per_reader = unpacking.unpacking_bytes(n_bytes - 8) // 3
+    assert per_reader <= unpacking.unpacking_bytes(n_bytes) < 2 * per_reader
+    old = np.zeros(n_bytes, np.uint8)
+    new = old.copy()
+    new[:4000:7] = 3
+    new[-9:] = 5
+    token = np.array([delta.token_key(0, 0x0F, delta.LITERAL)], np.int64)
+    coder = Coder(n_bytes, 4096, token)
+    record = coder.encode(new, old, old)
+    assert np.array_equal(coder.decode(record, old, old), new)
+    coder.pack([record] * 3, side_by_side=(1, 2))
 
 
 def test_words_that_come_again_are_named() -> None:

@@ -21,8 +21,9 @@ def assert_unpack(
     n_bytes: int,
     table: np.ndarray,
     packer: Packer,
+    side_by_side: Sequence[int] = (1, 2, 3, 7),
 ) -> None:
-    """Unpack records alone, side by side, and with room for one of a run at a time.
+    """Unpack records alone, in so many runs side by side, and with room for one at a time.
 
     Parameters
     ----------
@@ -38,7 +39,7 @@ def assert_unpack(
     # what was packed is not always what an encoder writes, which is shorter
     room = max(record_room(n_bytes), *map(len, records)) + 8
     starts = [0, *ends]
-    for n_runs in (1, 2, 3, 7):
+    for n_runs in side_by_side:
         for n_at_once in (1, 3):
             rooms = np.full((n_runs, n_at_once * room + GUARD), 0xA5, np.uint8)
             runs = np.zeros((n_runs, unpacking.RUN_BYTES), np.uint8)
