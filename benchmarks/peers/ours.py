@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 import gymnasium as gym
+import numba
 import numpy as np
 
 from benchmarks.peers.base import FRAMES, STACK, Drawn, Step, System, numbers
@@ -29,8 +29,7 @@ class Delta(System):
             autoreset_mode="disabled",  # `next_obs` is given as it is, at episodes' ends too
             seed=0,
         )
-        self.kept: dict[tuple[int, int], Any] = {}
-        self.threads = ThreadPoolExecutor(2)
+        self.kept: dict[int, Any] = {}
 
     def warm_up(self) -> None:
         """Give an array enough to learn from."""
@@ -58,18 +57,20 @@ class Delta(System):
     def sample(self, batch_size: int) -> Any:
         return self.buffer.sample(batch_size)
 
-    def into_kept(self, batch_size: int, thread: int = 0) -> Any:
-        batch = self.buffer.sample(batch_size, out=self.kept.get((batch_size, thread)))
-        self.kept[batch_size, thread] = batch
-        return batch
+    def into_kept(self, batch_size: int) -> Any:
+        self.kept[batch_size] = self.buffer.sample(batch_size, out=self.kept.get(batch_size))
+        return self.kept[batch_size]
 
     def by_threads(self, batch_size: int) -> Any:
-        """Half a batch each, into kept outputs."""
-        return list(self.threads.map(self.into_kept, (batch_size // 2,) * 2, (1, 2)))
+        """Into kept outputs, by as many threads as there are by default on two cores."""
+        config: Any = numba.config
+        config.NUMBA_NUM_THREADS = 2
+        try:
+            return self.into_kept(batch_size)
+        finally:
+            config.NUMBA_NUM_THREADS = 1
 
     def drawn(self, sample: Any) -> Drawn:
-        if isinstance(sample, list):
-            return Drawn(*map(np.concatenate, zip(*map(self.drawn, sample), strict=True)))
         return Drawn(numbers(sample.reward), sample.obs, sample.next_obs)
 
     def held(self) -> int:

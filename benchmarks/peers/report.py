@@ -101,7 +101,8 @@ def markdown(record: dict[str, Any], picture: str) -> str:
         f"same rounds; both hold {settings['transitions']:,} transitions of the same game, which "
         "a random policy plays that keeps to an action for four steps in the mean. Over several "
         "games means are geometric. A row without a word after the name of ours is `sample(n)`; "
-        "`kept output` is `sample(n, out=batch)`. "
+        "`kept output` is `sample(n, out=batch)`, and `2 threads` the same with two, as are the "
+        "default where there are two cores. "
         "compressarray and the blosc2 ring hand out `obs` and `next_obs` as overlapping views of "
         "the five frames that they have in common, as the numpy ring's last row does.",
         "",
