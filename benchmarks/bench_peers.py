@@ -22,6 +22,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -164,11 +165,13 @@ class Benchmark:
             for process in list(turns):
                 name = process.kind.name
                 try:
-                    for way in process.ask("ways"):
-                        for batch in BATCHES:
-                            times[name, way, batch] += process.ask(
-                                "sample", way, batch, self.args.repeats
-                            )
+                    # In another order each time: who comes first finds the caches cold.
+                    draws = list(product(process.ask("ways"), BATCHES))
+                    self.rng.shuffle(draws)
+                    for way, batch in draws:
+                        times[name, way, batch] += process.ask(
+                            "sample", way, batch, self.args.repeats
+                        )
                     if process in adding:
                         adds[name].append(process.ask("add", self.args.adds))
                 except PeerError as error:

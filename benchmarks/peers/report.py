@@ -95,8 +95,9 @@ def markdown(record: dict[str, Any], picture: str) -> str:
         "",
         f"Sampling returns `obs` and `next_obs` of random transitions and what belongs to them. "
         f"{settings['rounds']} rounds in random order, each system in its own process, one "
-        f"thread, all others idle: {settings['repeats']} batches of each size in a turn (medians "
-        f"over all), then {settings['adds']} transitions added (median of the turns' means). "
+        f"thread, all others idle: {settings['repeats']} batches of each size and way in a turn, "
+        "these in random order too (medians over all), then "
+        f"{settings['adds']} transitions added (median of the turns' means). "
         f"Ratios are against `{dense}` and `{ring}`, {BASES[ring]}, in the "
         f"same rounds; both hold {settings['transitions']:,} transitions of the same game, which "
         "a random policy plays that keeps to an action for four steps in the mean. Over several "
