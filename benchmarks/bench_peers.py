@@ -165,13 +165,11 @@ class Benchmark:
             for process in list(turns):
                 name = process.kind.name
                 try:
-                    # In another order each time: who comes first finds the caches cold.
                     draws = list(product(process.ask("ways"), BATCHES))
-                    self.rng.shuffle(draws)
-                    for way, batch in draws:
-                        times[name, way, batch] += process.ask(
-                            "sample", way, batch, self.args.repeats
-                        )
+                    taken = [times[name, way, batch] for way, batch in draws]
+                    # In another order each time: who comes first finds the caches cold.
+                    for i in self.rng.sample(range(len(draws)), len(draws)):
+                        taken[i] += process.ask("sample", *draws[i], self.args.repeats)
                     if process in adding:
                         adds[name].append(process.ask("add", self.args.adds))
                 except PeerError as error:
