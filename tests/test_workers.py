@@ -29,8 +29,8 @@ FRAME = (32, 32)
 
 
 @contextmanager
-def threads(n: int, part_bytes: int = 1) -> Iterator[list[int]]:
-    """Decode in up to ``n`` threads; yields a list that grows by the parts of each read."""
+def threads(n: int, bytes_a_thread: int = 1) -> Iterator[list[int]]:
+    """Decode in up to ``n`` threads; yields a list that grows by how many each read asks for."""
     counts: list[int] = []
 
     def counted(pieces: list[Any]) -> Any:
@@ -39,7 +39,7 @@ def threads(n: int, part_bytes: int = 1) -> Iterator[list[int]]:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(config, "NUMBA_NUM_THREADS", n)
-        patch.setattr(gop_reading, "PART_BYTES", part_bytes)
+        patch.setattr(gop_reading, "BYTES_A_THREAD", bytes_a_thread)
         patch.setattr(gop_reading, "run", counted)
         workers._pool.cache_clear()
         yield counts
@@ -61,18 +61,18 @@ def read_counted(array: DiffFrameArray, read: Callable[[], Any]) -> tuple[Any, i
 
 
 def check_reads(array: DiffFrameArray, read: Callable[[], Any], expected: Any) -> list[int]:
-    """Read by one thread and by several, in parts of several sizes; return how many parts."""
+    """Read by one thread and by several; return how many."""
     alone = read_counted(array, read)
     assert_same(alone[0], expected)
-    parts = []
+    numbers = []
     for n in (2, 3, 8):
         with threads(n) as counts:
             shared = read_counted(array, read)
         assert_same(shared[0], expected)
         assert shared[1:] == alone[1:]
         assert all(1 <= count <= n for count in counts)
-        parts += counts
-    return parts
+        numbers += counts
+    return numbers
 
 
 # ------------------------------------------------------------------- the same bits and counts
@@ -117,28 +117,49 @@ def test_stacks_of_a_ring(codec: str, monkeypatch: pytest.MonkeyPatch) -> None:
     lanes = rng.integers(0, 2, 64)[:, None]
     stacks, pixels = index[t, lanes], content[t, lanes]
     stacks[::5, 2:], pixels[::5, 2:] = pad, padding
-    parts = check_reads(array, lambda: array.gather(stacks), pixels)
-    assert parts == [2, 3, 8]
+    assert check_reads(array, lambda: array.gather(stacks), pixels) == [2, 3, 8]
 
 
 def test_parts_are_of_about_as_many_cells(monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    decode = gop_reading._decode_part
+    cut = gop_reading._cut
 
-    def seen(*arguments: Any) -> Any:
-        sizes.append(len(arguments[4]))
-        return decode(*arguments)
+    def seen(chunk: Any, order: Any, cuts: Any) -> None:
+        cut(chunk, order, cuts)
+        sizes.extend(np.diff(cuts))
 
-    monkeypatch.setattr(gop_reading, "_decode_part", seen)
+    monkeypatch.setattr(gop_reading, "_cut", seen)
     array = DiffFrameArray((160, *FRAME), gop_length=4)
     array.append(game(160, FRAME))
     with threads(3):
         assert_same(array[::-1], game(160, FRAME)[::-1].copy())
         assert sum(sizes) == 160
-        assert max(sizes) - min(sizes) <= 4
+        assert len(sizes) == 24
+        assert min(sizes) >= 4
+        assert max(sizes) <= 8
         sizes.clear()
         array[[5] * 99]  # one group: nothing to share
-        assert sizes == [99]
+        assert sorted(sizes) == 23 * [0] + [99]
+
+
+def test_a_late_thread_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it would have decoded the others do, all but the part that it has taken."""
+    content = game(160, FRAME)
+    array = DiffFrameArray(content.shape, gop_length=4)
+    array.append(content)
+    frames_decoded = []
+
+    def late_first(pieces: list[Any]) -> Any:
+        # as if the workers began when the caller is done
+        answers = [piece() for piece in reversed(pieces)]
+        frames_decoded.extend(answer[0] for answer in answers)
+        return answers
+
+    with threads(3):
+        monkeypatch.setattr(gop_reading, "run", late_first)
+        assert_same(array[...], content)
+    assert frames_decoded[1:] == [0, 0]
+    assert frames_decoded[0] > 0
 
 
 # --------------------------------------------------------------------------- when, and how many
@@ -147,7 +168,7 @@ def test_parts_are_of_about_as_many_cells(monkeypatch: pytest.MonkeyPatch) -> No
 def test_small_reads_are_the_callers_alone() -> None:
     array = DiffFrameArray((100, *FRAME))
     array.append(game(100, FRAME))
-    with threads(3, part_bytes=1024 * 10) as counts:
+    with threads(3, bytes_a_thread=1024 * 10) as counts:
         array[:19], array.gather(np.arange(19))
         assert counts == []
         array[:20], array.gather(np.arange(29)), array[:30]
@@ -336,7 +357,7 @@ FORK = """
     from tests.strategies import game
 
     warnings.simplefilter("ignore", DeprecationWarning)  # Python 3.12 on forks beside threads
-    config.NUMBA_NUM_THREADS, gop_reading.PART_BYTES = 3, 1
+    config.NUMBA_NUM_THREADS, gop_reading.BYTES_A_THREAD = 3, 1
     content = game(200, (32, 32))
     array = DiffFrameArray(content.shape, codec=sys.argv[1])
     array.append(content)

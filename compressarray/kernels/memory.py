@@ -126,19 +126,26 @@ move_bytes = _mover("llvm.memmove")
 _STREAMED_BYTES = 16  # at once, the widest that every 64-bit processor has
 
 
-def _streamer(typingctx: Any, target: Any, source: Any) -> Any:
-    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-        pointer = ir.VectorType(ir.IntType(64), 2).as_pointer()
-        value = builder.load(builder.inttoptr(args[1], pointer), align=1)
-        store = builder.store(value, builder.inttoptr(args[0], pointer), align=_STREAMED_BYTES)
-        one = ir.Constant(ir.IntType(32), 1)
-        store.set_metadata("nontemporal", builder.module.add_metadata([one]))
-        return context.get_dummy_value()
+def _streamer(n_pieces: int) -> Any:
+    @intrinsic
+    def stream(typingctx: Any, target: Any, source: Any) -> Any:
+        def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            pointer = ir.VectorType(ir.IntType(64), 2).as_pointer()
+            into, of = (builder.inttoptr(address, pointer) for address in args)
+            one = builder.module.add_metadata([ir.Constant(ir.IntType(32), 1)])
+            for i in range(n_pieces):
+                at = [ir.Constant(ir.IntType(32), i)]
+                value = builder.load(builder.gep(of, at), align=1)
+                store = builder.store(value, builder.gep(into, at), align=_STREAMED_BYTES)
+                store.set_metadata("nontemporal", one)
+            return context.get_dummy_value()
 
-    return types.void(types.int64, types.int64), codegen
+        return types.void(types.int64, types.int64), codegen
+
+    return stream
 
 
-_stream_16: Any = intrinsic(_streamer)
+_stream_16, _stream_64 = _streamer(1), _streamer(4)
 
 
 @inlined
@@ -147,9 +154,13 @@ def stream_bytes(target: Any, source: Any, n_bytes: Any) -> None:
     head = min(-target & (_STREAMED_BYTES - 1), n_bytes)
     copy_bytes(target, source, head)
     done = head
-    while done + _STREAMED_BYTES <= n_bytes:
+    # 16 at a time, 256 stacks of Atari took 8 % longer in all
+    while done + 64 <= n_bytes:
+        _stream_64(target + done, source + done)
+        done += 64
+    while done + 16 <= n_bytes:
         _stream_16(target + done, source + done)
-        done += _STREAMED_BYTES
+        done += 16
     copy_bytes(target + done, source + done, n_bytes - done)
 
 
@@ -163,6 +174,19 @@ def _fence(typingctx: Any) -> Any:
 
 # Streamed bytes are in order with nothing: this lets all that follows come after them.
 order_streams: Any = intrinsic(_fence)
+
+
+def _counter(typingctx: Any, address: Any) -> Any:
+    def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        word = ir.IntType(64)
+        counter = builder.inttoptr(args[0], word.as_pointer())
+        return builder.atomic_rmw("add", counter, ir.Constant(word, 1), "seq_cst")
+
+    return types.int64(types.int64), codegen
+
+
+# (address): add one to the number there; what it was before, which no other thread is told.
+count_on: Any = intrinsic(_counter)
 
 
 def _prefetch(typingctx: Any, address: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from functools import partial
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ from compressarray.kernels.compiling import inlined, kernel
 from compressarray.kernels.memory import (
     base_of,
     copy_bytes,
+    count_on,
     load32,
     load64,
     order_streams,
@@ -44,10 +44,13 @@ from compressarray.store.workers import n_threads, run
 # and 506 with 32 (means of three runs that differ by a tenth); a ring in the cache gains nothing.
 PREFETCHED_LINES = 16
 # What is decoded into two or more times as many bytes is decoded by several threads. Of 256 stacks
-# of Pong, MsPacman and Enduro two threads take 1.07, 0.72 and 0.63 of the time of one (535, 506 and
-# 1,486 microseconds) with delta, 0.66, 0.57 and 0.54 with delta-huffman: smaller parts would not
-# gain.
-PART_BYTES = 1 << 21
+# of Pong, MsPacman and Enduro two threads take 1.06, 0.81 and 0.65 of the time of one (557, 805 and
+# 1,569 microseconds) with delta, 0.83, 0.68 and 0.64 with delta-huffman: of less they would gain
+# nothing.
+BYTES_A_THREAD = 1 << 21
+# Each takes the next part when it is done with one, for a thread that slept may begin late. With
+# one part for each, those were 1.04, 0.81 to 0.89 and 0.72 with delta.
+_PARTS_A_THREAD = 8
 # What is decoded into so many bytes or more goes past the caches, which could not hold two such
 # batches that take turns. 64, 96, 128, 192 and 256 stacks of MsPacman take 277, 400, 402, 600 and
 # 808 microseconds so, and 265, 403, 499, 846 and 1,360 without; with a conversion to float32 behind
@@ -287,13 +290,30 @@ def decode(view: Any, cells: Any, chunk: Any, map_cells: Any, order: Any, pins: 
 
 
 @kernel
-def _decode_part(view: Any, cells: Any, chunk: Any, map_cells: Any, order: Any, pins: Any,
-                 out: Any) -> Any:  # fmt: skip
-    """Decode with scratch and counts of its own; return frames and groups decoded."""
+def _decode_parts(view: Any, cells: Any, chunk: Any, map_cells: Any, order: Any, pins: Any,
+                  out: Any, cuts: Any, n_taken: Any) -> Any:  # fmt: skip
+    """Decode parts that no other thread has taken, until none is left.
+
+    Parameters
+    ----------
+    cuts : ndarray, (parts + 1,) int64
+        From `_cut`.
+    n_taken : ndarray, (1,) int64
+        How many parts are taken, or more; all threads count there.
+
+    Returns
+    -------
+    frames, groups : int
+        Decoded by this thread.
+    """
     meta = state_at(view).meta
     counts = np.zeros(2, np.int64)
     scratch = np.empty(decoding_bytes(meta[FRAME_BYTES], meta[PACKS] != 0), np.uint8)
-    decode(view, cells, chunk, map_cells, order, pins, out, scratch, counts)
+    part = count_on(base_of(n_taken))
+    while part < len(cuts) - 1:
+        some = order[cuts[part] : cuts[part + 1]]
+        decode(view, cells, chunk, map_cells, some, pins, out, scratch, counts)
+        part = count_on(base_of(n_taken))
     return counts[0], counts[1]
 
 
@@ -305,7 +325,10 @@ def read_cells(view: Any, cells: Any, pins: Any, out: Any) -> Any:
     map_cells = np.empty(n, np.int64)
     order = np.empty(n, np.int64)
     locate(view, cells, chunk, map_cells, order)
-    return _decode_part(view, cells, chunk, map_cells, order, pins, out)
+    whole = np.array([0, n])
+    return _decode_parts(
+        view, cells, chunk, map_cells, order, pins, out, whole, np.zeros(1, np.int64)
+    )
 
 
 @kernel
@@ -337,18 +360,13 @@ def read_large(
 
     The caller's lock on the store holds for all of them: none runs on after this.
     """
-    n_parts = min(len(out) // PART_BYTES, n_threads())
-    if n_parts < 2:
+    n = min(len(out) // BYTES_A_THREAD, n_threads())
+    if n < 2:
         return read_cells(view, cells, pins, out)  # type: ignore[no-any-return]
     chunk, map_cells, order = np.empty((3, len(cells)), np.int64)
     locate(view, cells, chunk, map_cells, order)
-    cuts = np.empty(n_parts + 1, np.int64)
+    cuts, n_taken = np.empty(n * _PARTS_A_THREAD + 1, np.int64), np.zeros(1, np.int64)
     _cut(chunk, order, cuts)
-    counts = run(
-        [
-            partial(_decode_part, view, cells, chunk, map_cells, order[start:end], pins, out)
-            for start, end in pairwise(cuts.tolist())
-            if start < end
-        ]
-    )
+    located = cells, chunk, map_cells, order
+    counts = run([partial(_decode_parts, view, *located, pins, out, cuts, n_taken)] * n)
     return sum(n_frames for n_frames, _ in counts), sum(n_gops for _, n_gops in counts)

@@ -53,7 +53,7 @@ class GopStore(Store):
         groups = self._groups
         if groups.arena.is_mapped:
             keeping.verify(groups, cells[cells >= 0])
-        read = reading.read_cells if len(out) < 2 * reading.PART_BYTES else reading.read_large
+        read = reading.read_cells if len(out) < 2 * reading.BYTES_A_THREAD else reading.read_large
         n_frames, n_gops = read(groups.at.view, cells, self._pins, out)
         with self._count_lock:
             self._frames_decoded += n_frames
