@@ -48,8 +48,9 @@ PREFETCHED_LINES = 16
 # 1,569 microseconds) with delta, 0.83, 0.68 and 0.64 with delta-huffman: of less they would gain
 # nothing.
 BYTES_A_THREAD = 1 << 21
-# Each takes the next part when it is done with one, for a thread that slept may begin late. With
-# one part for each, those were 1.04, 0.81 to 0.89 and 0.72 with delta.
+# Each takes the next part when it is done with one, for a thread that slept may begin late. When
+# 16 bytes were streamed at once, two took 0.85 to 0.98, 0.73 to 0.80 and 0.64 with delta so, and
+# 1.03, 0.81 to 0.89 and 0.72 with one part for each.
 _PARTS_A_THREAD = 8
 # What is decoded into so many bytes or more goes past the caches, which could not hold two such
 # batches that take turns. 64, 96, 128, 192 and 256 stacks of MsPacman take 277, 400, 402, 600 and
